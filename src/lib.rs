@@ -1,1 +1,38 @@
-//! placeholder
+//! quorate keeps a kubeadm control plane quorate while it is upgraded, rebooted, backed up and repaired. See ARCHITECTURE.md
+//! for the map.
+
+pub mod access;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod exit;
+pub mod output;
+pub mod telemetry;
+pub mod version;
+
+use crate::cli::{Cli, Command};
+use crate::exit::{ExitStatus, UsageError};
+use std::process::ExitCode;
+
+/// Runs one command to its end.
+pub async fn run(cli: Cli) -> ExitCode {
+    telemetry::init(&cli.global.log, cli.global.log_format);
+    match dispatch(cli).await {
+        Ok(status) => status.into(),
+        Err(error) => output::fail(&error),
+    }
+}
+
+async fn dispatch(cli: Cli) -> anyhow::Result<ExitStatus> {
+    let _clock = clock::Clock::system();
+    match cli.command {
+        Command::Gate(_)
+        | Command::Status(_)
+        | Command::Plan(_)
+        | Command::Upgrade(_)
+        | Command::Step(_)
+        | Command::Node(_)
+        | Command::Lease(_)
+        | Command::Explain(_) => Err(UsageError("not written yet".to_owned()).into()),
+    }
+}

@@ -1,0 +1,161 @@
+//! How the Kubernetes API is reached: from a workstation through its kubeconfig, from a pod through each apiserver's own
+//! address in turn. The Service address picks a frozen apiserver one time in three, so it only serves to find the others.
+
+use crate::cli::Global;
+use crate::exit::UsageError;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::api::ListParams;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Api, Client, Config};
+use std::time::Duration;
+
+/// How long one attempt at one apiserver may take before the next is tried.
+pub const ATTEMPT: Duration = Duration::from_secs(3);
+
+/// One or more ways to the same API.
+#[derive(Clone)]
+pub struct Access {
+    ways: Vec<Way>,
+    /// Namespace of quorate.
+    pub namespace: String,
+}
+
+#[derive(Clone)]
+struct Way {
+    address: String,
+    client: Client,
+}
+
+/// Why the API could not be reached.
+#[derive(Debug, thiserror::Error)]
+pub enum AccessError {
+    /// No usable kubeconfig or service account.
+    #[error("{0}")]
+    Config(#[from] UsageError),
+    /// A client could not be made.
+    #[error("cannot make a client for {address}: {source}")]
+    Client {
+        /// The apiserver.
+        address: String,
+        /// Why.
+        source: kube::Error,
+    },
+    /// Nobody answered; what each said.
+    #[error("no apiserver answered: {0}")]
+    Unreachable(String),
+}
+
+impl Access {
+    /// Finds the way that the options name: a kubeconfig file and context, or the pod's own account.
+    ///
+    /// # Errors
+    /// When there is no usable configuration, or in a pod when no apiserver answers.
+    pub async fn new(global: &Global) -> Result<Self, AccessError> {
+        let namespace = global.namespace.clone();
+        if global.kubeconfig.is_none()
+            && global.context.is_none()
+            && std::env::var_os("KUBERNETES_SERVICE_HOST").is_some()
+        {
+            let config = Config::incluster().map_err(|error| {
+                AccessError::Config(UsageError(format!("the pod's service account cannot be used: {error}")))
+            })?;
+            return Self::from_service(config, namespace).await;
+        }
+        Ok(Self { ways: vec![way(kubeconfig(global).await?)?], namespace })
+    }
+
+    /// Through one kubeconfig file, such as kubeadm's admin.conf on a control plane node.
+    ///
+    /// # Errors
+    /// When the file is not a usable kubeconfig.
+    pub async fn from_file(path: &std::path::Path, namespace: &str) -> Result<Self, AccessError> {
+        let global_like = read_kubeconfig(path)?;
+        let config = Config::from_custom_kubeconfig(global_like, &KubeConfigOptions::default())
+            .await
+            .map_err(|error| AccessError::Config(UsageError(format!("kubeconfig {}: {error}", path.display()))))?;
+        Ok(Self { ways: vec![way(config)?], namespace: namespace.to_owned() })
+    }
+
+    /// Asks the Service address for the apiservers behind it. It is asked again when a frozen one was met: a new connection
+    /// meets another.
+    async fn from_service(config: Config, namespace: String) -> Result<Self, AccessError> {
+        let mut last = String::new();
+        for _ in 0..6 {
+            let service = way(config.clone())?;
+            let slices: Api<EndpointSlice> = Api::namespaced(service.client.clone(), "default");
+            let params = ListParams::default().labels("kubernetes.io/service-name=kubernetes");
+            match tokio::time::timeout(ATTEMPT, slices.list(&params)).await {
+                Ok(Ok(list)) => {
+                    let mut ways = Vec::new();
+                    for address in
+                        list.items.iter().flat_map(|slice| slice.endpoints.iter()).flat_map(|e| e.addresses.iter())
+                    {
+                        ways.push(way(at(&config, address)?)?);
+                    }
+                    if ways.is_empty() {
+                        return Err(AccessError::Unreachable(
+                            "the Service default/kubernetes has no endpoints".to_owned(),
+                        ));
+                    }
+                    return Ok(Self { ways, namespace });
+                }
+                Ok(Err(error)) => last = format!("{}: {error}", service.address),
+                Err(_) => last = format!("{}: no answer in {} s", service.address, ATTEMPT.as_secs()),
+            }
+        }
+        Err(AccessError::Unreachable(last))
+    }
+
+    /// A client whose apiserver answers now; those at `avoid` (addresses) are tried last.
+    ///
+    /// # Errors
+    /// When none answers; what each said.
+    pub async fn live(&self, avoid: &[String]) -> Result<Client, AccessError> {
+        let avoided = |way: &&Way| avoid.iter().any(|address| way.address.contains(address.as_str()));
+        let ways = self.ways.iter().filter(|way| !avoided(way)).chain(self.ways.iter().filter(avoided));
+        let mut said = Vec::new();
+        for way in ways {
+            match tokio::time::timeout(ATTEMPT, way.client.apiserver_version()).await {
+                Ok(Ok(_)) => return Ok(way.client.clone()),
+                Ok(Err(error)) => said.push(format!("{}: {error}", way.address)),
+                Err(_) => said.push(format!("{}: no answer in {} s", way.address, ATTEMPT.as_secs())),
+            }
+        }
+        Err(AccessError::Unreachable(said.join("; ")))
+    }
+}
+
+/// A configuration for one apiserver on its own address, the certificate checked against that address.
+fn at(config: &Config, address: &str) -> Result<Config, AccessError> {
+    let host = if address.contains(':') { format!("[{address}]") } else { address.to_owned() };
+    let url = format!("https://{host}:6443")
+        .parse()
+        .map_err(|_| AccessError::Config(UsageError(format!("`{address}` is not an address of an apiserver"))))?;
+    let mut config = config.clone();
+    config.cluster_url = url;
+    config.tls_server_name = None;
+    Ok(config)
+}
+
+fn way(mut config: Config) -> Result<Way, AccessError> {
+    let address = config.cluster_url.to_string();
+    config.connect_timeout = Some(ATTEMPT);
+    // kube retries 429 by itself, which hides what a budget answers to an eviction; we keep our own deadlines.
+    config.default_retry = false;
+    let client = Client::try_from(config).map_err(|source| AccessError::Client { address: address.clone(), source })?;
+    Ok(Way { address, client })
+}
+
+fn read_kubeconfig(path: &std::path::Path) -> Result<Kubeconfig, UsageError> {
+    Kubeconfig::read_from(path).map_err(|error| UsageError(format!("kubeconfig {}: {error}", path.display())))
+}
+
+async fn kubeconfig(global: &Global) -> Result<Config, UsageError> {
+    let options = KubeConfigOptions { context: global.context.clone(), ..KubeConfigOptions::default() };
+    let file = match &global.kubeconfig {
+        Some(path) => read_kubeconfig(path)?,
+        None => Kubeconfig::read()
+            .map_err(|error| UsageError(format!("no kubeconfig: {error}; name one with --kubeconfig or KUBECONFIG")))?,
+    };
+    Config::from_custom_kubeconfig(file, &options).await.map_err(|error| UsageError(format!("kubeconfig: {error}")))
+}

@@ -1,0 +1,43 @@
+//! `quorate step`.
+
+use clap::{Args, Subcommand};
+
+/// One step of an upgrade; run by Jobs
+#[derive(Debug, Args)]
+pub struct Step {
+    /// Which step.
+    #[command(subcommand)]
+    pub command: StepCommand,
+}
+
+/// The steps of an upgrade.
+#[derive(Debug, Subcommand)]
+pub enum StepCommand {
+    /// Check everything that can be checked before anything is touched, then start the first node
+    Preflight(Target),
+    /// Upgrade one control plane node, then start the next
+    ControlPlane(NodeTarget),
+    /// Upgrade one worker, then start the next
+    Worker(NodeTarget),
+    /// Check that everything is on target, and clear marks
+    Postflight(Target),
+}
+
+/// The version of an upgrade.
+#[derive(Clone, Debug, Args)]
+pub struct Target {
+    /// The version to upgrade to, as in v1.36.3
+    #[arg(long, value_name = "VERSION")]
+    pub to: String,
+}
+
+/// The version of an upgrade, and the node of a step.
+#[derive(Clone, Debug, Args)]
+pub struct NodeTarget {
+    /// The version to upgrade to, as in v1.36.3
+    #[arg(long, value_name = "VERSION")]
+    pub to: String,
+    /// The node to upgrade; never the one that the step runs on
+    #[arg(long, value_name = "NAME")]
+    pub node: String,
+}

@@ -1,0 +1,313 @@
+//! The configuration: one YAML document, ConfigMap `quorate-config`, key `config.yaml`. Every key has a default; a key that is
+//! not known is refused with the nearest that is.
+
+use crate::exit::UsageError;
+use jiff::SignedDuration;
+use quorum_safety::Policy;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// Name of the ConfigMap.
+pub const CONFIG_MAP: &str = "quorate-config";
+/// Key of the document in it.
+pub const KEY: &str = "config.yaml";
+
+/// A length of time, as in `10m` or `1h 30m`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Period(SignedDuration);
+
+impl Period {
+    /// That many seconds.
+    pub const fn seconds(seconds: i64) -> Self {
+        Self(SignedDuration::from_secs(seconds))
+    }
+
+    /// The length; a negative one counts as none (`Config::parse` refuses them).
+    pub fn get(self) -> Duration {
+        self.0.unsigned_abs()
+    }
+}
+
+/// The whole configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Config {
+    /// What a disruption is measured against.
+    pub rule: Rule,
+    /// How long things may take.
+    pub times: Times,
+    /// The upgrade.
+    pub upgrade: Upgrade,
+    /// Draining nodes.
+    pub drain: Drain,
+    /// Where kured is: `auto`, `none`, or `NAMESPACE/NAME` of its DaemonSet.
+    pub kured: String,
+    /// What stands in front of the apiservers.
+    pub load_balancer: LoadBalancer,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            rule: Rule::default(),
+            times: Times::default(),
+            upgrade: Upgrade::default(),
+            drain: Drain::default(),
+            kured: "auto".to_owned(),
+            load_balancer: LoadBalancer::Unknown,
+        }
+    }
+}
+
+/// What a disruption is measured against.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Rule {
+    /// How many raft entries a healthy voter may be behind.
+    pub healthy_lag: u64,
+    /// How many raft entries a recovered voter may be behind.
+    pub recovered_lag: u64,
+    /// How long every certificate must still be valid.
+    pub certificate_margin: Period,
+    /// How many workers may be down at the same time.
+    pub worker_slots: usize,
+}
+
+impl Default for Rule {
+    fn default() -> Self {
+        let policy = Policy::default();
+        Self {
+            healthy_lag: policy.healthy_lag,
+            recovered_lag: policy.recovered_lag,
+            certificate_margin: Period::seconds(policy.certificate_margin),
+            worker_slots: policy.worker_slots,
+        }
+    }
+}
+
+/// How long things may take.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Times {
+    /// One answer of an etcd member or an apiserver.
+    pub answer: Period,
+    /// Between the two samples of an observation.
+    pub between_samples: Period,
+    /// The work on one node.
+    pub node_step: Period,
+    /// Proof of recovery after it.
+    pub recovery: Period,
+    /// How long everything must have been good to count as recovered.
+    pub stable: Period,
+    /// The drain of one node.
+    pub drain: Period,
+    /// Between two workers.
+    pub worker_soak: Period,
+    /// Duration of a Lease.
+    pub lease: Period,
+    /// Between two renewals.
+    pub renew: Period,
+    /// Until a Job's pod must run before the next node is tried.
+    pub job_start: Period,
+}
+
+impl Default for Times {
+    fn default() -> Self {
+        Self {
+            answer: Period::seconds(3),
+            between_samples: Period::seconds(1),
+            node_step: Period::seconds(30 * 60),
+            recovery: Period::seconds(15 * 60),
+            stable: Period::seconds(10),
+            drain: Period::seconds(15 * 60),
+            worker_soak: Period::seconds(10 * 60),
+            lease: Period::seconds(60),
+            renew: Period::seconds(20),
+            job_start: Period::seconds(20),
+        }
+    }
+}
+
+/// The upgrade.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Upgrade {
+    /// The version that Jobs made by plain kubectl upgrade to.
+    pub target: Option<crate::version::Version>,
+    /// kubeadm preflight checks to ignore, each by its name with the reason; `all` is refused.
+    pub ignore_preflight_errors: BTreeMap<String, String>,
+    /// kubeadm phases to skip, such as `addon/coredns` where CoreDNS is managed elsewhere (incident R11).
+    pub skip_phases: Vec<String>,
+}
+
+/// Draining nodes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Drain {
+    /// What to do with a pod that a budget protects, by namespace; `honour` where not named.
+    pub namespaces: BTreeMap<String, BudgetPolicy>,
+}
+
+/// What to do with a pod whose budget refuses its eviction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum BudgetPolicy {
+    /// Wait until the drain's deadline, then give up and say what blocks.
+    Honour,
+    /// Delete it when half of the drain's deadline has passed; never when its workload is below its budget already.
+    DeleteAfterHalf,
+}
+
+/// What stands in front of the apiservers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum LoadBalancer {
+    /// Connections are spread over all servers: fresh connections must show a recovered node again.
+    Balances,
+    /// A client always meets the same server.
+    Hashes,
+    /// Not known.
+    Unknown,
+}
+
+impl Config {
+    /// Reads a document and checks every value.
+    ///
+    /// # Errors
+    /// One line that names the key, the value and what would be right.
+    pub fn parse(text: &str) -> Result<Self, UsageError> {
+        // An empty document is all defaults; YAML calls it null.
+        if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
+            return Ok(Self::default());
+        }
+        let config: Self = serde_saphyr::from_str(text).map_err(|error| {
+            let message = error.to_string();
+            let first = message.lines().next().unwrap_or(&message);
+            UsageError(format!("configuration: {}{}", first.trim(), nearest(&message)))
+        })?;
+        config.check()?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), UsageError> {
+        let wrong = |text: String| Err(UsageError(format!("configuration: {text}")));
+        let times = &self.times;
+        for (name, period) in [
+            ("rule.certificateMargin", self.rule.certificate_margin),
+            ("times.answer", times.answer),
+            ("times.betweenSamples", times.between_samples),
+            ("times.nodeStep", times.node_step),
+            ("times.recovery", times.recovery),
+            ("times.stable", times.stable),
+            ("times.drain", times.drain),
+            ("times.lease", times.lease),
+            ("times.renew", times.renew),
+            ("times.jobStart", times.job_start),
+        ] {
+            if !period.0.is_positive() {
+                return wrong(format!("`{name}` is {}: expected more than nothing, such as 10s", period.0));
+            }
+        }
+        if times.worker_soak.0.is_negative() {
+            return wrong(format!("`times.workerSoak` is {}: expected 0s or more", times.worker_soak.0));
+        }
+        // Two samples closer together cannot tell a stalled member from a slow one (etcd-notes, 3d).
+        if times.between_samples.get() < Duration::from_secs(1) {
+            return wrong(format!("`times.betweenSamples` is {}: expected at least 1s", times.between_samples.0));
+        }
+        if times.renew.get() * 2 > times.lease.get() {
+            return wrong(format!(
+                "`times.renew` is {}: expected at most half of `times.lease` ({})",
+                times.renew.0, times.lease.0
+            ));
+        }
+        if self.rule.worker_slots == 0 {
+            return wrong("`rule.workerSlots` is 0: expected at least 1".to_owned());
+        }
+        for (check, because) in &self.upgrade.ignore_preflight_errors {
+            if check.eq_ignore_ascii_case("all") {
+                return wrong(
+                    "`upgrade.ignorePreflightErrors` has `all`: name each check, such as SystemVerification".to_owned(),
+                );
+            }
+            if because.trim().is_empty() {
+                return wrong(format!("`upgrade.ignorePreflightErrors.{check}` is empty: say why it may be ignored"));
+            }
+        }
+        if self.kured != "auto"
+            && self.kured != "none"
+            && self.kured.split('/').filter(|part| !part.is_empty()).count() != 2
+        {
+            return wrong(format!(
+                "`kured` is `{}`: expected auto, none or NAMESPACE/NAME of its DaemonSet",
+                self.kured
+            ));
+        }
+        Ok(())
+    }
+
+    /// What `judge` measures against.
+    pub fn policy(&self) -> Policy {
+        Policy {
+            healthy_lag: self.rule.healthy_lag,
+            recovered_lag: self.rule.recovered_lag,
+            certificate_margin: i64::try_from(self.rule.certificate_margin.get().as_secs()).unwrap_or(i64::MAX),
+            worker_slots: self.rule.worker_slots,
+            lifted: Vec::new(),
+        }
+    }
+}
+
+/// ` (did you mean …?)` for serde's message of an unknown key.
+fn nearest(message: &str) -> String {
+    let mut quoted = message.split('`').skip(1).step_by(2);
+    let Some(unknown) = quoted.next().filter(|_| message.contains("unknown field")) else { return String::new() };
+    quoted
+        .map(|known| (strsim::jaro_winkler(unknown, known), known))
+        .filter(|(likeness, _)| *likeness > 0.7)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, known)| format!(" (did you mean `{known}`?)"))
+        .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_are_those_of_the_decisions() {
+        let config = Config::parse("").unwrap();
+        assert_eq!(config, Config::default());
+        assert_eq!(config.policy(), Policy::default());
+        assert_eq!(config.times.drain.get(), Duration::from_secs(900));
+    }
+
+    #[test]
+    fn reads_what_it_writes() {
+        let text = serde_saphyr::to_string(&Config::default()).unwrap();
+        assert_eq!(Config::parse(&text).unwrap(), Config::default());
+    }
+
+    #[test]
+    fn bad_values_are_named_with_what_would_be_right() {
+        for (text, expected) in [
+            ("time: {}", "did you mean `times`?"),
+            ("times: {drian: 5m}", "did you mean `drain`?"),
+            ("times: {drain: -5m}", "times.drain"),
+            ("times: {betweenSamples: 200ms}", "at least 1s"),
+            ("times: {renew: 50s}", "at most half"),
+            ("rule: {workerSlots: 0}", "workerSlots"),
+            ("upgrade: {ignorePreflightErrors: {all: x}}", "name each check"),
+            ("upgrade: {ignorePreflightErrors: {Swap: ''}}", "say why"),
+            ("upgrade: {target: latest}", "v1.36.3"),
+            ("kured: kube-system", "NAMESPACE/NAME"),
+            ("loadBalancer: pfsense", "pfsense"),
+        ] {
+            let error = Config::parse(text).unwrap_err().to_string();
+            assert!(error.contains(expected), "{text}: {error}");
+            assert_eq!(error.lines().count(), 1, "{error}");
+        }
+    }
+}
