@@ -6,6 +6,8 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod exit;
+pub mod job;
+pub mod observe;
 pub mod output;
 pub mod telemetry;
 pub mod version;
