@@ -10,6 +10,7 @@ pub mod job;
 pub mod observe;
 pub mod output;
 pub mod telemetry;
+pub mod upgrade;
 pub mod version;
 
 use crate::cli::{Cli, Command};
