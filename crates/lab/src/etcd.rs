@@ -78,7 +78,7 @@ impl Etcd {
             member.wait_healthy(START)?;
         }
         cluster.read_ids()?;
-        cluster.net.started();
+        cluster.keep(false);
         Ok(cluster)
     }
 }
@@ -138,6 +138,11 @@ impl Cluster {
     pub fn client_certificate(&self, path: &Path, common_name: &str) -> Result<Pair> {
         let subject = Subject { name: common_name, ..Subject::default() };
         self.authority.sign(path, &subject, self.spec.certificates_last)
+    }
+
+    /// See [`Loopback::keep`].
+    pub(crate) fn keep(&mut self, keep: bool) {
+        self.net.keep(keep);
     }
 
     /// Waits until every member answers: voters a linearizable read, learners their status.

@@ -1,5 +1,6 @@
 //! Real etcd, real kube-apiserver and real kubeadm machines on one host, for tests, benchmarks and the demo.
 
+pub mod api;
 pub mod binaries;
 pub mod etcd;
 mod https;

@@ -16,7 +16,7 @@ use anyhow::{Context, Result, bail};
 pub struct Loopback {
     net: u8,
     dir: PathBuf,
-    started: bool,
+    keep: bool,
     _lock: File,
 }
 
@@ -41,7 +41,7 @@ impl Loopback {
                 fs::remove_dir_all(&dir).with_context(|| format!("remove what a killed run left in {}", dir.display()))?;
             }
             fs::create_dir(&dir).with_context(|| format!("make {}", dir.display()))?;
-            return Ok(Self { net, dir, started: false, _lock: lock });
+            return Ok(Self { net, dir, keep: true, _lock: lock });
         }
         bail!("no loopback net is free: 241 sets of components run already")
     }
@@ -56,15 +56,16 @@ impl Loopback {
         &self.dir
     }
 
-    /// Says that everything came up: from now on the folder is kept only when the thread panics.
-    pub fn started(&mut self) {
-        self.started = true;
+    /// Whether the folder is kept on drop even without a panic. It is until told otherwise: while components start, an
+    /// error must leave their logs.
+    pub fn keep(&mut self, keep: bool) {
+        self.keep = keep;
     }
 }
 
 impl Drop for Loopback {
     fn drop(&mut self) {
-        if self.started && !std::thread::panicking() {
+        if !self.keep && !std::thread::panicking() {
             if let Err(error) = fs::remove_dir_all(&self.dir) {
                 drop(writeln!(std::io::stderr(), "lab: {} is left: {error}", self.dir.display()));
             }
