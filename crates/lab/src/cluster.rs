@@ -121,8 +121,7 @@ impl Lab {
         let layer = build::machine_layer(spec.version)?;
         let (root, store) = (build::machine_root()?, build::store(&versions)?);
         let repository = build::repository(&versions)?;
-        let parts =
-            Parts { lower: &[&layer, &root], store: &store, repository: &repository, audit: spec.audit };
+        let parts = Parts { lower: &[&layer, &root], store: &store, repository: &repository, audit: spec.audit };
         need_space(cache.root(), BYTES_A_MACHINE * u64::from(spec.machines()), "bring the machines up")?;
         let uses = [&layer, &root, &store, &repository].into_iter();
         let uses = uses.filter_map(|path| path.ancestors().find(|folder| is_entry(folder))).map(Path::to_owned);
@@ -139,7 +138,10 @@ impl Lab {
         lab.kubeadm()?;
         record.complete = true;
         save(&lab.state, &record)?;
-        say(format_args!("up: {} control plane node(s), {} worker(s), {}", lab.spec.control_planes, lab.spec.workers, lab.spec.version));
+        say(format_args!(
+            "up: {} control plane node(s), {} worker(s), {}",
+            lab.spec.control_planes, lab.spec.workers, lab.spec.version
+        ));
         Ok(lab)
     }
 

@@ -133,8 +133,8 @@ pub fn write(reference: &str, out: &Path, image: &Image) -> Result<String> {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
-    let mut layer = tempfile::NamedTempFile::new_in(folder)
-        .with_context(|| format!("cannot write in {}", folder.display()))?;
+    let mut layer =
+        tempfile::NamedTempFile::new_in(folder).with_context(|| format!("cannot write in {}", folder.display()))?;
     let digest = write_layer(image, io::BufWriter::with_capacity(1 << 20, layer.as_file_mut()))?;
     let config = serde_json::json!({
         "architecture": "amd64",

@@ -16,17 +16,24 @@
 //! # }
 //! ```
 
+pub mod api;
+pub mod binaries;
 pub mod build;
 pub mod cache;
 pub mod cli;
 mod cluster;
 mod command;
+pub mod etcd;
+mod https;
 pub mod image;
 mod kubeadm;
+pub mod loopback;
 mod machine;
 mod network;
 pub mod output;
+pub mod pki;
 mod proc;
+pub mod process;
 mod tree;
 mod version;
 

@@ -103,7 +103,9 @@ impl Machine {
         let all = proc::all()?;
         // A number may have been given to another process since.
         let ours = all.iter().find(|process| process.pid == nspawn && is_machine(process, Some(self.index)));
-        Ok(ours.and_then(|_| all.iter().find(|process| process.parent == nspawn && !process.zombie)).map(|init| init.pid))
+        Ok(ours
+            .and_then(|_| all.iter().find(|process| process.parent == nspawn && !process.zombie))
+            .map(|init| init.pid))
     }
 
     /// Whether it is switched on.

@@ -152,7 +152,9 @@ mod tests {
     fn only_control_planes_serve_and_sessions_are_not_shut() {
         let text = haproxy_config(Path::new("/s/haproxy.sock"), 3);
         assert!(text.contains("stats socket /s/haproxy.sock mode 600 level admin\n"));
-        assert!(text.ends_with("  server k1 10.10.0.11:6443\n  server k2 10.10.0.12:6443\n  server k3 10.10.0.13:6443\n"));
+        assert!(
+            text.ends_with("  server k1 10.10.0.11:6443\n  server k2 10.10.0.12:6443\n  server k3 10.10.0.13:6443\n")
+        );
         assert!(text.contains("option redispatch 1\n") && !text.contains("shutdown-sessions"));
     }
 }

@@ -29,7 +29,8 @@ const MASKED: [&str; 6] = [
 ];
 
 fn entry() -> Result<PathBuf> {
-    let key = Key::default().with("suite", SUITE).with("include", INCLUDE).with("hook", HOOK).with("mask", MASKED.join(" "));
+    let key =
+        Key::default().with("suite", SUITE).with("include", INCLUDE).with("hook", HOOK).with("mask", MASKED.join(" "));
     Cache::open()?.entry("root", SUITE, &key, 2 * GIB, |new| {
         let _stage = stage("the machines' root (Debian trixie)");
         let root = new.join("rootfs");

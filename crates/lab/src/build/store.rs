@@ -23,7 +23,9 @@ const RECIPE: &str = "1";
 pub fn store(versions: &[Version]) -> Result<PathBuf> {
     let images = images(versions)?;
     let root = root::machine_root_entry()?;
-    let key = images.iter().fold(Key::default().with("recipe", RECIPE).with_built(&root), |key, folder| key.with_built(folder));
+    let key = images
+        .iter()
+        .fold(Key::default().with("recipe", RECIPE).with_built(&root), |key, folder| key.with_built(folder));
     let bytes = GIB + versions.len() as u64 * GIB;
     let entry = Cache::open()?.entry("store", &set_name(versions), &key, bytes, |new| {
         let _stage = stage(format_args!("container store of {}", set_name(versions)));

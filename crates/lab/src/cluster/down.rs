@@ -80,7 +80,9 @@ fn cgroups() -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for hierarchy in fs::read_dir("/sys/fs/cgroup").context("cannot read /sys/fs/cgroup")? {
         let hierarchy = hierarchy?.path();
-        found.extend((1..=MOST_MACHINES).map(|machine| hierarchy.join(namespace(machine))).filter(|group| group.is_dir()));
+        found.extend(
+            (1..=MOST_MACHINES).map(|machine| hierarchy.join(namespace(machine))).filter(|group| group.is_dir()),
+        );
     }
     Ok(found)
 }
