@@ -4,6 +4,7 @@
 pub mod disruption;
 pub mod in_flight;
 pub mod judge;
+pub mod lock;
 pub mod membership;
 pub mod observation;
 pub mod policy;
