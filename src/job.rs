@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{
 };
 use kube::Api;
 use kube::api::{DeleteParams, ListParams, LogParams, ObjectMeta, PostParams, Preconditions, PropagationPolicy};
-use quorum_safety::NodeName;
+use quorum_safety::{Cordon, NodeName, NodeView};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -402,6 +402,45 @@ impl<'a> Jobs<'a> {
             .await
             .map_err(|source| JobError::Request { what: format!("read the log of pod {pod}"), source })
     }
+}
+
+impl Jobs<'_> {
+    /// Runs a Job on the first candidate whose kubelet starts it: a node that has just died is still Ready for half a minute
+    /// and may be tried first.
+    ///
+    /// # Errors
+    /// `NotStarted` with each candidate's reason when none did.
+    pub async fn run_somewhere(
+        &self,
+        candidates: &[NodeName],
+        make: impl Fn(&NodeName) -> Request,
+        start: Duration,
+        deadline: Duration,
+    ) -> Result<End, JobError> {
+        let mut said = Vec::new();
+        for place in candidates {
+            let request = make(place);
+            self.start(&request).await?;
+            match self.wait_started(&request.name, start).await {
+                Ok(()) => return self.wait_end(&request.name, deadline).await,
+                Err(JobError::NotStarted(why)) => {
+                    said.push(why);
+                    self.delete(&request.name).await?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Err(JobError::NotStarted(said.join("; ")))
+    }
+}
+
+/// The control plane nodes on which a Job about `target` may run, the likeliest first: Ready before not, not cordoned before
+/// cordoned, then by name.
+pub fn candidates(nodes: &[NodeView], target: Option<&NodeName>) -> Vec<NodeName> {
+    let mut fit: Vec<&NodeView> =
+        nodes.iter().filter(|node| node.control_plane && Some(&node.name) != target).collect();
+    fit.sort_by_key(|node| (node.ready.known() != Some(&true), node.cordon != Cordon::None, node.name.clone()));
+    fit.into_iter().map(|node| node.name.clone()).collect()
 }
 
 fn phase(pod: &Pod) -> &str {

@@ -109,7 +109,11 @@ fn rows() -> Vec<Row> {
             proof: Proof::PodEnded,
             twins: vec![
                 ("the pod runs", HolderFacts { pod: Fact::Known(PodState::Running), ..ended.clone() }, false),
-                ("the pod is terminating", HolderFacts { pod: Fact::Known(PodState::Terminating), ..ended.clone() }, false),
+                (
+                    "the pod is terminating",
+                    HolderFacts { pod: Fact::Known(PodState::Terminating), ..ended.clone() },
+                    false,
+                ),
                 ("the pod is unknown", HolderFacts { pod: Fact::Unknown("403".into()), ..ended.clone() }, false),
                 ("the node is not Ready", HolderFacts { node: node(false, "boot-1"), ..ended.clone() }, false),
                 ("the node is gone", HolderFacts { node: Fact::Known(NodeState::Gone), ..ended.clone() }, false),
@@ -125,7 +129,11 @@ fn rows() -> Vec<Row> {
             twins: vec![
                 ("deleted by force a moment ago", HolderFacts { silent: false, ..deleted.clone() }, false),
                 ("on an unreachable node", HolderFacts { node: node(false, "boot-1"), ..deleted.clone() }, false),
-                ("on a node that is gone", HolderFacts { node: Fact::Known(NodeState::Gone), ..deleted.clone() }, false),
+                (
+                    "on a node that is gone",
+                    HolderFacts { node: Fact::Known(NodeState::Gone), ..deleted.clone() },
+                    false,
+                ),
                 ("on a node unknown", HolderFacts { node: Fact::Unknown("timeout".into()), ..deleted.clone() }, false),
                 ("there it is again", HolderFacts { pod: Fact::Known(PodState::Running), ..deleted.clone() }, false),
             ],
@@ -137,7 +145,11 @@ fn rows() -> Vec<Row> {
             proof: Proof::NodeRebooted { boot_id: "boot-2".to_owned() },
             twins: vec![
                 ("the same boot id", HolderFacts { node: node(true, "boot-1"), ..rebooted.clone() }, false),
-                ("the boot id is unknown", HolderFacts { node: Fact::Unknown("timeout".into()), ..rebooted.clone() }, false),
+                (
+                    "the boot id is unknown",
+                    HolderFacts { node: Fact::Unknown("timeout".into()), ..rebooted.clone() },
+                    false,
+                ),
             ],
             facts: rebooted,
         },
@@ -147,7 +159,11 @@ fn rows() -> Vec<Row> {
             proof: Proof::SilentWithoutUnit,
             twins: vec![
                 ("the unit runs", HolderFacts { unit: Fact::Known(true), ..silent.clone() }, false),
-                ("nobody looked for the unit", HolderFacts { unit: Fact::Unknown("no".into()), ..silent.clone() }, false),
+                (
+                    "nobody looked for the unit",
+                    HolderFacts { unit: Fact::Unknown("no".into()), ..silent.clone() },
+                    false,
+                ),
                 ("its deadline has not passed", HolderFacts { silent: false, ..silent.clone() }, false),
             ],
             facts: silent,
@@ -231,7 +247,8 @@ fn what_is_half_done_is_given_up_only_by_an_explicit_release() {
     let fresh = HolderFacts { silent: false, ..facts.clone() };
     assert!(waits(&decide(&Fact::Known(released(half.clone(), true)), &me, &fresh)));
     // A release names the holder it releases: it is of no use against the next one.
-    let LeaseView::Held { version, identity, record, release: Fact::Known(Some(release)) } = released(half, true) else {
+    let LeaseView::Held { version, identity, record, release: Fact::Known(Some(release)) } = released(half, true)
+    else {
         panic!("constructed")
     };
     let of_another = Release { identity: "another".to_owned(), ..release };
@@ -276,10 +293,7 @@ fn r10_what_cannot_be_read_is_unknown_and_waits() {
     let me = claim("defragment", "cp3");
     let gone = HolderFacts { pod: Fact::Known(PodState::Terminal), silent: true, ..alive() };
     let unreadable = Fact::Unknown("403 Forbidden".to_owned());
-    assert_eq!(
-        decide(&unreadable, &me, &gone),
-        Decision::Wait(vec![Wait::LeaseUnknown("403 Forbidden".to_owned())])
-    );
+    assert_eq!(decide(&unreadable, &me, &gone), Decision::Wait(vec![Wait::LeaseUnknown("403 Forbidden".to_owned())]));
     let view = LeaseView::Held {
         version: "1".to_owned(),
         identity: alive().of,
@@ -425,7 +439,10 @@ fn kured_rows() {
     let rows = [
         (Fact::Known(None), KuredStep::Nothing),
         (Fact::Known(Some(None)), KuredStep::Take),
-        (block(r#"{"nodeID":"cp3","metadata":{"unschedulable":false},"created":"2026-11-22T10:00:00Z","TTL":0}"#), by("cp3")),
+        (
+            block(r#"{"nodeID":"cp3","metadata":{"unschedulable":false},"created":"2026-11-22T10:00:00Z","TTL":0}"#),
+            by("cp3"),
+        ),
         (block(r#"{"nodeID":"quorate/upgrade-v1.36.3","quorateHolder":"upgrade-v1.36.3/cp2/bbbb"}"#), KuredStep::Mine),
         // Of an attempt that holds nothing any more: cleared by taking it.
         (block(r#"{"nodeID":"quorate/upgrade-v1.36.3","quorateHolder":"upgrade-v1.36.3/cp2/aaaa"}"#), KuredStep::Take),
@@ -433,7 +450,10 @@ fn kured_rows() {
         (block(r#"{"nodeID":"quorate/reboot","quorateHolder":"reboot/worker1/cccc"}"#), by("quorate/reboot")),
         (block(r#"{"nodeID":"quorate/reboot"}"#), by("quorate/reboot")),
         (block(r#"{"maxOwners":2,"locks":null}"#), KuredStep::Take),
-        (block(r#"{"maxOwners":2,"locks":[{"nodeID":"worker1","created":"2026-11-22T10:00:00Z","TTL":0}]}"#), by("worker1")),
+        (
+            block(r#"{"maxOwners":2,"locks":[{"nodeID":"worker1","created":"2026-11-22T10:00:00Z","TTL":0}]}"#),
+            by("worker1"),
+        ),
     ];
     for (seen, wanted) in rows {
         assert_eq!(kured_step(&seen, me, &live), wanted, "{seen:?}");
