@@ -8,6 +8,7 @@ pub mod config;
 pub mod exit;
 pub mod job;
 pub mod observe;
+pub mod lock;
 pub mod output;
 pub mod telemetry;
 pub mod upgrade;
