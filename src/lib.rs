@@ -10,6 +10,7 @@ pub mod explain;
 pub mod gate;
 pub mod job;
 pub mod observe;
+pub mod lock;
 pub mod output;
 pub mod place;
 pub mod report;
