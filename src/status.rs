@@ -60,7 +60,7 @@ impl Status {
             })
             .collect();
         Self {
-            api_version: quorum_safety::API_VERSION.to_owned(),
+            api_version: quorum_safety::record::API_VERSION.to_owned(),
             kind: "Status".to_owned(),
             seen: seen.clone(),
             nodes,
@@ -86,7 +86,7 @@ impl Status {
         text.push('\n');
         text.push_str(&under_way(&self.seen.in_flight));
         let mut table = Table::new();
-        table.load_preset(presets::NOTHING);
+        table.load_style(presets::NOTHING);
         table.set_header(["NODE", "ROLE", "KUBELET", "READY", "CORDON", "ETCD", "APISERVER", "MAY GO"]);
         match &seen.nodes {
             Fact::Known(nodes) => {
@@ -134,7 +134,7 @@ impl Status {
             Cordon::Foreign => "by somebody else",
         };
         [
-            &node.name.0,
+            node.name.0.as_str(),
             if node.control_plane { "control plane" } else { "worker" },
             node.kubelet_version.known().map_or("unknown", String::as_str),
             match &node.ready {
