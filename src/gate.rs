@@ -167,13 +167,7 @@ fn answer_either(global: &Global, said: Said) -> anyhow::Result<ExitStatus> {
     match said {
         Said::Record(record) => answer(global, *record),
         Said::Report(report) => {
-            output::answer(global.output, &report, || {
-                let mut text = report.summary.clone();
-                for reason in &report.reasons {
-                    text.push_str(&format!("\n  {reason}"));
-                }
-                text
-            })?;
+            output::answer(global.output, &report, || report.text())?;
             Ok(report.outcome.status())
         }
     }

@@ -219,6 +219,15 @@ pub struct End {
     pub message: String,
 }
 
+/// How a Job stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Not ended; its state in words.
+    Going(String),
+    /// Ended.
+    Ended(End),
+}
+
 /// The Jobs of the namespace.
 #[derive(Clone)]
 pub struct Jobs<'a> {
@@ -368,27 +377,48 @@ impl<'a> Jobs<'a> {
         }
     }
 
-    /// Waits until the Job has ended and reads how.
+    /// Waits until the Job has ended and reads how. A pod that failed is not the end while the Job makes another one.
     ///
     /// # Errors
     /// When it does not end within the deadline.
     pub async fn wait_end(&self, name: &str, deadline: Duration) -> Result<End, JobError> {
         let until = tokio::time::Instant::now() + deadline;
-        let mut state = "no pod yet".to_owned();
         loop {
-            match self.pod(name).await {
-                Ok(Some(pod)) => match end_of(&pod) {
-                    Some(end) => return Ok(end),
-                    None => state = format!("its pod is {}", phase(&pod)),
-                },
-                Ok(None) => "it has no pod".clone_into(&mut state),
-                Err(error) => state = error.to_string(),
-            }
+            let state = match self.look(name).await {
+                Ok(State::Ended(end)) => return Ok(end),
+                Ok(State::Going(state)) => state,
+                // The apiserver that was asked may be the one that restarts: another is asked until the deadline.
+                Err(error) => error.to_string(),
+            };
             if tokio::time::Instant::now() >= until {
                 return Err(JobError::NotEnded { name: name.to_owned(), seconds: deadline.as_secs(), state });
             }
             tokio::time::sleep(Duration::from_millis(500)).await;
         }
+    }
+
+    /// How a Job stands now.
+    ///
+    /// # Errors
+    /// When the API does not answer.
+    pub async fn look(&self, name: &str) -> Result<State, JobError> {
+        let Some(pod) = self.pod(name).await? else { return Ok(State::Going("it has no pod".to_owned())) };
+        match end_of(&pod) {
+            Some(end) if end.exit_code == 0 => Ok(State::Ended(end)),
+            Some(end) => match self.get(name).await? {
+                Some(job) if ended(&job).is_some() => Ok(State::Ended(end)),
+                _ => Ok(State::Going(format!("its pod {} on {} ended with {}", end.pod, end.node, end.exit_code))),
+            },
+            None => Ok(State::Going(format!("its pod is {}", phase(&pod)))),
+        }
+    }
+
+    /// Name of the newest pod of a Job.
+    ///
+    /// # Errors
+    /// When the API does not answer.
+    pub async fn pod_name(&self, name: &str) -> Result<Option<String>, JobError> {
+        Ok(self.pod(name).await?.and_then(|pod| pod.metadata.name))
     }
 
     /// What the container wrote to standard output and error. A Job's answer is the JSON document in it.
@@ -417,12 +447,26 @@ impl Jobs<'_> {
         start: Duration,
         deadline: Duration,
     ) -> Result<End, JobError> {
+        let name = self.start_somewhere(candidates, make, start).await?;
+        self.wait_end(&name, deadline).await
+    }
+
+    /// Starts a Job on the first candidate whose kubelet runs it, and gives its name.
+    ///
+    /// # Errors
+    /// `NotStarted` with each candidate's reason when none did.
+    pub async fn start_somewhere(
+        &self,
+        candidates: &[NodeName],
+        make: impl Fn(&NodeName) -> Request,
+        start: Duration,
+    ) -> Result<String, JobError> {
         let mut said = Vec::new();
         for place in candidates {
             let request = make(place);
             self.start(&request).await?;
             match self.wait_started(&request.name, start).await {
-                Ok(()) => return self.wait_end(&request.name, deadline).await,
+                Ok(()) => return Ok(request.name),
                 Err(JobError::NotStarted(why)) => {
                     said.push(why);
                     self.delete(&request.name).await?;

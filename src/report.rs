@@ -16,7 +16,10 @@ pub struct Report {
     /// The reasons, worst first; their details are shortened, and the least of them left out, until the report fits.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub reasons: Vec<Reason>,
-    /// How many reasons did not fit.
+    /// What else stands in the way, one line each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub blockers: Vec<String>,
+    /// How many reasons and lines did not fit.
     #[serde(default)]
     pub left_out: usize,
 }
@@ -80,7 +83,23 @@ impl Outcome {
 impl Report {
     /// A report that fits the termination message.
     pub fn new(outcome: Outcome, summary: impl Into<String>, reasons: &[Reason]) -> Self {
-        let mut report = Self { outcome, summary: summary.into(), reasons: reasons.to_vec(), left_out: 0 };
+        Self::with_blockers(outcome, summary, reasons, &[])
+    }
+
+    /// The same, with what stands in the way besides the rule's reasons.
+    pub fn with_blockers(
+        outcome: Outcome,
+        summary: impl Into<String>,
+        reasons: &[Reason],
+        blockers: &[String],
+    ) -> Self {
+        let mut report = Self {
+            outcome,
+            summary: summary.into(),
+            reasons: reasons.to_vec(),
+            blockers: blockers.to_vec(),
+            left_out: 0,
+        };
         shorten(&mut report.summary, 600);
         for limit in [400, 200, 100, 50] {
             if report.fits() {
@@ -89,11 +108,27 @@ impl Report {
             for reason in &mut report.reasons {
                 shorten(&mut reason.detail, limit);
             }
+            for blocker in &mut report.blockers {
+                shorten(blocker, limit);
+            }
         }
-        while !report.fits() && report.reasons.pop().is_some() {
+        while !report.fits() && (report.blockers.pop().is_some() || report.reasons.pop().is_some()) {
             report.left_out += 1;
         }
         report
+    }
+
+    /// For people: the sentence, then each reason and each line.
+    pub fn text(&self) -> String {
+        let mut text = self.summary.clone();
+        for line in self.reasons.iter().map(ToString::to_string).chain(self.blockers.iter().cloned()) {
+            text.push_str("\n  ");
+            text.push_str(&line);
+        }
+        if self.left_out > 0 {
+            text.push_str(&format!("\n  … and {} more", self.left_out));
+        }
+        text
     }
 
     fn fits(&self) -> bool {
@@ -124,11 +159,12 @@ mod tests {
         // Every code, each with a long detail of characters that JSON writes as six bytes.
         let detail = "\u{1}ü".repeat(4_000);
         let reasons: Vec<Reason> = Code::ALL.iter().map(|code| Reason::new(*code, detail.clone())).collect();
-        let report = Report::new(Outcome::Refused, detail, &reasons);
+        let lines = vec![detail.clone(); 30];
+        let report = Report::with_blockers(Outcome::Refused, detail, &reasons, &lines);
         let text = serde_json::to_string(&report).unwrap();
         assert!(text.len() <= TERMINATION_LIMIT, "{}", text.len());
         assert!(!report.reasons.is_empty());
-        assert_eq!(report.reasons.len() + report.left_out, Code::ALL.len());
+        assert_eq!(report.reasons.len() + report.blockers.len() + report.left_out, Code::ALL.len() + 30);
     }
 
     #[test]

@@ -1,0 +1,242 @@
+//! What every step of an upgrade has in common: who it is, what it looks at, how it ends, how it starts the next.
+
+use crate::access::Access;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::job::{self, JobError, Jobs, Placement, Request};
+use crate::node::Preflight;
+use crate::output;
+use crate::place::{self, OwnPod};
+use crate::report::{Outcome, Report};
+use crate::seen::{self, Seen};
+use crate::upgrade::fleet::Fleet;
+use crate::upgrade::plan::Plan;
+use crate::upgrade::record::{ChainRecord, Stored};
+use crate::version::Version;
+use k8s_openapi::api::core::v1::Pod;
+use kube::Api;
+use quorum_safety::{Disruption, Fact, Mine, NodeName, Reason, Record, Verdict};
+use std::time::Duration;
+
+/// A step of an upgrade, in its pod.
+pub struct Chain<'a> {
+    /// The API.
+    pub access: &'a Access,
+    /// The configuration.
+    pub config: &'a Config,
+    /// Time.
+    pub clock: Clock,
+    /// The pod it runs in.
+    pub pod: OwnPod,
+    /// The target.
+    pub to: Version,
+    began: Duration,
+}
+
+/// The name of an upgrade to a version, in Leases, labels and annotations.
+pub fn operation(to: Version) -> String {
+    format!("upgrade-{to}")
+}
+
+/// How a step ended, when nothing went wrong that it could not name.
+pub type End = Report;
+
+/// An end without reasons of the rule.
+pub fn end(outcome: Outcome, summary: impl Into<String>) -> End {
+    Report::new(outcome, summary, &[])
+}
+
+/// Not now, or not like this, for these reasons.
+pub fn not_permitted(summary: impl Into<String>, reasons: &[Reason]) -> End {
+    Report::new(Outcome::of_reasons(reasons), summary, reasons)
+}
+
+/// Something needed could not be seen.
+pub fn unknown(summary: impl Into<String>) -> End {
+    end(Outcome::Unknown, summary)
+}
+
+impl<'a> Chain<'a> {
+    /// A step in this pod.
+    pub fn new(access: &'a Access, config: &'a Config, clock: Clock, pod: OwnPod, to: Version) -> Self {
+        Self { access, config, clock, pod, to, began: clock.boottime() }
+    }
+
+    /// The name of this upgrade.
+    pub fn operation(&self) -> String {
+        operation(self.to)
+    }
+
+    /// A line of progress, with the time since the step began.
+    pub fn say(&self, text: &str) {
+        let seconds = self.clock.boottime().saturating_sub(self.began).as_secs();
+        output::progress(&format!("{:>2}:{:02} {text}", seconds / 60, seconds % 60));
+    }
+
+    /// Seconds since the step began.
+    pub fn seconds(&self) -> u64 {
+        self.clock.boottime().saturating_sub(self.began).as_secs()
+    }
+
+    /// Looks at everything, and publishes what was seen for `quorate status`.
+    pub async fn look(&self, mine: Mine) -> Seen {
+        let seen = seen::look(&place::in_pod(self.access), self.config, mine, self.clock).await;
+        let published = match self.access.live(&[]).await {
+            Ok(client) => seen.publish(&client, &self.access.namespace).await.map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        if let Err(error) = published {
+            tracing::warn!(%error, "The observation could not be published");
+        }
+        seen
+    }
+
+    /// Judges on what was seen and stores the verdict in the upgrade's record.
+    ///
+    /// # Errors
+    /// When the verdict cannot be stored: what is not recorded is not done.
+    pub async fn judge(&self, seen: &Seen, wanted: Disruption) -> anyhow::Result<Verdict> {
+        let (observation, in_flight) = (seen.observation.clone(), seen.in_flight.clone());
+        let (verdict, record) = Record::judged(observation, in_flight, wanted, self.config.policy());
+        let line = serde_json::to_string(&record)?;
+        let client = self.access.live(&[]).await?;
+        Stored::update(&client, &self.access.namespace, self.to, Some(&line), |_| {}).await?;
+        Ok(verdict)
+    }
+
+    /// Changes the upgrade's record.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub async fn record(&self, change: impl Fn(&mut ChainRecord)) -> anyhow::Result<ChainRecord> {
+        let client = self.access.live(&[]).await?;
+        Ok(Stored::update(&client, &self.access.namespace, self.to, None, change).await?)
+    }
+
+    /// The upgrade's record.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub async fn recorded(&self) -> anyhow::Result<ChainRecord> {
+        let client = self.access.live(&[]).await?;
+        Ok(Stored::read(&client, &self.access.namespace, self.to).await?.record)
+    }
+
+    /// The live fleet and what is left to do; or how the step ends, since that is not known or not possible.
+    ///
+    /// # Errors
+    /// When the record cannot be read.
+    pub async fn plan(&self, seen: &Seen) -> anyhow::Result<Result<(Fleet, Plan, ChainRecord), End>> {
+        let fleet = match Fleet::of(&seen.observation) {
+            Ok(fleet) => fleet,
+            Err(error) => return Ok(Err(unknown(error.to_string()))),
+        };
+        let record = self.recorded().await?;
+        match Plan::make(&fleet, self.to, &record) {
+            Ok(plan) => Ok(Ok((fleet, plan, record))),
+            Err(error) => Ok(Err(end(Outcome::Refused, error.to_string()))),
+        }
+    }
+
+    /// Why nothing new may be disrupted now: the kill switch, read afresh. Unreadable means engaged.
+    pub async fn stopped(&self) -> Option<Reason> {
+        let limit = self.config.times.answer.get();
+        let read = match self.access.live(&[]).await {
+            Ok(client) => crate::lock::kill_switch::read(&client, &self.access.namespace, limit).await,
+            Err(error) => Fact::Unknown(error.to_string()),
+        };
+        crate::lock::stopped_by(&read)
+    }
+
+    /// A chain keeps the image that it began with.
+    ///
+    /// # Errors
+    /// When the own pod or the record cannot be read.
+    pub async fn same_image(&self) -> anyhow::Result<Option<End>> {
+        let client = self.access.live(&[]).await?;
+        let pods: Api<Pod> = Api::namespaced(client, &self.access.namespace);
+        let pod = pods.get(&self.pod.name).await?;
+        let statuses = pod.status.and_then(|status| status.container_statuses).unwrap_or_default();
+        let Some(own) = statuses.into_iter().find(|status| status.name == job::CONTAINER).map(|status| status.image_id) else {
+            return Ok(Some(unknown("the image of this pod is not known")));
+        };
+        let record = self.record(|record| {
+            record.image.get_or_insert_with(|| own.clone());
+        });
+        let began_with = record.await?.image;
+        Ok(match began_with {
+            Some(image) if image != own => Some(end(
+                Outcome::Refused,
+                format!(
+                    "this upgrade began with image {image} and this pod runs {own}: finish it with the first one, or delete \
+                     ConfigMap {} to go on with this one",
+                    crate::upgrade::record::name(self.to)
+                ),
+            )),
+            _ => None,
+        })
+    }
+
+    /// Starts what comes next by the live fleet: the next node's step, or postflight.
+    ///
+    /// # Errors
+    /// When no node could run it: why each could not.
+    pub async fn start_next(&self, seen: &Seen, plan: &Plan) -> Result<String, JobError> {
+        let jobs = Jobs::new(self.access, Vec::new());
+        let nodes = seen.observation.nodes.known().map(Vec::as_slice).unwrap_or_default();
+        let next = plan.steps.first();
+        let target = next.map(|step| step.node.clone());
+        let name = match next {
+            Some(step) => {
+                let kind = if step.control_plane { "control-plane" } else { "worker" };
+                (kind, job::name(kind, Some(&self.to.to_string()), Some(&step.node)))
+            }
+            None => ("postflight", job::name("postflight", Some(&self.to.to_string()), None)),
+        };
+        let make = |place: &NodeName| step_request(self.to, name.0, &name.1, target.as_ref(), place);
+        let candidates = job::candidates(nodes, target.as_ref());
+        self.say(&match &target {
+            Some(node) => format!("next: {node}"),
+            None => "next: postflight".to_owned(),
+        });
+        jobs.start_somewhere(&candidates, make, self.config.times.job_start.get()).await
+    }
+
+    /// Runs a read-only node Job and reads its answer.
+    pub async fn node_preflight(&self, node: &NodeName) -> Fact<Preflight> {
+        let jobs = Jobs::new(self.access, Vec::new());
+        let request = Request {
+            template: "quorate-node",
+            name: job::name("node-preflight", Some(&self.to.to_string()), Some(node)),
+            args: vec!["node".to_owned(), "preflight".to_owned(), format!("--to={}", self.to)],
+            operation: self.operation(),
+            target: Some(node.clone()),
+            placement: Placement::OnTarget,
+        };
+        let run = async {
+            jobs.start(&request).await?;
+            jobs.wait_started(&request.name, self.config.times.job_start.get() * 3).await?;
+            jobs.wait_end(&request.name, Duration::from_secs(300)).await
+        };
+        match run.await {
+            Ok(end) => serde_json::from_str(&end.message)
+                .map_err(|_| format!("the node Job on {node} ended with {} and no answer: {}", end.exit_code, end.message))
+                .into(),
+            Err(error) => Fact::Unknown(format!("node Job on {node}: {error}")),
+        }
+    }
+}
+
+/// The Job of a step.
+pub fn step_request(to: Version, kind: &str, name: &str, target: Option<&NodeName>, place: &NodeName) -> Request {
+    let mut args = vec!["step".to_owned(), kind.to_owned(), format!("--to={to}")];
+    args.extend(target.map(|node| format!("--node={node}")));
+    Request {
+        template: "quorate-step",
+        name: name.to_owned(),
+        args,
+        operation: operation(to),
+        target: target.cloned(),
+        placement: Placement::On(place.clone()),
+    }
+}
