@@ -1,6 +1,7 @@
 //! Taking everything down, by what is there and not by what somebody remembers: the lab may have been killed anywhere.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -17,6 +18,7 @@ const POLL: Duration = Duration::from_millis(100);
 
 /// Removes processes, mounts, namespaces, cgroups and files of a lab, in this order, each until none is left.
 pub(super) fn everything(state: &Path) -> Result<()> {
+    let traces = traces(state)?;
     until_gone("processes of machines", || {
         let all = proc::all()?;
         // The supervisor first: it would start a machine anew.
@@ -50,14 +52,67 @@ pub(super) fn everything(state: &Path) -> Result<()> {
     }
     until_gone("cgroups", || {
         let mut left = Vec::new();
-        for group in cgroups()? {
-            if !remove_cgroup(&group) {
+        for group in cgroups()?.iter().chain(&traces.groups) {
+            if group.is_dir() && !remove_cgroup(group) && !has_processes(group) {
                 left.push(group.display().to_string());
             }
         }
         Ok(left)
     })?;
+    for file in traces.files.iter().filter(|file| file.exists()) {
+        let removed = if file.is_dir() { fs::remove_dir(file) } else { fs::remove_file(file) };
+        removed.with_context(|| format!("cannot remove {}", file.display()))?;
+    }
     remove_state(state)
+}
+
+/// What systemd-nspawn leaves behind by itself, found while machines and mounts are there.
+struct Traces {
+    files: Vec<PathBuf>,
+    groups: Vec<PathBuf>,
+}
+
+fn traces(state: &Path) -> Result<Traces> {
+    let nspawn = Path::new("/run/systemd/nspawn");
+    let mut files: Vec<PathBuf> =
+        (1..=MOST_MACHINES).map(|machine| nspawn.join("propagate").join(namespace(machine))).collect();
+    for machine in 1..=MOST_MACHINES {
+        // It locks the folder it boots from, by device and inode; the lock file stays.
+        if let Ok(root) = fs::metadata(state.join(format!("k{machine}/root"))) {
+            files.push(nspawn.join(format!("locks/inode-{}:{}", root.dev(), root.ino())));
+        }
+    }
+    // With --keep-unit it makes `payload` and `supervisor` below the group it was started in, for all machines together.
+    let managers = proc::all()?.into_iter().filter(|process| is_machine(process, None));
+    let mut groups = Vec::new();
+    for pid in managers.map(|process| process.pid.to_string()).chain(["self".to_owned()]) {
+        let Ok(table) = fs::read_to_string(format!("/proc/{pid}/cgroup")) else { continue };
+        for (hierarchy, path) in table.lines().filter_map(group_of_line) {
+            let parent = Path::new("/sys/fs/cgroup").join(hierarchy).join(path);
+            groups.extend(["payload", "supervisor"].map(|name| parent.join(name)));
+        }
+    }
+    groups.sort_unstable();
+    groups.dedup();
+    Ok(Traces { files, groups })
+}
+
+/// `9:name=systemd:/a/supervisor` is group `a` of the hierarchy `systemd`; systemd-nspawn uses that and the unified one.
+fn group_of_line(line: &str) -> Option<(&'static str, &str)> {
+    let (hierarchy, path) = if let Some((_, path)) = line.split_once(":name=systemd:/") {
+        ("systemd", path)
+    } else {
+        ("unified", line.strip_prefix("0::/")?)
+    };
+    let path = path.strip_suffix("supervisor").unwrap_or(path);
+    Some((hierarchy, path.trim_end_matches('/')))
+}
+
+/// Whether somebody lives in a group or below it: then it is not ours to remove, ours are dead.
+fn has_processes(group: &Path) -> bool {
+    let here = fs::read_to_string(group.join("cgroup.procs")).is_ok_and(|text| !text.is_empty());
+    let Ok(entries) = fs::read_dir(group) else { return here };
+    here || entries.flatten().any(|entry| entry.path().is_dir() && has_processes(&entry.path()))
 }
 
 /// Repeats an attempt until it finds nothing left.
@@ -92,6 +147,19 @@ fn remove_cgroup(group: &Path) -> bool {
     let Ok(entries) = fs::read_dir(group) else { return !group.exists() };
     let below: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).filter(|path| path.is_dir()).collect();
     // All of them, even after one that cannot go.
-    let emptied = below.iter().fold(true, |so_far, path| remove_cgroup(path) && so_far);
+    let emptied = below.iter().filter(|path| !remove_cgroup(path)).count() == 0;
     emptied && (fs::remove_dir(group).is_ok() || !group.exists())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_group_that_nspawn_was_started_in_is_found() {
+        assert_eq!(group_of_line("9:name=systemd:/supervisor"), Some(("systemd", "")));
+        assert_eq!(group_of_line("9:name=systemd:/user.slice/x"), Some(("systemd", "user.slice/x")));
+        assert_eq!(group_of_line("0::/a/supervisor"), Some(("unified", "a")));
+        assert_eq!(group_of_line("4:memory:/a"), None);
+    }
 }
