@@ -1,5 +1,6 @@
 //! `lab::etcd` on every version it offers.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use lab::etcd::{Cluster, Etcd, EtcdVersion, Join, Spec};
@@ -90,4 +91,18 @@ fn a_client_without_a_certificate_is_refused() {
     let with = curl(true);
     assert!(String::from_utf8_lossy(&with.stdout).contains(r#""health":"true""#), "{with:?}");
     assert!(!curl(false).status.success(), "answered without a client certificate");
+}
+
+#[test]
+fn a_member_that_does_not_start_says_why_at_once() {
+    let start = Instant::now();
+    let extra_args = vec!["--no-such-flag=1".to_owned()];
+    let error = Etcd::start(Spec { extra_args, ..Spec::new(EtcdVersion::V3_6, 1) }).unwrap_err();
+    let error = format!("{error:#}");
+    assert!(error.contains("flag provided but not defined: -no-such-flag"), "{error}");
+    assert!(start.elapsed() < SOON, "waited {:?} for a process that had ended", start.elapsed());
+    let folder = Path::new(error.split_once("end of ").unwrap().1.split_once("/k1/etcd.log").unwrap().0);
+    let kept = folder.with_file_name(format!("kept-{}-{}", std::process::id(), folder.file_name().unwrap().display()));
+    assert!(kept.join("k1/etcd.log").exists());
+    std::fs::remove_dir_all(kept).unwrap();
 }
