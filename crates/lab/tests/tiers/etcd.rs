@@ -47,11 +47,11 @@ fn members_can_be_taken_down_and_added(version: EtcdVersion) {
     let learner = cluster.add_learner().unwrap();
     assert_eq!(status(&cluster, learner)["isLearner"], true);
     assert_eq!(cluster.member(learner).unwrap().name(), "k4");
-    let id = cluster.add_member_unstarted(Join::Voter).unwrap();
+    let id = cluster.add_member_unstarted(Join::Voter).unwrap().to_string();
     let list = cluster.member(1).unwrap().call("/v3/cluster/member/list", &json!({"linearizable": true})).unwrap();
     let listed = list["members"].as_array().unwrap();
     assert_eq!(listed.len(), 5, "{list}");
-    let unstarted = listed.iter().find(|member| member["ID"] == id.to_string()).unwrap();
+    let unstarted = listed.iter().find(|member| member["ID"] == id.as_str()).unwrap();
     assert_eq!((unstarted.get("name"), unstarted.get("isLearner")), (None, None), "{list}");
     println!("etcd {}: all of it took {:?}", version.number(), start.elapsed());
 }
