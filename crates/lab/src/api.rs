@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 use crate::binaries;
 use crate::etcd::{self, Etcd, EtcdVersion};
-use crate::https::Https;
+use crate::https::{Https, text};
 use crate::pki::{Authority, ONE_YEAR, Pair, Subject, service_account_keys};
 use crate::process::{Process, until};
 
@@ -29,7 +29,7 @@ const START: Duration = Duration::from_secs(120);
 /// What to start.
 #[derive(Clone, Debug)]
 pub struct Spec {
-    /// The Kubernetes release, built by `lab build`.
+    /// The Kubernetes release; built on first use, which takes minutes (`lab build` does it before).
     pub version: String,
     /// The version of etcd.
     pub etcd: EtcdVersion,
@@ -127,7 +127,7 @@ impl Api {
     /// have created a service account and hold their Leases.
     ///
     /// # Errors
-    /// When that release is not built, or a component does not come up within two minutes; logs are kept.
+    /// When that release cannot be built, or a component does not come up within two minutes; logs are kept.
     pub fn start(spec: Spec) -> Result<Self> {
         ensure!((1..=9).contains(&spec.apiservers), "1 to 9 apiservers, not {}", spec.apiservers);
         let programs = binaries::kubernetes(&spec.version)?;
@@ -256,9 +256,7 @@ impl Api {
         self.wait_for("/api/v1/namespaces/default/serviceaccounts/default", |_| true)?;
         for lease in ["kube-controller-manager", "kube-scheduler"] {
             let path = format!("/apis/coordination.k8s.io/v1/namespaces/kube-system/leases/{lease}");
-            self.wait_for(&path, |lease| {
-                lease["spec"]["holderIdentity"].as_str().is_some_and(|holder| !holder.is_empty())
-            })?;
+            self.wait_for(&path, |lease| text(lease, "/spec/holderIdentity").is_ok_and(|holder| !holder.is_empty()))?;
         }
         Ok(())
     }
@@ -365,7 +363,7 @@ impl Api {
         let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{service_account}/token");
         let wanted = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": 3600}});
         let answer = self.request("POST", &path, Some(&wanted))?;
-        let token = answer["status"]["token"].as_str().context("an answer without a token")?;
+        let token = text(&answer, "/status/token")?;
         let file = self.etcd.dir().join(format!("{namespace}.{service_account}.conf"));
         write_kubeconfig(&file, self.url(1)?, &self.pki_dir().join("ca.crt"), &json!({"token": token}), namespace)?;
         Ok(file)
@@ -454,13 +452,14 @@ impl Api {
     pub fn set_pod_ready(&self, namespace: &str, name: &str) -> Result<()> {
         let path = format!("/api/v1/namespaces/{namespace}/pods/{name}");
         let pod = self.request("GET", &path, None)?;
-        let now = pod["metadata"]["creationTimestamp"].clone();
+        let now = text(&pod, "/metadata/creationTimestamp")?;
         let conditions: Vec<_> = ["PodScheduled", "Initialized", "ContainersReady", "Ready"]
             .iter()
             .map(|kind| json!({"type": kind, "status": "True", "lastTransitionTime": now}))
             .collect();
-        let containers: Vec<_> = pod["spec"]["containers"]
-            .as_array()
+        let containers: Vec<_> = pod
+            .pointer("/spec/containers")
+            .and_then(Value::as_array)
             .context("a pod without containers")?
             .iter()
             .map(|container| {
@@ -476,7 +475,8 @@ impl Api {
     /// controller-manager, if it runs, takes it back after its grace period.
     pub fn set_node_ready(&self, name: &str, address: Ipv4Addr) -> Result<()> {
         let path = format!("/api/v1/nodes/{name}");
-        let now = self.request("GET", &path, None)?["metadata"]["creationTimestamp"].clone();
+        let node = self.request("GET", &path, None)?;
+        let now = text(&node, "/metadata/creationTimestamp")?;
         let ready = json!({"type": "Ready", "status": "True", "reason": "KubeletReady", "lastHeartbeatTime": now, "lastTransitionTime": now});
         let room = json!({"cpu": "4", "memory": "8Gi", "pods": "110"});
         let addresses = json!([{"type": "InternalIP", "address": address}, {"type": "Hostname", "address": name}]);

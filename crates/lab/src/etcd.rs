@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 use crate::binaries;
 pub use crate::binaries::EtcdVersion;
-use crate::https::Https;
+use crate::https::{Https, text};
 use crate::loopback::Loopback;
 use crate::pki::{Authority, ONE_YEAR, Pair, Subject};
 use crate::process::{Process, until};
@@ -188,7 +188,7 @@ impl Cluster {
                 Err(why) => return Err(why),
             })
         })?;
-        let id = id_of(&answer["member"]["ID"])?;
+        let id = id_of(&answer, "/member/ID")?;
         let peers: Vec<_> = members_in(&answer)?
             .iter()
             .map(|member| {
@@ -234,7 +234,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// Runs etcdctl (as built by `lab build`) against every member, with the health check client's certificate.
+    /// Runs etcdctl (built with Go on first use) against every member, with the health check client's certificate.
     pub fn etcdctl(&self, args: &[&str]) -> Result<String> {
         let tool = binaries::etcd_tool(self.spec.version, "etcdctl")?;
         let endpoints: Vec<_> = self.members.iter().map(Member::endpoint).collect();
@@ -392,7 +392,7 @@ impl Member {
             return self.call("/v3/maintenance/status", &json!({})).map(drop);
         }
         let answer = self.https.get(&format!("{}/health", self.endpoint))?;
-        if answer.json()?["health"] != "true" {
+        if text(&answer.json()?, "/health")? != "true" {
             bail!("{} says {}", self.name, answer.body.trim());
         }
         Ok(())
@@ -421,19 +421,19 @@ struct Listed {
 }
 
 fn members_in(answer: &Value) -> Result<Vec<Listed>> {
-    let list = answer["members"].as_array().context("an answer without members")?;
+    let list = answer.get("members").and_then(Value::as_array).context("an answer without members")?;
     list.iter()
         .map(|member| {
-            let peer_url = member["peerURLs"][0].as_str().context("a member without a peer URL")?.to_owned();
+            let peer_url = text(member, "/peerURLs/0")?.to_owned();
             // The gateway leaves empty fields out.
-            let name = member["name"].as_str().map(str::to_owned).into_iter().collect();
-            Ok(Listed { id: id_of(&member["ID"])?, name, peer_url })
+            let name = member.get("name").and_then(Value::as_str).map(str::to_owned).into_iter().collect();
+            Ok(Listed { id: id_of(member, "/ID")?, name, peer_url })
         })
         .collect()
 }
 
-fn id_of(value: &Value) -> Result<u64> {
-    Ok(value.as_str().context("a member without an id")?.parse()?)
+fn id_of(value: &Value, pointer: &str) -> Result<u64> {
+    Ok(text(value, pointer)?.parse()?)
 }
 
 fn name(number: u8) -> String {

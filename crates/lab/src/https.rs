@@ -75,3 +75,8 @@ fn answer(response: Result<Response<Body>, ureq::Error>) -> Result<Answer> {
     let mut response = response?;
     Ok(Answer { status: response.status().as_u16(), body: response.body_mut().read_to_string()? })
 }
+
+/// A string in a JSON answer, by its pointer.
+pub(crate) fn text<'a>(value: &'a Value, pointer: &str) -> Result<&'a str> {
+    value.pointer(pointer).and_then(Value::as_str).with_context(|| format!("no text at {pointer} of {value}"))
+}

@@ -1,7 +1,7 @@
 //! Real Kubernetes on one host, for tests, benchmarks and the demo; never shipped.
 //!
 //! [`Lab`] is a kubeadm cluster of systemd-nspawn machines behind an HAProxy virtual IP; [`build`] makes and keeps the
-//! real binaries, packages and images, for the faster tiers too.
+//! real binaries, packages and images. Two faster tiers run the same binaries as plain processes: [`etcd`] and [`api`].
 //!
 //! ```no_run
 //! use lab::{Lab, Spec};

@@ -116,10 +116,16 @@ fn write_pair(name: &Path, cert: &str, key: &str) -> Result<Pair> {
     if let Some(folder) = name.parent() {
         fs::create_dir_all(folder).with_context(|| format!("make {}", folder.display()))?;
     }
-    let pair = Pair { cert: name.with_added_extension("crt"), key: name.with_added_extension("key") };
+    let pair = Pair { cert: with_ending(name, ".crt"), key: with_ending(name, ".key") };
     fs::write(&pair.cert, cert).with_context(|| format!("write {}", pair.cert.display()))?;
     write_key(&pair.key, key)?;
     Ok(pair)
+}
+
+fn with_ending(name: &Path, ending: &str) -> PathBuf {
+    let mut name = name.as_os_str().to_owned();
+    name.push(ending);
+    name.into()
 }
 
 fn write_key(path: &Path, key: &str) -> Result<()> {

@@ -1,5 +1,6 @@
 //! `lab::etcd` on every version it offers.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use lab::etcd::{Cluster, Etcd, EtcdVersion, Join, Spec};
@@ -46,11 +47,11 @@ fn members_can_be_taken_down_and_added(version: EtcdVersion) {
     let learner = cluster.add_learner().unwrap();
     assert_eq!(status(&cluster, learner)["isLearner"], true);
     assert_eq!(cluster.member(learner).unwrap().name(), "k4");
-    let id = cluster.add_member_unstarted(Join::Voter).unwrap();
+    let id = cluster.add_member_unstarted(Join::Voter).unwrap().to_string();
     let list = cluster.member(1).unwrap().call("/v3/cluster/member/list", &json!({"linearizable": true})).unwrap();
     let listed = list["members"].as_array().unwrap();
     assert_eq!(listed.len(), 5, "{list}");
-    let unstarted = listed.iter().find(|member| member["ID"] == id.to_string()).unwrap();
+    let unstarted = listed.iter().find(|member| member["ID"] == id.as_str()).unwrap();
     assert_eq!((unstarted.get("name"), unstarted.get("isLearner")), (None, None), "{list}");
     println!("etcd {}: all of it took {:?}", version.number(), start.elapsed());
 }
@@ -90,4 +91,18 @@ fn a_client_without_a_certificate_is_refused() {
     let with = curl(true);
     assert!(String::from_utf8_lossy(&with.stdout).contains(r#""health":"true""#), "{with:?}");
     assert!(!curl(false).status.success(), "answered without a client certificate");
+}
+
+#[test]
+fn a_member_that_does_not_start_says_why_at_once() {
+    let start = Instant::now();
+    let extra_args = vec!["--no-such-flag=1".to_owned()];
+    let error = Etcd::start(Spec { extra_args, ..Spec::new(EtcdVersion::V3_6, 1) }).unwrap_err();
+    let error = format!("{error:#}");
+    assert!(error.contains("flag provided but not defined: -no-such-flag"), "{error}");
+    assert!(start.elapsed() < SOON, "waited {:?} for a process that had ended", start.elapsed());
+    let folder = Path::new(error.split_once("end of ").unwrap().1.split_once("/k1/etcd.log").unwrap().0);
+    let kept = folder.with_file_name(format!("kept-{}-{}", std::process::id(), folder.file_name().unwrap().display()));
+    assert!(kept.join("k1/etcd.log").exists());
+    std::fs::remove_dir_all(kept).unwrap();
 }

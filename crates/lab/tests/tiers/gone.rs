@@ -11,6 +11,11 @@ use anyhow::anyhow;
 use lab::etcd::{Etcd, EtcdVersion, Spec};
 use lab::process::until;
 
+/// Where the folder goes when it is kept.
+fn kept(dir: &Path) -> PathBuf {
+    dir.with_file_name(format!("kept-{}-{}", std::process::id(), dir.file_name().unwrap().display()))
+}
+
 /// Gone, or a zombie that only waits for its new parent to read its status.
 fn is_gone(pid: u32) -> bool {
     match fs::read_to_string(format!("/proc/{pid}/stat")) {
@@ -36,16 +41,14 @@ fn processes_and_folder_are_gone_after_drop() {
     assert!(pids.iter().all(|pid| !is_gone(*pid)));
     drop(cluster);
     assert!(pids.iter().all(|pid| is_gone(*pid)), "left of {pids:?} after drop");
-    assert!(!dir.exists());
+    assert!(!dir.exists() && !kept(&dir).exists());
 }
 
 #[test]
 fn the_folder_is_kept_when_a_test_panics() {
     let dir = std::thread::spawn(|| {
         let cluster = Etcd::start(Spec::new(EtcdVersion::V3_6, 1)).unwrap();
-        let net = cluster.dir().file_name().unwrap().to_str().unwrap().to_owned();
-        let kept = cluster.dir().with_file_name(format!("kept-{}-{net}", std::process::id()));
-        std::panic::panic_any(kept);
+        std::panic::panic_any(kept(cluster.dir()));
     })
     .join()
     .unwrap_err()
