@@ -16,6 +16,7 @@ pub const ATTEMPT: Duration = Duration::from_secs(3);
 #[derive(Clone)]
 pub struct Access {
     ways: Vec<Way>,
+    config: Config,
     /// Namespace of quorate.
     pub namespace: String,
 }
@@ -61,7 +62,8 @@ impl Access {
             })?;
             return Self::from_service(config, namespace).await;
         }
-        Ok(Self { ways: vec![way(kubeconfig(global).await?)?], namespace })
+        let config = kubeconfig(global).await?;
+        Ok(Self { ways: vec![way(config.clone())?], config, namespace })
     }
 
     /// Through one kubeconfig file, such as kubeadm's admin.conf on a control plane node.
@@ -73,7 +75,7 @@ impl Access {
         let config = Config::from_custom_kubeconfig(global_like, &KubeConfigOptions::default())
             .await
             .map_err(|error| AccessError::Config(UsageError(format!("kubeconfig {}: {error}", path.display()))))?;
-        Ok(Self { ways: vec![way(config)?], namespace: namespace.to_owned() })
+        Ok(Self { ways: vec![way(config.clone())?], config, namespace: namespace.to_owned() })
     }
 
     /// Asks the Service address for the apiservers behind it. It is asked again when a frozen one was met: a new connection
@@ -97,13 +99,37 @@ impl Access {
                             "the Service default/kubernetes has no endpoints".to_owned(),
                         ));
                     }
-                    return Ok(Self { ways, namespace });
+                    return Ok(Self { ways, config, namespace });
                 }
                 Ok(Err(error)) => last = format!("{}: {error}", service.address),
                 Err(_) => last = format!("{}: no answer in {} s", service.address, ATTEMPT.as_secs()),
             }
         }
         Err(AccessError::Unreachable(last))
+    }
+
+    /// A client of the apiserver at one address, the certificate checked against that address.
+    ///
+    /// # Errors
+    /// When the address is none, or no client can be made of the configuration.
+    pub fn client_at(&self, address: &str) -> Result<Client, AccessError> {
+        Ok(way(at(&self.config, address)?)?.client)
+    }
+
+    /// The certificate authorities of the cluster, DER; none when the system's own are meant.
+    ///
+    /// # Errors
+    /// When the file that the configuration names cannot be read.
+    pub fn authorities(&self) -> Result<Option<Vec<Vec<u8>>>, UsageError> {
+        if let Some(certificates) = &self.config.root_cert {
+            return Ok(Some(certificates.clone()));
+        }
+        let Some(path) = &self.config.root_cert_file else { return Ok(None) };
+        let wrong = |error: String| UsageError(format!("certificate authority {}: {error}", path.display()));
+        let pem = std::fs::read(path).map_err(|error| wrong(error.to_string()))?;
+        let blocks = x509_parser::pem::Pem::iter_from_buffer(&pem);
+        let certificates: Result<Vec<_>, _> = blocks.map(|block| block.map(|block| block.contents)).collect();
+        certificates.map(Some).map_err(|error| wrong(error.to_string()))
     }
 
     /// A client whose apiserver answers now; those at `avoid` (addresses) are tried last.

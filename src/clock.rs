@@ -9,7 +9,7 @@ pub struct Clock(());
 
 impl Clock {
     /// The clock of this machine. Called once, in `run`.
-    pub(crate) const fn system() -> Self {
+    pub const fn system() -> Self {
         Self(())
     }
 

@@ -187,7 +187,7 @@ impl Config {
         let config: Self = serde_saphyr::from_str(text).map_err(|error| {
             let message = error.to_string();
             let first = message.lines().next().unwrap_or(&message);
-            UsageError(format!("configuration: {}{}", first.trim(), nearest(&message)))
+            UsageError(format!("configuration: {}{}", first.trim().trim_start_matches("error: "), nearest(first)))
         })?;
         config.check()?;
         Ok(config)
@@ -262,15 +262,24 @@ impl Config {
     }
 }
 
-/// ` (did you mean …?)` for serde's message of an unknown key.
+/// ` (did you mean …?)` for the message "unknown field `X`, expected one of a, b, c".
 fn nearest(message: &str) -> String {
-    let mut quoted = message.split('`').skip(1).step_by(2);
-    let Some(unknown) = quoted.next().filter(|_| message.contains("unknown field")) else { return String::new() };
-    quoted
-        .map(|known| (strsim::jaro_winkler(unknown, known), known))
+    let Some((unknown, known)) = message
+        .split_once("unknown field `")
+        .and_then(|(_, rest)| rest.split_once('`'))
+        .and_then(|(unknown, rest)| rest.split_once("expected ").map(|(_, known)| (unknown, known)))
+    else {
+        return String::new();
+    };
+    known
+        .trim_start_matches("one of ")
+        .split([',', ' ', '\n'])
+        .map(|name| name.trim_matches('`'))
+        .filter(|name| !name.is_empty())
+        .map(|name| (strsim::jaro_winkler(unknown, name), name))
         .filter(|(likeness, _)| *likeness > 0.7)
         .max_by(|a, b| a.0.total_cmp(&b.0))
-        .map(|(_, known)| format!(" (did you mean `{known}`?)"))
+        .map(|(_, name)| format!(" (did you mean `{name}`?)"))
         .unwrap_or_default()
 }
 

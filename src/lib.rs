@@ -7,8 +7,18 @@ pub mod clock;
 pub mod config;
 pub mod drain;
 pub mod exit;
+pub mod explain;
+pub mod gate;
+pub mod job;
+pub mod observe;
+pub mod lock;
 pub mod output;
+pub mod place;
+pub mod report;
+pub mod seen;
+pub mod status;
 pub mod telemetry;
+pub mod upgrade;
 pub mod version;
 
 use crate::cli::{Cli, Command};
@@ -25,15 +35,14 @@ pub async fn run(cli: Cli) -> ExitCode {
 }
 
 async fn dispatch(cli: Cli) -> anyhow::Result<ExitStatus> {
-    let _clock = clock::Clock::system();
-    match cli.command {
-        Command::Gate(_)
-        | Command::Status(_)
-        | Command::Plan(_)
-        | Command::Upgrade(_)
-        | Command::Step(_)
-        | Command::Node(_)
-        | Command::Lease(_)
-        | Command::Explain(_) => Err(UsageError("not written yet".to_owned()).into()),
+    let clock = clock::Clock::system();
+    let global = &cli.global;
+    match &cli.command {
+        Command::Gate(gate) => gate::run(global, gate, clock).await,
+        Command::Status(status) => status::run(global, status, clock).await,
+        Command::Explain(explain) => explain::run(global, explain),
+        Command::Plan(_) | Command::Upgrade(_) | Command::Step(_) | Command::Node(_) | Command::Lease(_) => {
+            Err(UsageError("not written yet".to_owned()).into())
+        }
     }
 }

@@ -57,6 +57,9 @@ pub fn fail(error: &anyhow::Error) -> ExitCode {
 /// Most bytes of a report that are left in the termination message; the kubelet cuts at 4096.
 pub const TERMINATION_LIMIT: usize = 3 * 1024;
 
+/// Where the kubelet reads a container's report.
+pub const TERMINATION_LOG: &str = "/dev/termination-log";
+
 /// Leaves a one-line JSON report where the kubelet reads it, when this is a container.
 ///
 /// # Errors

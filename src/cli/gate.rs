@@ -5,8 +5,8 @@ use clap::Args;
 /// Ask whether a node may be taken down now, with all reasons if not
 #[derive(Debug, Args)]
 pub struct Gate {
-    /// The node that would go down
-    #[arg(long, value_name = "NAME", required_unless_present = "here")]
+    /// The node that would go down [default: each node in turn; with --here, this one]
+    #[arg(long, value_name = "NAME")]
     pub node: Option<String>,
     /// Read in place, on a control plane node, as root, from kubeadm's paths; the node is this one unless named
     #[arg(long)]

@@ -1,1 +1,1 @@
-
+//! The integration tests, one binary: each test binary links kube, tonic and the lab again.

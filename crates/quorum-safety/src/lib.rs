@@ -2,13 +2,18 @@
 //! a verdict with all its reasons comes out, and both can be stored and judged again.
 
 pub mod disruption;
+#[cfg(feature = "fixture")]
+pub mod fixture;
 pub mod in_flight;
 pub mod judge;
+pub mod lock;
 pub mod membership;
 pub mod observation;
 pub mod policy;
 pub mod quorum;
 pub mod reason;
+pub mod record;
+pub mod recovery;
 pub mod verdict;
 
 pub use disruption::Disruption;
@@ -22,4 +27,6 @@ pub use observation::{
 pub use policy::Policy;
 pub use quorum::Quorum;
 pub use reason::{Class, Code, Reason};
+pub use record::{Answer, Record, StoredVerdict};
+pub use recovery::{Clause, ClauseKind, Expectation, LeaderLeases, LoadBalancer, Recovery, Stability};
 pub use verdict::{Disrupting, Permit, Reasons, Verdict};

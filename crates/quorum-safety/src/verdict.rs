@@ -5,11 +5,13 @@ use crate::in_flight::InFlight;
 use crate::observation::Observation;
 use crate::policy::Policy;
 use crate::reason::{Class, Reason};
+use crate::record::StoredVerdict;
 use serde::Serialize;
 
 /// Whether a disruption may start. A refusal is an answer, not an error.
-#[derive(Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase", tag = "answer")]
+///
+/// It is serialized as a [`StoredVerdict`].
+#[derive(Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Verdict {
     /// It may.
@@ -27,6 +29,12 @@ impl Verdict {
             Self::Permitted(_) => &[],
             Self::Held(reasons) | Self::Refused(reasons) => reasons.as_slice(),
         }
+    }
+}
+
+impl Serialize for Verdict {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        StoredVerdict::from(self).serialize(serializer)
     }
 }
 
@@ -59,6 +67,14 @@ impl Reasons {
 /// ```compile_fail
 /// fn twice(permit: quorum_safety::Permit) -> (quorum_safety::Permit, quorum_safety::Permit) {
 ///     (permit.clone(), permit)
+/// }
+/// ```
+///
+/// Nor can it be read from a file:
+///
+/// ```compile_fail
+/// fn read(text: &str) -> quorum_safety::Permit {
+///     serde_json::from_str(text).unwrap()
 /// }
 /// ```
 #[derive(Debug, PartialEq, Eq, Serialize)]

@@ -1,0 +1,126 @@
+//! The files that make a Debian root one particular machine.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+use anyhow::Result;
+
+use crate::build::PAUSE_TAGS;
+use crate::command::write;
+use crate::kubeadm::{AUDIT_POLICY, AUDIT_POLICY_PATH};
+use crate::network::{MOST_MACHINES, address, namespace, pod_network};
+
+fn hosts() -> String {
+    let mut text = String::from("127.0.0.1 localhost\n");
+    for machine in 1..=MOST_MACHINES {
+        text += &format!("{} k{machine}\n", address(machine));
+    }
+    text
+}
+
+/// `restrict_oom_score_adj`: the host may not grant CAP_SYS_RESOURCE. cgroupfs, because each kubelet has a subtree.
+fn containerd() -> String {
+    let pause = PAUSE_TAGS.last().copied().unwrap_or_default();
+    format!(
+        r#"version = 2
+[plugins."io.containerd.grpc.v1.cri"]
+  restrict_oom_score_adj = true
+  sandbox_image = "registry.k8s.io/pause:{pause}"
+  disable_apparmor = true
+  [plugins."io.containerd.grpc.v1.cri".cni]
+    bin_dir = "/usr/lib/cni"
+  [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+    runtime_type = "io.containerd.runc.v2"
+    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
+      SystemdCgroup = false
+"#
+    )
+}
+
+/// Routed pods: the kernel here may lack br_netfilter, which bridged ones need.
+fn cni(machine: u8) -> String {
+    let subnet = pod_network(machine);
+    format!(
+        r#"{{"cniVersion":"1.0.0","name":"lab","plugins":[{{"type":"ptp","mtu":1500,"ipam":{{"type":"host-local","dataDir":"/run/cni","ranges":[[{{"subnet":"{subnet}"}}]],"routes":[{{"dst":"0.0.0.0/0"}}]}}}},{{"type":"portmap","capabilities":{{"portMappings":true}}}}]}}
+"#
+    )
+}
+
+/// The v1 controllers are shared by all machines: each kubelet gets a subtree. The sysctls that the kubelet would set are
+/// the host's: files stand in for them.
+const HOST_UNIT: &str = r#"[Unit]
+Before=containerd.service kubelet.service
+DefaultDependencies=no
+After=local-fs.target
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=/bin/sh /etc/lab-host.sh
+[Install]
+WantedBy=multi-user.target
+"#;
+
+fn host_script(machine: u8) -> String {
+    let group = namespace(machine);
+    format!(
+        r#"controllers="cpu cpuacct cpuset memory devices freezer blkio pids hugetlb"
+for c in $controllers; do mount -o remount,bind,rw /sys/fs/cgroup/$c; done
+for c in $controllers systemd; do mkdir -p /sys/fs/cgroup/$c/{group}; done
+for f in cpus mems; do cat /sys/fs/cgroup/cpuset/cpuset.$f >/sys/fs/cgroup/cpuset/{group}/cpuset.$f; done
+mkdir -p /run/fake
+for f in vm/overcommit_memory=1 kernel/panic=10 kernel/panic_on_oops=1 kernel/keys/root_maxkeys=1000000 kernel/keys/root_maxbytes=25000000; do
+  p=${{f%%=*}}; n=$(echo $p | tr / _)
+  echo ${{f##*=}} >/run/fake/$n
+  mount --bind /run/fake/$n /proc/sys/$p
+done
+mount --make-rshared /
+"#
+    )
+}
+
+/// Writes a machine's files below its root.
+pub(super) fn lay_out(root: &Path, machine: u8, audit: bool) -> Result<()> {
+    let group = namespace(machine);
+    let put = |path: &str, text: &str| write(&root.join(path), text);
+    put("etc/hostname", &format!("k{machine}\n"))?;
+    put("etc/machine-id", "")?;
+    put("etc/hosts", &hosts())?;
+    put("etc/resolv.conf", "nameserver 127.0.0.1\n")?;
+    put("etc/containerd/config.toml", &containerd())?;
+    put("etc/cni/net.d/10-lab.conflist", &cni(machine))?;
+    fs::create_dir_all(root.join("opt/cni"))?;
+    symlink("/usr/lib/cni", root.join("opt/cni/bin"))?;
+    let arguments = format!("KUBELET_EXTRA_ARGS=--cgroup-root=/{group} --node-ip={}\n", address(machine));
+    put("etc/default/kubelet", &arguments)?;
+    put("etc/lab-host.sh", &host_script(machine))?;
+    put("etc/systemd/system/lab-host.service", HOST_UNIT)?;
+    // systemd trims the empty group at boot.
+    let drop_in = format!("[Service]\nExecStartPre=-/bin/mkdir -p /sys/fs/cgroup/systemd/{group}\n");
+    put("etc/systemd/system/kubelet.service.d/20-lab.conf", &drop_in)?;
+    let wants = root.join("etc/systemd/system/multi-user.target.wants");
+    fs::create_dir_all(&wants)?;
+    symlink("/etc/systemd/system/lab-host.service", wants.join("lab-host.service"))?;
+    if audit {
+        put(AUDIT_POLICY_PATH.trim_start_matches('/'), AUDIT_POLICY)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_network_configuration_is_json_with_the_machines_own_pods() {
+        let value: serde_json::Value = serde_json::from_str(&cni(2)).unwrap();
+        assert_eq!(value["plugins"][0]["ipam"]["ranges"][0][0]["subnet"], "10.244.2.0/24");
+    }
+
+    #[test]
+    fn a_machine_has_its_own_cgroup_and_every_name_of_the_others() {
+        assert!(host_script(3).contains("mkdir -p /sys/fs/cgroup/$c/qk3;"));
+        assert!(host_script(3).contains("p=${f%%=*}; n=$(echo $p | tr / _)"));
+        assert!(hosts().contains("10.10.0.19 k9\n"));
+    }
+}

@@ -1,0 +1,488 @@
+//! The lock protocol: who gets a Lease, on what proof, and until when a holder may act.
+
+#[path = "lock/world.rs"]
+mod world;
+
+use quorum_safety::lock::{
+    Claim, Decision, Held, HolderFacts, KuredBlock, KuredLock, KuredStep, LeaseView, Life, NodeState, PodRef, PodState,
+    Proof, Record, Release, Sighting, Step, Timings, TooLate, Wait, decide, kured_step, life,
+};
+use quorum_safety::{Code, Fact, Kured, Lock, NodeName, UnixSeconds};
+use std::time::Duration;
+
+const fn s(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+fn record(step: Step) -> Record {
+    Record {
+        identity: "upgrade-v1.36.3/cp2/aaaa".to_owned(),
+        operation: "upgrade-v1.36.3".to_owned(),
+        target: NodeName::from("cp2"),
+        actor: "step control-plane".to_owned(),
+        pod: Some(PodRef { namespace: "quorate".into(), name: "quorate-upgrade-x".into(), uid: "uid-1".into() }),
+        node: NodeName::from("cp1"),
+        boot_id: "boot-1".to_owned(),
+        step,
+        since: UnixSeconds(1_700_000_000),
+        step_since: UnixSeconds(1_700_000_100),
+    }
+}
+
+fn held(record: Record) -> LeaseView {
+    LeaseView::Held {
+        version: "41".to_owned(),
+        identity: record.identity.clone(),
+        record: Fact::Known(record),
+        release: Fact::Known(None),
+    }
+}
+
+fn released(record: Record, abandoned: bool) -> LeaseView {
+    let release = Release {
+        identity: record.identity.clone(),
+        because: "cp1 burnt down".to_owned(),
+        by: "admin".to_owned(),
+        at: UnixSeconds(1_700_000_200),
+        abandoned,
+    };
+    LeaseView::Held {
+        version: "42".to_owned(),
+        identity: record.identity.clone(),
+        record: Fact::Known(record),
+        release: Fact::Known(Some(release)),
+    }
+}
+
+fn claim(operation: &str, target: &str) -> Claim {
+    Claim {
+        identity: format!("{operation}/{target}/bbbb"),
+        operation: operation.to_owned(),
+        target: NodeName::from(target),
+    }
+}
+
+/// The facts of a holder that lives: every test of a take-over changes some of them.
+fn alive() -> HolderFacts {
+    HolderFacts {
+        of: "upgrade-v1.36.3/cp2/aaaa".to_owned(),
+        pod: Fact::Known(PodState::Running),
+        node: Fact::Known(NodeState::Present { ready: true, boot_id: "boot-1".to_owned() }),
+        unit: Fact::Unknown("nobody looked".to_owned()),
+        silent: false,
+    }
+}
+
+fn node(ready: bool, boot_id: &str) -> Fact<NodeState> {
+    Fact::Known(NodeState::Present { ready, boot_id: boot_id.to_owned() })
+}
+
+fn waits(decision: &Decision) -> bool {
+    matches!(decision, Decision::Wait(reasons) if !reasons.is_empty())
+}
+
+/// One row: the facts that prove, what they prove, and the twins: each takes one part of the proof away.
+struct Row {
+    name: &'static str,
+    facts: HolderFacts,
+    released: bool,
+    proof: Proof,
+    twins: Vec<(&'static str, HolderFacts, bool)>,
+}
+
+fn rows() -> Vec<Row> {
+    let ended = HolderFacts { pod: Fact::Known(PodState::Terminal), ..alive() };
+    let deleted = HolderFacts { pod: Fact::Known(PodState::NotFound), silent: true, ..alive() };
+    let rebooted = HolderFacts { node: node(true, "boot-2"), ..alive() };
+    let silent = HolderFacts {
+        pod: Fact::Known(PodState::NotFound),
+        node: node(false, "boot-1"),
+        unit: Fact::Known(false),
+        silent: true,
+        ..alive()
+    };
+    let by_hand = HolderFacts { node: node(false, "boot-1"), silent: true, ..alive() };
+    vec![
+        Row {
+            name: "its pod has ended on a Ready node",
+            released: false,
+            proof: Proof::PodEnded,
+            twins: vec![
+                ("the pod runs", HolderFacts { pod: Fact::Known(PodState::Running), ..ended.clone() }, false),
+                (
+                    "the pod is terminating",
+                    HolderFacts { pod: Fact::Known(PodState::Terminating), ..ended.clone() },
+                    false,
+                ),
+                ("the pod is unknown", HolderFacts { pod: Fact::Unknown("403".into()), ..ended.clone() }, false),
+                ("the node is not Ready", HolderFacts { node: node(false, "boot-1"), ..ended.clone() }, false),
+                ("the node is gone", HolderFacts { node: Fact::Known(NodeState::Gone), ..ended.clone() }, false),
+                ("the node is unknown", HolderFacts { node: Fact::Unknown("timeout".into()), ..ended.clone() }, false),
+                ("the facts are of another holder", HolderFacts { of: "x".into(), ..ended.clone() }, false),
+            ],
+            facts: ended,
+        },
+        Row {
+            name: "its pod is deleted on a Ready node",
+            released: false,
+            proof: Proof::PodDeleted,
+            twins: vec![
+                ("deleted by force a moment ago", HolderFacts { silent: false, ..deleted.clone() }, false),
+                ("on an unreachable node", HolderFacts { node: node(false, "boot-1"), ..deleted.clone() }, false),
+                (
+                    "on a node that is gone",
+                    HolderFacts { node: Fact::Known(NodeState::Gone), ..deleted.clone() },
+                    false,
+                ),
+                ("on a node unknown", HolderFacts { node: Fact::Unknown("timeout".into()), ..deleted.clone() }, false),
+                ("there it is again", HolderFacts { pod: Fact::Known(PodState::Running), ..deleted.clone() }, false),
+            ],
+            facts: deleted,
+        },
+        Row {
+            name: "its node has rebooted",
+            released: false,
+            proof: Proof::NodeRebooted { boot_id: "boot-2".to_owned() },
+            twins: vec![
+                ("the same boot id", HolderFacts { node: node(true, "boot-1"), ..rebooted.clone() }, false),
+                (
+                    "the boot id is unknown",
+                    HolderFacts { node: Fact::Unknown("timeout".into()), ..rebooted.clone() },
+                    false,
+                ),
+            ],
+            facts: rebooted,
+        },
+        Row {
+            name: "its deadline has passed and the target runs no unit",
+            released: false,
+            proof: Proof::SilentWithoutUnit,
+            twins: vec![
+                ("the unit runs", HolderFacts { unit: Fact::Known(true), ..silent.clone() }, false),
+                (
+                    "nobody looked for the unit",
+                    HolderFacts { unit: Fact::Unknown("no".into()), ..silent.clone() },
+                    false,
+                ),
+                ("its deadline has not passed", HolderFacts { silent: false, ..silent.clone() }, false),
+            ],
+            facts: silent,
+        },
+        Row {
+            name: "it was released by hand",
+            released: true,
+            proof: Proof::Released { because: "cp1 burnt down".to_owned() },
+            twins: vec![
+                ("not released: expiry alone", by_hand.clone(), false),
+                ("released, and it may not have seen it", HolderFacts { silent: false, ..by_hand.clone() }, true),
+            ],
+            facts: by_hand,
+        },
+    ]
+}
+
+#[test]
+fn every_proof_lets_the_same_operation_adopt_and_every_twin_waits() {
+    let me = claim("upgrade-v1.36.3", "cp2");
+    let step = Step::touching("node-step");
+    let view = |is_released| {
+        let record = record(step.clone());
+        Fact::Known(if is_released { released(record, false) } else { held(record) })
+    };
+    for row in rows() {
+        let wanted = Decision::Adopt { proof: row.proof.clone(), step: step.clone() };
+        assert_eq!(decide(&view(row.released), &me, &row.facts), wanted, "{}", row.name);
+        for (twin, facts, is_released) in &row.twins {
+            let decision = decide(&view(*is_released), &me, facts);
+            assert!(waits(&decision), "{}, but {twin}: {decision:?}", row.name);
+        }
+    }
+}
+
+#[test]
+fn every_proof_lets_another_operation_take_an_untouched_lease_and_every_twin_waits() {
+    let me = claim("defragment", "cp3");
+    let view = |is_released| {
+        let record = record(Step::acquired());
+        Fact::Known(if is_released { released(record, false) } else { held(record) })
+    };
+    for row in rows() {
+        let wanted = Decision::TakeOver { proof: row.proof.clone() };
+        assert_eq!(decide(&view(row.released), &me, &row.facts), wanted, "{}", row.name);
+        for (twin, facts, is_released) in &row.twins {
+            let decision = decide(&view(*is_released), &me, facts);
+            assert!(waits(&decision), "{}, but {twin}: {decision:?}", row.name);
+        }
+    }
+}
+
+#[test]
+fn another_operation_never_takes_what_is_half_done() {
+    for me in [claim("defragment", "cp2"), claim("upgrade-v1.36.3", "cp3"), claim("upgrade-v1.36.4", "cp2")] {
+        for row in rows() {
+            let half = record(Step::touching("drain"));
+            let view = Fact::Known(if row.released { released(half, false) } else { held(half) });
+            let Decision::Wait(reasons) = decide(&view, &me, &row.facts) else { panic!("{}", row.name) };
+            let named = Wait::HalfDone {
+                operation: "upgrade-v1.36.3".to_owned(),
+                target: NodeName::from("cp2"),
+                step: "drain".to_owned(),
+            };
+            assert!(reasons.contains(&named), "{}: {reasons:?}", row.name);
+        }
+    }
+}
+
+#[test]
+fn what_is_half_done_is_given_up_only_by_an_explicit_release() {
+    let me = claim("defragment", "cp3");
+    let facts = HolderFacts { silent: true, ..alive() };
+    let half = record(Step::touching("drain"));
+    let because = "cp1 burnt down".to_owned();
+    assert_eq!(
+        decide(&Fact::Known(released(half.clone(), true)), &me, &facts),
+        Decision::TakeOver { proof: Proof::Released { because } }
+    );
+    assert!(waits(&decide(&Fact::Known(released(half.clone(), false)), &me, &facts)));
+    let fresh = HolderFacts { silent: false, ..facts.clone() };
+    assert!(waits(&decide(&Fact::Known(released(half.clone(), true)), &me, &fresh)));
+    // A release names the holder it releases: it is of no use against the next one.
+    let LeaseView::Held { version, identity, record, release: Fact::Known(Some(release)) } = released(half, true)
+    else {
+        panic!("constructed")
+    };
+    let of_another = Release { identity: "another".to_owned(), ..release };
+    let view = LeaseView::Held { version, identity, record, release: Fact::Known(Some(of_another)) };
+    assert!(waits(&decide(&Fact::Known(view), &me, &facts)));
+}
+
+#[test]
+fn an_unreadable_record_is_released_only_by_hand_and_as_a_whole() {
+    let me = claim("defragment", "cp3");
+    let view = |release: Option<Release>| {
+        Fact::Known(LeaseView::Held {
+            version: "7".to_owned(),
+            identity: "somebody".to_owned(),
+            record: Fact::Unknown("no annotation".to_owned()),
+            release: Fact::Known(release),
+        })
+    };
+    let release = Release {
+        identity: "somebody".to_owned(),
+        because: "a test object".to_owned(),
+        by: "admin".to_owned(),
+        at: UnixSeconds(0),
+        abandoned: true,
+    };
+    let gone = HolderFacts {
+        of: "somebody".to_owned(),
+        pod: Fact::Known(PodState::Terminal),
+        unit: Fact::Known(false),
+        silent: true,
+        ..alive()
+    };
+    assert!(waits(&decide(&view(None), &me, &gone)));
+    let kept = Release { abandoned: false, ..release.clone() };
+    assert!(waits(&decide(&view(Some(kept)), &me, &gone)));
+    let proof = Proof::Released { because: "a test object".to_owned() };
+    assert_eq!(decide(&view(Some(release)), &me, &gone), Decision::TakeOver { proof });
+}
+
+#[test]
+fn r10_what_cannot_be_read_is_unknown_and_waits() {
+    let me = claim("defragment", "cp3");
+    let gone = HolderFacts { pod: Fact::Known(PodState::Terminal), silent: true, ..alive() };
+    let unreadable = Fact::Unknown("403 Forbidden".to_owned());
+    assert_eq!(decide(&unreadable, &me, &gone), Decision::Wait(vec![Wait::LeaseUnknown("403 Forbidden".to_owned())]));
+    let view = LeaseView::Held {
+        version: "1".to_owned(),
+        identity: alive().of,
+        record: Fact::Known(record(Step::acquired())),
+        release: Fact::Unknown("not JSON".to_owned()),
+    };
+    let Decision::Wait(reasons) = decide(&Fact::Known(view), &me, &gone) else { panic!("took it") };
+    assert_eq!(reasons.iter().map(Wait::code).collect::<Vec<_>>(), [Code::LeaseUnknown]);
+}
+
+#[test]
+fn free_absent_and_own() {
+    let nobody = HolderFacts::unknown("", "nobody to look at");
+    let me = claim("upgrade-v1.36.3", "cp2");
+    assert_eq!(decide(&Fact::Known(LeaseView::Absent), &me, &nobody), Decision::Create);
+    let free = LeaseView::Free { version: "1".to_owned() };
+    assert_eq!(decide(&Fact::Known(free), &me, &nobody), Decision::Acquire);
+    let mine = Record { identity: me.identity.clone(), ..record(Step::touching("drain")) };
+    assert_eq!(decide(&Fact::Known(held(mine.clone())), &me, &nobody), Decision::Renew);
+    // Mine, but released by hand: stop.
+    assert!(waits(&decide(&Fact::Known(released(mine.clone(), false)), &me, &nobody)));
+    // My identity with another purpose is not mine.
+    let other = Record { target: NodeName::from("cp3"), ..mine };
+    assert!(waits(&decide(&Fact::Known(held(other)), &me, &nobody)));
+}
+
+#[test]
+fn a_running_unit_outweighs_a_record_that_says_untouched() {
+    let me = claim("defragment", "cp3");
+    let view = Fact::Known(held(record(Step::acquired())));
+    let ended = HolderFacts { pod: Fact::Known(PodState::Terminal), ..alive() };
+    assert!(matches!(decide(&view, &me, &ended), Decision::TakeOver { .. }));
+    let runs = HolderFacts { unit: Fact::Known(true), ..ended };
+    assert_eq!(decide(&view, &me, &runs), Decision::Wait(vec![Wait::UnitRuns]));
+}
+
+#[test]
+fn a_holder_without_a_pod_is_proven_gone_by_a_reboot_or_a_look_at_the_host_only() {
+    let me = claim("upgrade-v1.36.3", "cp2");
+    let view = Fact::Known(held(Record { pod: None, ..record(Step::touching("drain")) }));
+    for pod in [PodState::Terminal, PodState::NotFound] {
+        let facts = HolderFacts { pod: Fact::Known(pod), silent: true, ..alive() };
+        assert!(waits(&decide(&view, &me, &facts)));
+    }
+    let looked = HolderFacts { unit: Fact::Known(false), silent: true, ..alive() };
+    assert!(matches!(decide(&view, &me, &looked), Decision::Adopt { .. }));
+}
+
+#[test]
+fn life_tells_alive_gone_and_unproven_apart() {
+    let view = held(record(Step::acquired()));
+    assert_eq!(life(&view, &alive()), Life::Alive);
+    let ended = HolderFacts { pod: Fact::Known(PodState::Terminal), ..alive() };
+    assert_eq!(life(&view, &ended), Life::Gone(Proof::PodEnded));
+    let cut_off = HolderFacts { node: node(false, "boot-1"), ..alive() };
+    assert!(matches!(life(&view, &cut_off), Life::Unproven(doubts) if doubts.contains(&Wait::NodeUnreachable)));
+    assert_eq!(life(&LeaseView::Absent, &alive()), Life::Nobody);
+}
+
+#[test]
+fn judge_sees_a_holder_even_when_its_record_is_unreadable() {
+    let view = LeaseView::Held {
+        version: "1".to_owned(),
+        identity: "somebody".to_owned(),
+        record: Fact::Unknown("not JSON".to_owned()),
+        release: Fact::Known(None),
+    };
+    assert!(matches!(view.lock(), Lock::Held(holder) if holder.identity == "somebody"));
+    assert_eq!(LeaseView::Free { version: "1".to_owned() }.lock(), Lock::Free);
+}
+
+#[test]
+fn a_record_round_trips_and_an_unknown_field_makes_it_unreadable() {
+    let json = serde_json::to_value(record(Step::touching("drain"))).unwrap();
+    assert_eq!(json["bootId"], "boot-1");
+    assert_eq!(serde_json::from_value::<Record>(json.clone()).unwrap(), record(Step::touching("drain")));
+    let mut newer = json;
+    newer["fence"] = 7.into();
+    assert!(serde_json::from_value::<Record>(newer).is_err());
+}
+
+// The holder's own side.
+
+#[test]
+fn a_request_ends_before_the_deadline_or_is_not_sent() {
+    let mut held = Held::since(s(100), Timings::default());
+    assert_eq!(held.deadline(), s(160));
+    assert_eq!(held.renew_at(), s(120));
+    assert_eq!(held.may_act(s(150), s(10)).unwrap().at(), s(160));
+    assert_eq!(held.may_act(s(151), s(10)), Err(TooLate::TooLong { request: s(10), left: s(9) }));
+    assert!(held.may_act(s(151), s(9)).is_ok(), "too long for one request is not late");
+}
+
+#[test]
+fn a_holder_that_finds_itself_late_stays_stopped() {
+    let mut held = Held::since(s(100), Timings::default());
+    assert_eq!(held.may_act(s(160), s(0)), Err(TooLate::Passed(s(0))));
+    assert!(held.renewed(s(161)).is_err());
+    assert!(held.may_act(s(159), s(1)).is_err(), "late is final, whatever the clock says afterwards");
+    let mut held = Held::since(s(100), Timings::default());
+    assert!(held.renewed(s(160)).is_err(), "a renewal that was sent late does not bring the hold back");
+    assert!(held.still(s(101)).is_err());
+}
+
+#[test]
+fn a_renewal_counts_from_when_it_was_sent_and_a_loss_is_final() {
+    let mut held = Held::since(s(100), Timings::default());
+    held.renewed(s(120)).unwrap();
+    assert_eq!((held.deadline(), held.renew_at()), (s(180), s(140)));
+    held.renewed(s(110)).unwrap();
+    assert_eq!(held.deadline(), s(180), "an older answer does not shorten it");
+    held.lost("409");
+    assert_eq!(held.may_act(s(121), s(1)), Err(TooLate::Lost("409".to_owned())));
+    assert_eq!(held.renewed(s(122)), Err(TooLate::Lost("409".to_owned())));
+}
+
+#[test]
+fn an_observer_waits_longer_than_the_holder() {
+    let timings = Timings::default();
+    let view = held(record(Step::acquired()));
+    let seen = Sighting::first(&view, s(1000));
+    assert!(!seen.silent(s(1000) + timings.lease, &timings));
+    assert!(!seen.silent(s(1064), &timings));
+    assert!(seen.silent(s(1065), &timings));
+    assert!(!seen.silent(s(10), &timings), "a clock that went back proves nothing");
+    let LeaseView::Held { identity, record, release, .. } = view.clone() else { panic!("constructed") };
+    let written = LeaseView::Held { version: "43".to_owned(), identity, record, release };
+    assert!(seen.clone().again(&view, s(1065)).silent(s(1065), &timings));
+    assert!(!seen.again(&written, s(1065)).silent(s(1065), &timings), "any write starts the wait anew");
+}
+
+// kured.
+
+fn block(json: &str) -> Fact<Option<Option<KuredLock>>> {
+    Fact::from(serde_json::from_str(json).map(|lock| Some(Some(lock))))
+}
+
+#[test]
+fn kured_rows() {
+    let me = "upgrade-v1.36.3/cp2/bbbb";
+    let live = Fact::Known(vec![me.to_owned(), "reboot/worker1/cccc".to_owned()]);
+    let by = |node: &str| KuredStep::GiveLeaseBack(Fact::Known(node.to_owned()));
+    let rows = [
+        (Fact::Known(None), KuredStep::Nothing),
+        (Fact::Known(Some(None)), KuredStep::Take),
+        (
+            block(r#"{"nodeID":"cp3","metadata":{"unschedulable":false},"created":"2026-11-22T10:00:00Z","TTL":0}"#),
+            by("cp3"),
+        ),
+        (block(r#"{"nodeID":"quorate/upgrade-v1.36.3","quorateHolder":"upgrade-v1.36.3/cp2/bbbb"}"#), KuredStep::Mine),
+        // Of an attempt that holds nothing any more: cleared by taking it.
+        (block(r#"{"nodeID":"quorate/upgrade-v1.36.3","quorateHolder":"upgrade-v1.36.3/cp2/aaaa"}"#), KuredStep::Take),
+        // Of an operation that lives.
+        (block(r#"{"nodeID":"quorate/reboot","quorateHolder":"reboot/worker1/cccc"}"#), by("quorate/reboot")),
+        (block(r#"{"nodeID":"quorate/reboot"}"#), by("quorate/reboot")),
+        (block(r#"{"maxOwners":2,"locks":null}"#), KuredStep::Take),
+        (
+            block(r#"{"maxOwners":2,"locks":[{"nodeID":"worker1","created":"2026-11-22T10:00:00Z","TTL":0}]}"#),
+            by("worker1"),
+        ),
+    ];
+    for (seen, wanted) in rows {
+        assert_eq!(kured_step(&seen, me, &live), wanted, "{seen:?}");
+    }
+    for unreadable in ["", "{}", "cp3", r#"{"nodeID":7}"#] {
+        let step = kured_step(&block(unreadable), me, &live);
+        assert!(matches!(step, KuredStep::GiveLeaseBack(Fact::Unknown(_))), "{unreadable}: {step:?}");
+    }
+    let stale = block(r#"{"nodeID":"quorate/upgrade-v1.36.3","quorateHolder":"upgrade-v1.36.3/cp2/aaaa"}"#);
+    let step = kured_step(&stale, me, &Fact::Unknown("403".to_owned()));
+    assert!(matches!(step, KuredStep::GiveLeaseBack(Fact::Unknown(_))), "{step:?}");
+}
+
+#[test]
+fn our_block_outlives_every_lock_ttl_of_kured_and_fills_all_places() {
+    let ours = KuredBlock::ours("upgrade-v1.36.3", "me", "2026-11-22T10:00:00Z".to_owned());
+    let one = serde_json::to_value(KuredLock::filled(ours.clone(), 1)).unwrap();
+    assert_eq!(one["nodeID"], "quorate/upgrade-v1.36.3");
+    assert_eq!(one["TTL"], i64::MAX);
+    let many = KuredLock::filled(ours, 3);
+    assert_eq!(many.blocks().len(), 3);
+    let json = serde_json::to_string(&many).unwrap();
+    assert_eq!(serde_json::from_str::<KuredLock>(&json).unwrap(), many);
+    assert_eq!(many.in_flight(), Kured::Held("quorate/upgrade-v1.36.3".to_owned()));
+}
+
+#[test]
+fn a_foreign_owner_is_told_before_ours() {
+    let json = r#"{"maxOwners":2,"locks":[{"nodeID":"quorate/upgrade"},{"nodeID":"worker1"}]}"#;
+    let lock: KuredLock = serde_json::from_str(json).unwrap();
+    assert_eq!(lock.in_flight(), Kured::Held("worker1".to_owned()));
+}

@@ -1,0 +1,201 @@
+//! The locks of a cluster: Leases of ours, kured's lock, the kill switch. The protocol is `quorum_safety::lock`; here is what
+//! speaks to the API: every write carries the resourceVersion that was judged, every request has a deadline.
+//!
+//! Order: the Lease, kured's lock, act, kured's lock back, the Lease back ([`hold`], [`Hold::release`]).
+
+use crate::clock::Clock;
+use crate::config::Config;
+use kube::Client;
+use quorum_safety::lock::{KuredLock, LeaseView, Timings, Wait};
+use quorum_safety::{Code, Fact, InFlight, KillSwitch, Kured, Lock, Mine, Reason};
+use std::future::Future;
+use std::time::Duration;
+
+pub mod guard;
+pub mod holder;
+pub mod kill_switch;
+pub mod kured;
+pub mod lease;
+pub mod report;
+pub mod take;
+
+pub use guard::{Guard, GuardError};
+pub use holder::Claimant;
+pub use lease::{LeaseError, Leases, SeenLease};
+pub use take::{Taken, take};
+
+/// The Lease of everything that disrupts the control plane.
+pub const CONTROL_PLANE: &str = "control-plane-disruption";
+/// The Lease of a backup.
+pub const SNAPSHOT: &str = "etcd-snapshot";
+
+/// The Lease of one slot for the disruption of workers, counted from 0.
+pub fn worker(slot: usize) -> String {
+    format!("worker-disruption-{slot}")
+}
+
+/// All Leases of ours in a cluster of this configuration.
+pub fn names(config: &Config) -> Vec<String> {
+    let mut names = vec![CONTROL_PLANE.to_owned()];
+    names.extend((0..config.rule.worker_slots).map(worker));
+    names.push(SNAPSHOT.to_owned());
+    names
+}
+
+/// The times of our Leases.
+pub fn timings(config: &Config) -> Timings {
+    Timings { lease: config.times.lease.get(), renew: config.times.renew.get(), ..Timings::default() }
+}
+
+/// Reads who holds which lock. What cannot be read is unknown, with the reason; nothing is changed.
+pub async fn observe(client: &Client, namespace: &str, config: &Config, mine: Mine) -> InFlight {
+    let limit = config.times.answer.get();
+    let slots: Vec<String> = (0..config.rule.worker_slots).map(worker).collect();
+    let (control_plane, snapshot, workers, kured, kill_switch) = tokio::join!(
+        read_lock(client, namespace, CONTROL_PLANE, limit),
+        read_lock(client, namespace, SNAPSHOT, limit),
+        futures::future::join_all(slots.iter().map(|name| read_lock(client, namespace, name, limit))),
+        kured::find(client, &config.kured, limit),
+        kill_switch::read(client, namespace, limit),
+    );
+    InFlight { control_plane, workers: all(workers), snapshot, kured: in_flight(&kured), kill_switch, mine }
+}
+
+async fn read_lock(client: &Client, namespace: &str, name: &str, limit: Duration) -> Fact<Lock> {
+    Fact::from(lease::read(client, namespace, name, limit).await.map(|seen| seen.view.lock()))
+}
+
+fn all(facts: Vec<Fact<Lock>>) -> Fact<Vec<Lock>> {
+    let mut known = Vec::new();
+    for fact in facts {
+        match fact {
+            Fact::Known(lock) => known.push(lock),
+            Fact::Unknown(why) => return Fact::Unknown(why),
+        }
+    }
+    Fact::Known(known)
+}
+
+fn in_flight(found: &Fact<Option<kured::Found>>) -> Fact<Kured> {
+    match found {
+        Fact::Unknown(why) => Fact::Unknown(why.clone()),
+        Fact::Known(None) => Fact::Known(Kured::Absent),
+        Fact::Known(Some(found)) => match &found.lock {
+            Fact::Unknown(why) => Fact::Unknown(why.clone()),
+            Fact::Known(lock) => Fact::Known(lock.as_ref().map_or(Kured::Free, KuredLock::in_flight)),
+        },
+    }
+}
+
+/// A Lease of ours together with kured's lock.
+#[derive(Debug)]
+#[must_use = "what is held and dropped stays in the cluster until somebody adopts it"]
+pub struct Hold {
+    /// The Lease.
+    pub guard: Guard,
+    kured: Option<kured::Found>,
+}
+
+/// What came of asking for both locks.
+#[derive(Debug)]
+#[must_use]
+pub enum Outcome {
+    /// Both are held, or there is no kured.
+    Got(Box<Hold>),
+    /// Not now; why. Nothing is held.
+    Held(Vec<Reason>),
+}
+
+/// Takes, adopts or takes over a Lease, then kured's lock. If another holds kured's, the Lease is given back at once: nobody waits
+/// for kured's lock while holding the Lease.
+///
+/// `patience` is how long to wait for the Lease; proof that a holder is gone may need `Timings::silence` of watching. `unit` tells
+/// whether a node's host runs the unit `quorate-node-step`; it is asked only when that could decide.
+pub async fn hold<F: Future<Output = Fact<bool>>>(
+    leases: &Leases,
+    name: &str,
+    who: &Claimant,
+    config: &Config,
+    patience: Duration,
+    unit: impl Fn(quorum_safety::NodeName) -> F,
+) -> Outcome {
+    let guard = match take(leases, name, who, patience, unit).await {
+        Taken::Got(guard) => *guard,
+        Taken::Held(waits) => return Outcome::Held(reasons(name, &waits)),
+    };
+    match kured::take(leases, &config.kured, &guard, &names(config)).await {
+        Ok(kured) => Outcome::Got(Box::new(Hold { guard, kured })),
+        Err(reason) => {
+            let mut reasons = vec![reason];
+            // What is half done keeps its record: the next attempt adopts it.
+            if !guard.step_so_far().await.touched
+                && let Err(error) = guard.release().await
+            {
+                reasons.push(Reason::new(Code::LeaseHeld, format!("{name}: not given back: {error}")));
+            }
+            Outcome::Held(reasons)
+        }
+    }
+}
+
+impl Hold {
+    /// Gives kured's lock back, then the Lease. Only when the operation is finished or undone: the record goes with it.
+    ///
+    /// # Errors
+    /// When one of the two could not be given back; the Lease is kept if kured's lock was not, so that the next attempt finds both.
+    pub async fn release(self) -> Result<(), GuardError> {
+        if let Some(found) = &self.kured {
+            kured::release(&self.guard, found).await?;
+        }
+        self.guard.release().await
+    }
+
+    /// What `judge` is to be told about the Lease that is held.
+    pub fn mine(&self) -> Mine {
+        self.guard.mine()
+    }
+}
+
+fn reasons(name: &str, waits: &[Wait]) -> Vec<Reason> {
+    waits.iter().map(|wait| wait.reason(name)).collect()
+}
+
+/// Why a request was given up.
+#[derive(Debug, thiserror::Error)]
+#[error("no answer in {0:?}")]
+pub struct NoAnswer(pub Duration);
+
+/// Runs a request until `end` of the boot clock at most. The clock is read before each step of the request: after a pause (a frozen
+/// process, a suspended machine) nothing more is sent.
+///
+/// # Errors
+/// When the time is over.
+pub async fn until<T>(clock: Clock, end: Duration, request: impl Future<Output = T>) -> Result<T, NoAnswer> {
+    let begun = clock.boottime();
+    let limit = end.saturating_sub(begun);
+    let mut request = std::pin::pin!(request);
+    let guarded = std::future::poll_fn(|context| {
+        if clock.boottime() >= end {
+            return std::task::Poll::Ready(Err(NoAnswer(limit)));
+        }
+        request.as_mut().poll(context).map(Ok)
+    });
+    match tokio::time::timeout(limit, guarded).await {
+        Ok(answer) => answer,
+        Err(_) => Err(NoAnswer(limit)),
+    }
+}
+
+/// Whether a view is of a Lease that somebody holds.
+pub(crate) fn is_held(view: &LeaseView) -> bool {
+    matches!(view, LeaseView::Held { .. })
+}
+
+/// The kill switch as a reason, if it stops something.
+pub fn stopped_by(kill_switch: &Fact<KillSwitch>) -> Option<Reason> {
+    match kill_switch {
+        Fact::Known(KillSwitch::Off) => None,
+        Fact::Known(KillSwitch::Engaged(why)) => Some(Reason::new(Code::KillSwitchEngaged, why.clone())),
+        Fact::Unknown(why) => Some(Reason::new(Code::KillSwitchUnknown, why.clone())),
+    }
+}

@@ -1,0 +1,124 @@
+//! Who asks for a Lease, and what can be seen of who holds it.
+
+use super::lease::said;
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::{Api, Client};
+use quorum_safety::lock::{Claim, HolderFacts, NodeState, PodRef, PodState, Record, Step};
+use quorum_safety::{Fact, NodeName, UnixSeconds};
+use std::time::Duration;
+
+/// Somebody who asks for a Lease.
+#[derive(Clone, Debug)]
+pub struct Claimant {
+    /// Its identity and what it wants the Lease for.
+    pub claim: Claim,
+    /// What it is, for people: `step control-plane`.
+    pub actor: String,
+    /// Its pod; none outside of a pod.
+    pub pod: Option<PodRef>,
+    /// The node it runs on.
+    pub node: NodeName,
+    /// `status.nodeInfo.bootID` of that node.
+    pub boot_id: String,
+}
+
+impl Claimant {
+    /// A process in a pod: one attempt, named by the pod's UID.
+    ///
+    /// # Errors
+    /// In words, when the pod or its node could not be read: then it cannot say who it is, and takes no Lease.
+    pub async fn in_pod(
+        client: &Client,
+        (namespace, pod): (&str, &str),
+        (operation, target): (&str, &NodeName),
+        actor: &str,
+        limit: Duration,
+    ) -> Result<Self, String> {
+        let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
+        let own = match tokio::time::timeout(limit, pods.get(pod)).await {
+            Ok(Ok(own)) => own,
+            Ok(Err(error)) => return Err(format!("own pod {namespace}/{pod}: {}", said(&error))),
+            Err(_) => return Err(format!("own pod {namespace}/{pod}: no answer in {limit:?}")),
+        };
+        let uid = own.metadata.uid.ok_or_else(|| format!("own pod {namespace}/{pod} has no UID"))?;
+        let node = own.spec.and_then(|spec| spec.node_name).ok_or_else(|| format!("own pod {pod} is on no node"))?;
+        let NodeState::Present { boot_id, .. } = node_state(client, &NodeName(node.clone()), limit).await? else {
+            return Err(format!("own node {node} is not in the API"));
+        };
+        let attempt: String = uid.chars().take(8).collect();
+        Ok(Self {
+            claim: Claim {
+                identity: format!("{operation}/{target}/{attempt}"),
+                operation: operation.to_owned(),
+                target: target.clone(),
+            },
+            actor: actor.to_owned(),
+            pod: Some(PodRef { namespace: namespace.to_owned(), name: pod.to_owned(), uid }),
+            node: NodeName(node),
+            boot_id,
+        })
+    }
+
+    /// The record that it writes. An adopted operation keeps the time of its beginning.
+    pub(crate) fn record(&self, step: Step, since: UnixSeconds, now: UnixSeconds) -> Record {
+        Record {
+            identity: self.claim.identity.clone(),
+            operation: self.claim.operation.clone(),
+            target: self.claim.target.clone(),
+            actor: self.actor.clone(),
+            pod: self.pod.clone(),
+            node: self.node.clone(),
+            boot_id: self.boot_id.clone(),
+            step,
+            since,
+            step_since: now,
+        }
+    }
+}
+
+/// Looks at the holder of a Lease: its pod, then its node (in this order: a pod that had ended before its node was seen Ready was
+/// ended by a kubelet that lived). `silent` and `unit` are the caller's.
+pub async fn look(client: &Client, record: &Record, unit: Fact<bool>, silent: bool, limit: Duration) -> HolderFacts {
+    let pod = match &record.pod {
+        None => Fact::Unknown("the holder does not run in a pod".to_owned()),
+        Some(pod) => Fact::from(pod_state(client, pod, limit).await),
+    };
+    let node = Fact::from(node_state(client, &record.node, limit).await);
+    HolderFacts { of: record.identity.clone(), pod, node, unit, silent }
+}
+
+async fn pod_state(client: &Client, wanted: &PodRef, limit: Duration) -> Result<PodState, String> {
+    let what = format!("pod {}/{}", wanted.namespace, wanted.name);
+    let pods: Api<Pod> = Api::namespaced(client.clone(), &wanted.namespace);
+    let pod = match tokio::time::timeout(limit, pods.get_opt(&wanted.name)).await {
+        Ok(Ok(pod)) => pod,
+        Ok(Err(error)) => return Err(format!("{what}: {}", said(&error))),
+        Err(_) => return Err(format!("{what}: no answer in {limit:?}")),
+    };
+    let Some(pod) = pod.filter(|pod| pod.metadata.uid.as_ref() == Some(&wanted.uid)) else {
+        return Ok(PodState::NotFound);
+    };
+    let phase = pod.status.and_then(|status| status.phase);
+    Ok(match phase.as_deref() {
+        Some("Succeeded" | "Failed") => PodState::Terminal,
+        _ if pod.metadata.deletion_timestamp.is_some() => PodState::Terminating,
+        _ => PodState::Running,
+    })
+}
+
+async fn node_state(client: &Client, name: &NodeName, limit: Duration) -> Result<NodeState, String> {
+    let nodes: Api<Node> = Api::all(client.clone());
+    let node = match tokio::time::timeout(limit, nodes.get_opt(&name.0)).await {
+        Ok(Ok(Some(node))) => node,
+        Ok(Ok(None)) => return Ok(NodeState::Gone),
+        Ok(Err(error)) => return Err(format!("node {name}: {}", said(&error))),
+        Err(_) => return Err(format!("node {name}: no answer in {limit:?}")),
+    };
+    let status = node.status.ok_or_else(|| format!("node {name} has no status"))?;
+    let boot_id = status.node_info.map(|info| info.boot_id).filter(|id| !id.is_empty());
+    let boot_id = boot_id.ok_or_else(|| format!("node {name} says no boot id"))?;
+    let conditions = status.conditions.ok_or_else(|| format!("node {name} has no conditions"))?;
+    let ready = conditions.iter().find(|condition| condition.type_ == "Ready");
+    let ready = ready.ok_or_else(|| format!("node {name} has no condition Ready"))?.status == "True";
+    Ok(NodeState::Present { ready, boot_id })
+}

@@ -1,0 +1,334 @@
+//! kured's lock: finding its DaemonSet, reading, taking and giving back the annotation. kured knows nothing of us; it takes its lock
+//! before it drains, so while we hold it no node reboots.
+
+use super::lease::{FIELD_MANAGER, Leases, said};
+use super::{Guard, GuardError, is_held};
+use k8s_openapi::api::apps::v1::DaemonSet;
+use k8s_openapi::api::core::v1::Container;
+use kube::api::{ListParams, Patch, PatchParams};
+use kube::{Api, Client};
+use quorum_safety::lock::{KuredBlock, KuredLock, KuredStep, kured_step};
+use quorum_safety::{Code, Fact, Reason};
+use std::time::Duration;
+
+/// kured's annotation, unless its flag `--lock-annotation` names another.
+pub const ANNOTATION: &str = "weave.works/kured-node-lock";
+
+/// How often a write is tried again after the DaemonSet changed in between: its status does whenever a pod of it does.
+const ATTEMPTS: usize = 5;
+
+/// kured's DaemonSet.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// The annotation that it uses.
+    pub annotation: String,
+    /// `--concurrency`: how many nodes may hold the lock.
+    pub concurrency: u32,
+    /// The lock; none inside when nobody holds it, unknown when it cannot be understood.
+    pub lock: Fact<Option<KuredLock>>,
+    version: String,
+}
+
+/// Finds kured: `setting` is `auto`, `none` or `NAMESPACE/NAME`. No kured is a fact; a refused list is not.
+pub async fn find(client: &Client, setting: &str, limit: Duration) -> Fact<Option<Found>> {
+    if setting == "none" {
+        return Fact::Known(None);
+    }
+    let answer = match setting.split_once('/') {
+        Some((namespace, name)) => named(client, namespace, name, limit).await.map(Some),
+        None => search(client, limit).await,
+    };
+    Fact::from(answer)
+}
+
+async fn named(client: &Client, namespace: &str, name: &str, limit: Duration) -> Result<Found, String> {
+    let what = format!("DaemonSet {namespace}/{name} of kured");
+    let api: Api<DaemonSet> = Api::namespaced(client.clone(), namespace);
+    match tokio::time::timeout(limit, api.get_opt(name)).await {
+        Ok(Ok(Some(set))) => Found::of(&set).ok_or_else(|| format!("{what} has no name")),
+        Ok(Ok(None)) => Err(format!("{what}, which the configuration names, does not exist")),
+        Ok(Err(error)) => Err(format!("{what}: {}", said(&error))),
+        Err(_) => Err(format!("{what}: no answer in {limit:?}")),
+    }
+}
+
+async fn search(client: &Client, limit: Duration) -> Result<Option<Found>, String> {
+    let api: Api<DaemonSet> = Api::all(client.clone());
+    let sets = match tokio::time::timeout(limit, api.list(&ListParams::default())).await {
+        Ok(Ok(sets)) => sets.items,
+        Ok(Err(error)) => return Err(format!("looking for kured among all DaemonSets: {}", said(&error))),
+        Err(_) => return Err(format!("looking for kured among all DaemonSets: no answer in {limit:?}")),
+    };
+    let mut found = sets.iter().filter(|set| is_kured(set)).filter_map(Found::of);
+    match (found.next(), found.next()) {
+        (first, None) => Ok(first),
+        (Some(first), Some(second)) => Err(format!(
+            "more than one kured: {}/{} and {}/{}; name one in the configuration",
+            first.namespace, first.name, second.namespace, second.name
+        )),
+        (None, Some(_)) => Ok(None),
+    }
+}
+
+/// By name, label, image or command: charts and forks rename the DaemonSet.
+fn is_kured(set: &DaemonSet) -> bool {
+    let labels = set.metadata.labels.iter().flatten();
+    let labelled = labels
+        .filter(|(key, _)| matches!(key.as_str(), "app.kubernetes.io/name" | "k8s-app" | "app" | "name"))
+        .any(|(_, value)| value == "kured");
+    let runs = containers(set).iter().any(|container| {
+        let image = container.image.as_deref().is_some_and(|image| repository(image) == "kured");
+        image || container.command.iter().flatten().any(|word| word.rsplit('/').next() == Some("kured"))
+    });
+    set.metadata.name.as_deref() == Some("kured") || labelled || runs
+}
+
+/// The last part of an image's name, without tag and digest.
+fn repository(image: &str) -> &str {
+    let last = image.split('@').next().and_then(|image| image.rsplit('/').next());
+    last.and_then(|last| last.split(':').next()).unwrap_or(image)
+}
+
+fn containers(set: &DaemonSet) -> &[Container] {
+    set.spec.as_ref().and_then(|spec| spec.template.spec.as_ref()).map_or(&[], |pod| pod.containers.as_slice())
+}
+
+/// The value of a flag of kured's, from its arguments or its environment.
+fn flag(set: &DaemonSet, name: &str) -> Option<String> {
+    let long = format!("--{name}");
+    let variable = format!("KURED_{}", name.replace('-', "_").to_uppercase());
+    for container in containers(set) {
+        let mut words = container.command.iter().flatten().chain(container.args.iter().flatten());
+        while let Some(word) = words.next() {
+            if let Some(value) = word.strip_prefix(&long) {
+                match value.strip_prefix('=') {
+                    Some(value) => return Some(value.to_owned()),
+                    None if value.is_empty() => return words.next().cloned(),
+                    None => {}
+                }
+            }
+        }
+        let mut env = container.env.iter().flatten();
+        if let Some(value) = env.find(|env| env.name == variable).and_then(|env| env.value.clone()) {
+            return Some(value);
+        }
+    }
+    None
+}
+
+impl Found {
+    fn of(set: &DaemonSet) -> Option<Self> {
+        let annotation = flag(set, "lock-annotation").unwrap_or_else(|| ANNOTATION.to_owned());
+        let (concurrency, unreadable) = match flag(set, "concurrency").map(|text| (text.parse(), text)) {
+            None => (1, None),
+            Some((Ok(number), _)) => (number, None),
+            Some((Err(_), text)) => (1, Some(format!("--concurrency of kured is `{text}`"))),
+        };
+        let value = set.metadata.annotations.as_ref().and_then(|all| all.get(&annotation));
+        let lock = match (unreadable, value) {
+            (Some(why), _) => Fact::Unknown(why),
+            (None, None) => Fact::Known(None),
+            (None, Some(json)) => match serde_json::from_str(json) {
+                Ok(lock) => Fact::Known(Some(lock)),
+                Err(error) => Fact::Unknown(format!("annotation {annotation} of kured: {error}")),
+            },
+        };
+        Some(Self {
+            namespace: set.metadata.namespace.clone()?,
+            name: set.metadata.name.clone()?,
+            annotation,
+            concurrency,
+            lock,
+            version: set.metadata.resource_version.clone()?,
+        })
+    }
+
+    /// Writes or removes the annotation, on the condition that nothing was written since it was read.
+    async fn write(&self, client: &Client, lock: Option<&KuredLock>) -> Result<Result<(), Conflict>, String> {
+        let value = match lock {
+            None => serde_json::Value::Null,
+            Some(lock) => serde_json::to_string(lock).map_err(|error| error.to_string())?.into(),
+        };
+        let patch = serde_json::json!({"metadata": {
+            "resourceVersion": self.version,
+            "annotations": {self.annotation.as_str(): value},
+        }});
+        let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+        let api: Api<DaemonSet> = Api::namespaced(client.clone(), &self.namespace);
+        match api.patch(&self.name, &params, &Patch::Merge(&patch)).await {
+            Ok(_) => Ok(Ok(())),
+            Err(kube::Error::Api(status)) if status.code == 409 => Ok(Err(Conflict)),
+            Err(error) => Err(format!("DaemonSet {}/{}: {}", self.namespace, self.name, said(&error))),
+        }
+    }
+}
+
+/// Somebody wrote in between.
+struct Conflict;
+
+fn unknown(why: impl Into<String>) -> Reason {
+    Reason::new(Code::KuredUnknown, why)
+}
+
+/// Takes kured's lock under a Lease that is held. `names` are all Leases of ours.
+///
+/// # Errors
+/// The reason why not: then the Lease is to be given back.
+pub(crate) async fn take(
+    leases: &Leases,
+    setting: &str,
+    guard: &Guard,
+    names: &[String],
+) -> Result<Option<Found>, Reason> {
+    let limit = leases.request_limit();
+    let (identity, operation) = (guard.identity().await, guard.operation().await);
+    let client = leases.client().await.map_err(|error| unknown(error.to_string()))?;
+    for _ in 0..ATTEMPTS {
+        let found = find(&client, setting, limit).await;
+        let seen = match &found {
+            Fact::Unknown(why) => Fact::Unknown(why.clone()),
+            Fact::Known(None) => Fact::Known(None),
+            Fact::Known(Some(found)) => found.lock.clone().map(Some),
+        };
+        // Asked only when a block of ours is there: who still lives?
+        let ours = matches!(&seen, Fact::Known(Some(Some(lock))) if lock.blocks().iter().any(KuredBlock::is_ours));
+        let live = if ours { leases.holders(names).await } else { Fact::Known(Vec::new()) };
+        let step = kured_step(&seen, &identity, &live);
+        let found = match (step, found) {
+            (KuredStep::GiveLeaseBack(Fact::Known(node)), _) => {
+                return Err(Reason::new(Code::KuredLockHeld, format!("kured's lock is held by {node}")));
+            }
+            (KuredStep::GiveLeaseBack(Fact::Unknown(why)), _) | (_, Fact::Unknown(why)) => return Err(unknown(why)),
+            (_, Fact::Known(None)) | (KuredStep::Nothing, _) => return Ok(None),
+            (KuredStep::Mine, Fact::Known(found)) => return Ok(found),
+            (KuredStep::Take, Fact::Known(Some(found))) => found,
+        };
+        let block = KuredBlock::ours(&operation, &identity, leases.clock.now().to_string());
+        let lock = KuredLock::filled(block, found.concurrency);
+        match guard.act(limit, found.write(&client, Some(&lock))).await {
+            Ok(Ok(Ok(()))) => return Ok(Some(found)),
+            Ok(Ok(Err(Conflict))) => {}
+            Ok(Err(why)) => return Err(unknown(why)),
+            Err(late) => return Err(unknown(late.to_string())),
+        }
+    }
+    Err(unknown(format!("kured's DaemonSet changed {ATTEMPTS} times while its lock was taken")))
+}
+
+/// Gives kured's lock back, if it is still ours.
+pub(crate) async fn release(guard: &Guard, found: &Found) -> Result<(), GuardError> {
+    let leases = guard.leases();
+    let limit = leases.request_limit();
+    let identity = guard.identity().await;
+    let client = leases.client().await?;
+    for _ in 0..ATTEMPTS {
+        let now = named(&client, &found.namespace, &found.name, limit).await.map_err(GuardError::Kured)?;
+        let lock = now.lock.as_result().map_err(|why| GuardError::Kured(why.to_owned()))?;
+        let mine = |block: &KuredBlock| block.is_ours() && block.holder.as_deref() == Some(identity.as_str());
+        let Some(lock) = lock else { return Ok(()) };
+        if !lock.blocks().iter().any(mine) {
+            return Ok(());
+        }
+        let rest: Vec<KuredBlock> = lock.blocks().iter().filter(|block| !mine(block)).cloned().collect();
+        let rest = match lock {
+            KuredLock::Many { max_owners, .. } if !rest.is_empty() => {
+                Some(KuredLock::Many { max_owners: *max_owners, locks: Some(rest) })
+            }
+            KuredLock::Many { .. } | KuredLock::One(_) => None,
+        };
+        match guard.act(limit, now.write(&client, rest.as_ref())).await?.map_err(GuardError::Kured)? {
+            Ok(()) => return Ok(()),
+            Err(Conflict) => {}
+        }
+    }
+    Err(GuardError::Kured(format!("the DaemonSet changed {ATTEMPTS} times while the lock was given back")))
+}
+
+/// Removes a block of ours whose operation holds no Lease any more: for `reconcile`, which holds no Lease itself. Answers the `nodeID`
+/// that was removed, if any.
+///
+/// # Errors
+/// In words, when it could not be found out or not be written.
+pub async fn clear_stale(leases: &Leases, setting: &str, names: &[String]) -> Result<Option<String>, String> {
+    let limit = leases.request_limit();
+    let client = leases.client().await.map_err(|error| error.to_string())?;
+    // The lock before the holders: a block that is written after this look makes the write fail.
+    let found = find(&client, setting, limit).await.as_result().map_err(str::to_owned)?.clone();
+    let Some(found) = found else { return Ok(None) };
+    let Some(lock) = found.lock.as_result().map_err(str::to_owned)?.clone() else { return Ok(None) };
+    let Some(block) = lock.blocks().first().filter(|_| lock.blocks().iter().all(KuredBlock::is_ours)) else {
+        return Ok(None);
+    };
+    for name in names {
+        let seen = leases.read(name).await.map_err(|error| error.to_string())?;
+        // A holder that has just taken its Lease may be about to take kured's lock: leave it to it.
+        if is_held(&seen.view) {
+            return Ok(None);
+        }
+    }
+    let end = leases.clock.boottime().saturating_add(limit);
+    match super::until(leases.clock, end, found.write(&client, None)).await {
+        Ok(Ok(Ok(()))) => Ok(Some(block.node_id.clone())),
+        Ok(Ok(Err(Conflict))) => Ok(None),
+        Ok(Err(why)) => Err(why),
+        Err(late) => Err(late.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(metadata: serde_json::Value, container: serde_json::Value) -> DaemonSet {
+        let spec = serde_json::json!({
+            "selector": {},
+            "template": {"spec": {"containers": [container]}},
+        });
+        serde_json::from_value(serde_json::json!({"metadata": metadata, "spec": spec})).unwrap()
+    }
+
+    #[test]
+    fn kured_is_found_by_name_label_image_or_command_and_nothing_else_is() {
+        let plain = serde_json::json!({"name": "c", "image": "ghcr.io/x/agent:1"});
+        let rows = [
+            (set(serde_json::json!({"name": "kured"}), plain.clone()), true),
+            (set(serde_json::json!({"name": "a", "labels": {"app.kubernetes.io/name": "kured"}}), plain.clone()), true),
+            (set(serde_json::json!({"name": "a"}), serde_json::json!({"name": "c", "image": "ghcr.io/kubereboot/kured:1.23.0"})), true),
+            (set(serde_json::json!({"name": "a"}), serde_json::json!({"name": "c", "image": "r:5000/kured@sha256:0"})), true),
+            (set(serde_json::json!({"name": "a"}), serde_json::json!({"name": "c", "command": ["/usr/bin/kured"]})), true),
+            (set(serde_json::json!({"name": "kured-exporter", "labels": {"team": "kured"}}), plain), false),
+        ];
+        for (set, wanted) in rows {
+            assert_eq!(is_kured(&set), wanted, "{:?}", set.metadata);
+        }
+    }
+
+    #[test]
+    fn its_own_flags_say_which_annotation_and_how_many_owners() {
+        let metadata = serde_json::json!({
+            "name": "kured", "namespace": "kube-system", "resourceVersion": "1",
+            "annotations": {"example.com/lock": r#"{"nodeID":"cp1"}"#, "other": r#"{"nodeID":"cp9"}"#},
+        });
+        let args = serde_json::json!({
+            "name": "kured",
+            "command": ["/usr/bin/kured"],
+            "args": ["--lock-annotation=example.com/lock", "--concurrency", "2"],
+        });
+        let found = Found::of(&set(metadata.clone(), args)).unwrap();
+        assert_eq!((found.annotation.as_str(), found.concurrency), ("example.com/lock", 2));
+        assert!(matches!(found.lock, Fact::Known(Some(KuredLock::One(ref block))) if block.node_id == "cp1"));
+        let env = serde_json::json!({
+            "name": "kured", "env": [{"name": "KURED_LOCK_ANNOTATION", "value": "other"}],
+        });
+        let found = Found::of(&set(metadata.clone(), env)).unwrap();
+        assert!(matches!(found.lock, Fact::Known(Some(KuredLock::One(ref block))) if block.node_id == "cp9"));
+        let plain = Found::of(&set(metadata.clone(), serde_json::json!({"name": "kured"}))).unwrap();
+        assert_eq!((plain.lock, plain.concurrency), (Fact::Known(None), 1));
+        let odd = serde_json::json!({"name": "kured", "args": ["--concurrency=$(N)"]});
+        assert!(matches!(Found::of(&set(metadata, odd)).unwrap().lock, Fact::Unknown(_)));
+    }
+}

@@ -1,0 +1,1 @@
+//! `quorate lease`: what is held by whom, and releases by hand.

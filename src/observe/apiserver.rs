@@ -1,0 +1,61 @@
+//! Asks each apiserver on its own address, the certificate checked against that address: while a node's connections are
+//! handed over, a peer answers in its place, and must not pass for it.
+
+use crate::access::Access;
+use crate::observe::certificate::{served, words};
+use quorum_safety::{ApiserverView, Fact, NodeName, UnixSeconds};
+use std::time::Duration;
+
+/// The port of kubeadm's apiservers.
+const PORT: u16 = 6443;
+
+/// Asks all of them, in parallel: `(node, InternalIP)`.
+pub async fn observe(access: &Access, servers: &[(NodeName, String)], deadline: Duration) -> Vec<ApiserverView> {
+    futures::future::join_all(servers.iter().map(|(node, address)| async move {
+        let (ready, certificate_expires) = ask(access, address, deadline).await;
+        ApiserverView { node: node.clone(), ready, certificate_expires }
+    }))
+    .await
+}
+
+async fn ask(access: &Access, address: &str, deadline: Duration) -> (Fact<bool>, Fact<UnixSeconds>) {
+    let answer = match anonymous(access, address, deadline).await {
+        Ok(answer) => answer,
+        Err(error) => {
+            return (Fact::Unknown(format!("{address}: {error}")), Fact::Unknown(format!("{address}: {error}")));
+        }
+    };
+    let expires = served(&answer).into();
+    let status = answer.status().as_u16();
+    // kubeadm lets everybody read /readyz (system:public-info-viewer); where that was taken away, our own account asks.
+    if status == 401 || status == 403 {
+        return (authenticated(access, address, deadline).await, expires);
+    }
+    (Fact::Known(status == 200), expires)
+}
+
+async fn anonymous(access: &Access, address: &str, deadline: Duration) -> Result<reqwest::Response, String> {
+    let mut builder = reqwest::Client::builder().tls_info(true).no_proxy().timeout(deadline);
+    if let Some(authorities) = access.authorities().map_err(|error| error.to_string())? {
+        let certificates: Result<Vec<_>, _> =
+            authorities.iter().map(|der| reqwest::Certificate::from_der(der)).collect();
+        builder = builder.tls_certs_only(certificates.map_err(|error| words(&error))?);
+    }
+    let client = builder.build().map_err(|error| words(&error))?;
+    let host = if address.contains(':') { format!("[{address}]") } else { address.to_owned() };
+    client.get(format!("https://{host}:{PORT}/readyz")).send().await.map_err(|error| words(&error))
+}
+
+async fn authenticated(access: &Access, address: &str, deadline: Duration) -> Fact<bool> {
+    let ask = async {
+        let client = access.client_at(address).map_err(|error| error.to_string())?;
+        let request = http::Request::get("/readyz").body(Vec::new()).map_err(|error| error.to_string())?;
+        match tokio::time::timeout(deadline, client.request_text(request)).await {
+            Ok(Ok(_)) => Ok(true),
+            Ok(Err(kube::Error::Api(status))) if status.code >= 500 => Ok(false),
+            Ok(Err(error)) => Err(format!("{address}: {error}")),
+            Err(_) => Err(format!("{address}: no answer in {} s", deadline.as_secs_f32())),
+        }
+    };
+    ask.await.into()
+}

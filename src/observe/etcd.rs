@@ -1,0 +1,335 @@
+//! Asks every etcd member on a connection of its own. A client built on several endpoints balances between them, so that
+//! Status would answer for any of them.
+
+use crate::observe::certificate;
+use etcd_client::{AlarmAction, AlarmType, Certificate, Client, ConnectOptions, Identity, TlsOptions};
+use quorum_safety::{
+    Alarm, AlarmKind, ClusterId, EtcdView, Fact, Member, MemberId, MemberView, Membership, NodeName, Role, StatusSample,
+};
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Where kubeadm keeps etcd's certificates.
+pub const KUBEADM_PKI: &str = "/etc/kubernetes/pki/etcd";
+
+/// The three files that a reader of etcd needs: `ca.crt`, `healthcheck-client.crt`, `healthcheck-client.key`.
+#[derive(Clone, Debug)]
+pub struct ClientFiles {
+    folder: PathBuf,
+}
+
+/// Their contents, PEM. The key is root on the cluster: this type has no `Debug`.
+#[derive(Clone)]
+struct ClientPem {
+    ca: Vec<u8>,
+    certificate: Vec<u8>,
+    key: Vec<u8>,
+}
+
+/// Why etcd could not be asked at all.
+#[derive(Debug, thiserror::Error)]
+pub enum FilesError {
+    /// A file is missing or may not be read.
+    #[error("cannot read {}: {source}; an etcd client certificate is on control plane nodes only, and only root reads it", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+impl ClientFiles {
+    /// The files in this folder.
+    pub fn in_folder(folder: impl Into<PathBuf>) -> Self {
+        Self { folder: folder.into() }
+    }
+
+    /// Reads them; at each dial again, since `kubeadm upgrade` renews them in place.
+    fn read(&self) -> Result<ClientPem, FilesError> {
+        let read = |name: &str| {
+            let path = self.folder.join(name);
+            std::fs::read(&path).map_err(|source| FilesError::Read { path, source })
+        };
+        Ok(ClientPem {
+            ca: read("ca.crt")?,
+            certificate: read("healthcheck-client.crt")?,
+            key: read("healthcheck-client.key")?,
+        })
+    }
+
+    /// The folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+}
+
+/// How long the parts of an observation take.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// Deadline of each answer.
+    pub answer: Duration,
+    /// Between the two samples; at least a second, or a stalled member cannot be told from a slow one.
+    pub between_samples: Duration,
+}
+
+/// Asks all members: those at the seeds, and those that they name. `nodes` maps InternalIPs to node names, when known.
+pub async fn observe(
+    files: &ClientFiles,
+    seeds: &[String],
+    nodes: &Fact<BTreeMap<String, NodeName>>,
+    pace: Pace,
+) -> EtcdView {
+    let pem = match files.read() {
+        Ok(pem) => pem,
+        Err(error) => return EtcdView { membership: Fact::Unknown(error.to_string()), members: Vec::new() },
+    };
+    let lists = futures::future::join_all(seeds.iter().map(|seed| ask_list(&pem, seed, pace.answer))).await;
+    let mut said = Vec::new();
+    let mut proven: Option<Vec<Member>> = None;
+    let mut believed: Option<Vec<Member>> = None;
+    for (seed, (read, list)) in seeds.iter().zip(lists) {
+        match (read, list) {
+            (Ok(()), Ok(list)) => {
+                proven.get_or_insert(list);
+            }
+            (Err(error), Ok(list)) => {
+                said.push(format!("{seed}: {error}"));
+                believed.get_or_insert(list);
+            }
+            (_, Err(error)) => said.push(format!("{seed}: {error}")),
+        }
+    }
+    if seeds.is_empty() {
+        said.push("no address of a member is known".to_owned());
+    }
+    let membership: Fact<Membership> = match &proven {
+        Some(list) => Membership::new(list.iter().cloned()).into(),
+        None => Fact::Unknown(said.join("; ")),
+    };
+    let listed = proven.or(believed).unwrap_or_default();
+    let members = futures::future::join_all(listed.iter().map(|member| view(&pem, member, nodes, pace))).await;
+    EtcdView { membership, members }
+}
+
+/// One request with a deadline; an error as words.
+async fn within<T>(
+    deadline: Duration,
+    request: impl Future<Output = Result<T, etcd_client::Error>>,
+) -> Result<T, String> {
+    match tokio::time::timeout(deadline, request).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(error)) => Err(words(&error)),
+        Err(_) => Err(format!("no answer in {} s", deadline.as_secs_f32())),
+    }
+}
+
+/// An error with its causes: tonic's own text is only "transport error".
+fn words(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let more = inner.to_string();
+        if !text.contains(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
+        cause = inner.source();
+    }
+    text
+}
+
+async fn connect(pem: &ClientPem, endpoint: &str, deadline: Duration) -> Result<Client, String> {
+    let tls = TlsOptions::new()
+        .ca_certificate(Certificate::from_pem(&pem.ca))
+        .identity(Identity::from_pem(&pem.certificate, &pem.key));
+    let options = ConnectOptions::new().with_tls(tls).with_connect_timeout(deadline);
+    within(deadline, Client::connect([endpoint], Some(options))).await
+}
+
+/// A linearizable read, then the member list, through the same member. etcd-client asks for the list without
+/// `linearizable`, so a member that is cut off answers with its old list; but the server's linearizable member list is
+/// exactly this: wait for the read index, then read the local list (etcd `v3rpc/member.go`). A list that follows an
+/// answered linearizable read on the same member holds every change that was committed before the read.
+async fn ask_list(
+    pem: &ClientPem,
+    endpoint: &str,
+    deadline: Duration,
+) -> (Result<(), String>, Result<Vec<Member>, String>) {
+    let mut client = match connect(pem, endpoint, deadline).await {
+        Ok(client) => client,
+        Err(error) => return (Err(error.clone()), Err(error)),
+    };
+    let read = linearizable_read(&mut client, deadline).await;
+    let list = member_list(&mut client, deadline).await;
+    (read, list)
+}
+
+async fn linearizable_read(client: &mut Client, deadline: Duration) -> Result<(), String> {
+    let options = etcd_client::GetOptions::new().with_limit(1).with_keys_only();
+    within(deadline, client.get("quorate", Some(options))).await.map(|_| ())
+}
+
+async fn member_list(client: &mut Client, deadline: Duration) -> Result<Vec<Member>, String> {
+    let answer = within(deadline, client.member_list()).await?;
+    let sorted = |urls: &[String]| {
+        let mut urls = urls.to_vec();
+        urls.sort();
+        urls
+    };
+    let mut members: Vec<Member> = answer
+        .members()
+        .iter()
+        .map(|member| Member {
+            id: MemberId(member.id()),
+            name: member.name().to_owned(),
+            role: if member.is_learner() { Role::Learner } else { Role::Voter },
+            peer_urls: sorted(member.peer_urls()),
+            client_urls: sorted(member.client_urls()),
+        })
+        .collect();
+    members.sort();
+    Ok(members)
+}
+
+async fn status(client: &mut Client, deadline: Duration) -> Result<StatusSample, String> {
+    let answer = within(deadline, client.status()).await?;
+    let header = answer.header().ok_or("a Status answer without a header")?;
+    let size = |bytes: i64| u64::try_from(bytes).map_err(|_| format!("a database size of {bytes} bytes"));
+    // Of Status.errors only "no leader" says something of this member: 3.5 repeats cluster-wide alarms there.
+    let leaderless = answer.leader() == 0 || answer.errors().iter().any(|error| error.contains("no leader"));
+    Ok(StatusSample {
+        cluster_id: ClusterId(header.cluster_id()),
+        member_id: MemberId(header.member_id()),
+        leader: if leaderless { None } else { Some(MemberId(answer.leader())) },
+        term: answer.raft_term(),
+        raft_index: answer.raft_index(),
+        applied_index: answer.raft_applied_index(),
+        is_learner: answer.is_learner(),
+        version: answer.version().to_owned(),
+        db_size: size(answer.db_size())?,
+        db_size_in_use: size(answer.raft_used_db_size())?,
+    })
+}
+
+async fn alarms(client: &mut Client, deadline: Duration) -> Result<Vec<Alarm>, String> {
+    let answer = within(deadline, client.alarm(AlarmAction::Get, AlarmType::None, None)).await?;
+    Ok(answer
+        .alarms()
+        .iter()
+        .map(|alarm| Alarm {
+            member: MemberId(alarm.member_id()),
+            kind: match alarm.alarm() {
+                AlarmType::Nospace => AlarmKind::NoSpace,
+                AlarmType::Corrupt => AlarmKind::Corrupt,
+                other => AlarmKind::Other(other as i32),
+            },
+        })
+        .collect())
+}
+
+/// The host of a URL, brackets of an IPv6 address taken off.
+fn host(url: &str) -> Option<String> {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let authority = rest.split('/').next()?;
+    match authority.strip_prefix('[') {
+        Some(v6) => v6.split_once(']').map(|(host, _)| host.to_owned()),
+        None => authority.split(':').next().filter(|host| !host.is_empty()).map(str::to_owned),
+    }
+}
+
+/// The InternalIP that a member's peer URL names: the first that is not loopback.
+pub(crate) fn address(member: &Member) -> Option<String> {
+    member.peer_urls.iter().find_map(|url| host(url))
+}
+
+fn unknown_view(member: &Member, node: Fact<NodeName>, why: &str) -> MemberView {
+    MemberView {
+        id: member.id,
+        node,
+        first: Fact::Unknown(why.to_owned()),
+        second: Fact::Unknown(why.to_owned()),
+        member_list: Fact::Unknown(why.to_owned()),
+        linearizable_read: Fact::Unknown(why.to_owned()),
+        alarms: Fact::Unknown(why.to_owned()),
+        certificate_expires: Fact::Unknown(why.to_owned()),
+    }
+}
+
+async fn view(pem: &ClientPem, member: &Member, nodes: &Fact<BTreeMap<String, NodeName>>, pace: Pace) -> MemberView {
+    let node = match (address(member), nodes) {
+        (Some(address), Fact::Known(nodes)) => match nodes.get(&address) {
+            Some(node) => Fact::Known(node.clone()),
+            None => Fact::Unknown(format!("no node has the InternalIP {address} of its peer URL")),
+        },
+        (None, _) => Fact::Unknown(format!("its peer URLs {:?} name no host", member.peer_urls)),
+        (_, Fact::Unknown(why)) => Fact::Unknown(why.clone()),
+    };
+    let Some(endpoint) = endpoint(member) else {
+        return unknown_view(member, node, "it has no client URL: it has never started");
+    };
+    let mut client = match connect(pem, &endpoint, pace.answer).await {
+        Ok(client) => client,
+        Err(error) => return unknown_view(member, node, &format!("{endpoint}: {error}")),
+    };
+    // Everything that one member is asked goes over one connection; what may run side by side does.
+    let mut others = client.clone();
+    let (first, (member_list, linearizable_read, alarms), certificate_expires) = tokio::join!(
+        status(&mut client, pace.answer),
+        async {
+            let list = member_list(&mut others, pace.answer).await;
+            let read = linearizable_read(&mut others, pace.answer).await;
+            (list, read, alarms(&mut others, pace.answer).await)
+        },
+        certificate::expiry_of_etcd(&endpoint, &pem.ca, &pem.certificate, &pem.key, pace.answer),
+    );
+    tokio::time::sleep(pace.between_samples).await;
+    let second = status(&mut client, pace.answer).await;
+    MemberView {
+        id: member.id,
+        node,
+        first: first.into(),
+        second: second.into(),
+        member_list: member_list.into(),
+        linearizable_read: linearizable_read.into(),
+        alarms: alarms.into(),
+        certificate_expires,
+    }
+}
+
+/// Where a member is asked: its first client URL that is not loopback.
+fn endpoint(member: &Member) -> Option<String> {
+    let loopback =
+        |url: &&String| host(url).is_some_and(|host| host == "127.0.0.1" || host == "::1" || host == "localhost");
+    member.client_urls.iter().find(|url| !loopback(url)).or_else(|| member.client_urls.first()).cloned()
+}
+
+/// Moves leadership to a member, asked of the present leader.
+///
+/// # Errors
+/// When no leader can be reached or it refuses, in words.
+pub async fn move_leader(files: &ClientFiles, leader: &Member, to: MemberId, deadline: Duration) -> Result<(), String> {
+    let pem = files.read().map_err(|error| error.to_string())?;
+    let endpoint = endpoint(leader).ok_or("the leader has no client URL")?;
+    let mut client = connect(&pem, &endpoint, deadline).await?;
+    within(deadline, client.move_leader(to.0)).await.map(|_| ())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_of_urls() {
+        for (url, expected) in [
+            ("https://10.10.0.11:2380", Some("10.10.0.11")),
+            ("https://[fd00::1]:2380", Some("fd00::1")),
+            ("https://k1.example:2380/x", Some("k1.example")),
+            ("https://", None),
+        ] {
+            assert_eq!(host(url).as_deref(), expected, "{url}");
+        }
+    }
+}

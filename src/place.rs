@@ -1,0 +1,143 @@
+//! Where this process runs: in a Job's pod, or in place on a control plane node.
+
+use crate::access::Access;
+use crate::cli::Global;
+use crate::config::Config;
+use crate::exit::UsageError;
+use crate::observe::Sources;
+use crate::observe::etcd::{ClientFiles, KUBEADM_PKI};
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::Api;
+use quorum_safety::NodeName;
+use std::path::{Path, PathBuf};
+
+const ADMIN: &str = "/etc/kubernetes/admin.conf";
+const ETCD_MANIFEST: &str = "/etc/kubernetes/manifests/etcd.yaml";
+
+/// The pod that this process runs in, from the downward API.
+#[derive(Clone, Debug)]
+pub struct OwnPod {
+    /// Its node.
+    pub node: NodeName,
+    /// Its name.
+    pub name: String,
+    /// Its UID.
+    pub uid: String,
+}
+
+impl OwnPod {
+    /// Reads what the template put into the environment.
+    ///
+    /// # Errors
+    /// When a variable is missing: the template is not ours.
+    pub fn from_environment() -> Result<Self, UsageError> {
+        let read = |name: &str| {
+            std::env::var(name).ok().filter(|value| !value.is_empty()).ok_or_else(|| {
+                UsageError(format!("{name} is not set: steps run in Jobs made from the templates of kustomize/base"))
+            })
+        };
+        Ok(Self {
+            node: NodeName(read("QUORATE_NODE_NAME")?),
+            name: read("QUORATE_POD_NAME")?,
+            uid: read("QUORATE_POD_UID")?,
+        })
+    }
+
+    /// Refuses to go on when this pod runs on the node that is taken down (incident R01).
+    ///
+    /// # Errors
+    /// When it does.
+    pub fn not_on(&self, target: &NodeName) -> Result<(), UsageError> {
+        if self.node == *target {
+            return Err(UsageError(format!("this pod runs on {target}, the node that it would take down")));
+        }
+        Ok(())
+    }
+}
+
+/// Reads the configuration: the file of `--config`, or the ConfigMap; defaults when there is no such ConfigMap.
+///
+/// # Errors
+/// When it cannot be read, or is wrong.
+pub async fn configuration(global: &Global, access: &Access) -> anyhow::Result<Config> {
+    if let Some(path) = &global.config {
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| UsageError(format!("configuration {}: {error}", path.display())))?;
+        return Ok(Config::parse(&text)?);
+    }
+    let client = access.live(&[]).await?;
+    let maps: Api<ConfigMap> = Api::namespaced(client, &access.namespace);
+    let map = maps.get_opt(crate::config::CONFIG_MAP).await.map_err(|error| {
+        anyhow::anyhow!("cannot read ConfigMap {}/{}: {error}", access.namespace, crate::config::CONFIG_MAP)
+    })?;
+    match map.and_then(|map| map.data).and_then(|mut data| data.remove(crate::config::KEY)) {
+        Some(text) => Ok(Config::parse(&text)?),
+        None => Ok(Config::default()),
+    }
+}
+
+/// Reading in place, on a control plane node, from kubeadm's paths.
+pub struct InPlace {
+    /// The API through admin.conf, or why not.
+    pub access: Result<Access, String>,
+    /// This node's name as kubeadm gives it: the host's, in lower case.
+    pub node: NodeName,
+    seeds: Vec<String>,
+}
+
+impl InPlace {
+    /// Finds kubeadm's files.
+    ///
+    /// # Errors
+    /// When this is not a control plane node, or not root.
+    pub async fn new(global: &Global) -> Result<Self, UsageError> {
+        if !rustix::process::geteuid().is_root() {
+            return Err(UsageError("--here reads etcd's client key: run it as root".to_owned()));
+        }
+        let manifest = std::fs::read_to_string(ETCD_MANIFEST).map_err(|error| {
+            UsageError(format!("--here works on a control plane node of kubeadm: {ETCD_MANIFEST}: {error}"))
+        })?;
+        let path = global.kubeconfig.clone().unwrap_or_else(|| PathBuf::from(ADMIN));
+        let access = Access::from_file(&path, &global.namespace).await.map_err(|error| error.to_string());
+        let host = rustix::system::uname().nodename().to_string_lossy().to_lowercase();
+        Ok(Self { access, node: NodeName(host), seeds: advertised(&manifest) })
+    }
+
+    /// Where to look.
+    pub fn sources(&self) -> Sources<'_> {
+        Sources {
+            access: self.access.as_ref().map_err(Clone::clone),
+            etcd: ClientFiles::in_folder(KUBEADM_PKI),
+            seeds: self.seeds.clone(),
+        }
+    }
+}
+
+/// Where to look from inside a pod of ours: the API, and the three files that its template mounts.
+pub fn in_pod(access: &Access) -> Sources<'_> {
+    Sources { access: Ok(access), etcd: ClientFiles::in_folder(Path::new(KUBEADM_PKI)), seeds: Vec::new() }
+}
+
+/// The client URLs that a manifest of etcd advertises.
+fn advertised(manifest: &str) -> Vec<String> {
+    let flag = "--advertise-client-urls=";
+    manifest
+        .lines()
+        .filter_map(|line| line.split_once(flag))
+        .flat_map(|(_, urls)| urls.trim().trim_matches(['"', '\'']).split(','))
+        .map(str::to_owned)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_the_address_of_the_local_member() {
+        let manifest =
+            "  - command:\n    - etcd\n    - --advertise-client-urls=https://10.10.0.11:2379\n    - --name=k1\n";
+        assert_eq!(advertised(manifest), ["https://10.10.0.11:2379"]);
+        assert_eq!(advertised("nothing here"), Vec::<String>::new());
+    }
+}

@@ -1,0 +1,280 @@
+//! `quorate status`: the control plane at a glance, and whether one more node may go. Judged from one observation, fresh or
+//! published.
+
+use crate::access::Access;
+use crate::cli::Global;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::exit::ExitStatus;
+use crate::job::{self, Jobs, Placement, Request};
+use crate::output;
+use crate::place::{self, InPlace};
+use crate::seen::{self, Seen};
+use comfy_table::{Table, presets};
+use quorum_safety::{
+    Answer, Cordon, Disruption, Fact, InFlight, KillSwitch, Kured, Lock, Mine, NodeName, NodeView, Quorum, Record,
+    StoredVerdict, UnixSeconds,
+};
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// How old a published observation may be before the text calls it old.
+const FRESH_FOR: i64 = 120;
+const JOB_DEADLINE: Duration = Duration::from_secs(90);
+
+/// An observation with what follows from it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Status {
+    /// `quorate.dev/v1`.
+    pub api_version: String,
+    /// `Status`.
+    pub kind: String,
+    /// What was seen.
+    pub seen: Seen,
+    /// For each node, whether it may go down now.
+    pub nodes: Vec<MayGo>,
+}
+
+/// Whether a node may go down.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MayGo {
+    /// The node.
+    pub node: NodeName,
+    /// The verdict.
+    pub verdict: StoredVerdict,
+}
+
+impl Status {
+    /// Judges every node on what was seen.
+    pub fn of(seen: &Seen, config: &Config) -> Self {
+        let names = seen.observation.nodes.known().map(Vec::as_slice).unwrap_or_default();
+        let nodes = names
+            .iter()
+            .map(|node| {
+                let wanted = Disruption::Upgrade(node.name.clone());
+                let (observation, in_flight) = (seen.observation.clone(), seen.in_flight.clone());
+                let (_, record) = Record::judged(observation, in_flight, wanted, config.policy());
+                MayGo { node: node.name.clone(), verdict: record.verdict }
+            })
+            .collect();
+        Self {
+            api_version: quorum_safety::API_VERSION.to_owned(),
+            kind: "Status".to_owned(),
+            seen: seen.clone(),
+            nodes,
+        }
+    }
+
+    /// One sentence.
+    pub fn summary(&self) -> String {
+        let may = self.nodes.iter().filter(|node| node.verdict.answer == Answer::Permitted).count();
+        format!("{may} of {} nodes may go down now, one at a time", self.nodes.len())
+    }
+
+    /// For people.
+    pub fn text(&self, now: UnixSeconds) -> String {
+        let seen = &self.seen.observation;
+        let age = now.0.saturating_sub(seen.taken_at.0);
+        let mut text = format!("observed {age} s ago");
+        if age > FRESH_FOR {
+            text.push_str(" (old: `quorate status --fresh` looks now)");
+        }
+        text.push('\n');
+        text.push_str(&voters(seen));
+        text.push('\n');
+        text.push_str(&under_way(&self.seen.in_flight));
+        let mut table = Table::new();
+        table.load_preset(presets::NOTHING);
+        table.set_header(["NODE", "ROLE", "KUBELET", "READY", "CORDON", "ETCD", "APISERVER", "MAY GO"]);
+        match &seen.nodes {
+            Fact::Known(nodes) => {
+                for node in nodes {
+                    table.add_row(self.row(node));
+                }
+                text.push_str(&format!("\n{table}"));
+            }
+            Fact::Unknown(why) => text.push_str(&format!("\nthe nodes are not known: {why}")),
+        }
+        for may in &self.nodes {
+            for reason in &may.verdict.reasons {
+                text.push_str(&format!("\n{}: {reason}", may.node));
+            }
+        }
+        text
+    }
+
+    fn row(&self, node: &NodeView) -> Vec<String> {
+        let seen = &self.seen.observation;
+        let member = seen.etcd.members.iter().find(|member| member.node.known() == Some(&node.name));
+        let etcd = match member.map(|member| (&member.second, member.id)) {
+            None if node.control_plane => "no member".to_owned(),
+            None => String::new(),
+            Some((Fact::Known(sample), id)) if sample.leader == Some(id) => format!("leader {}", sample.version),
+            Some((Fact::Known(sample), _)) if sample.is_learner => format!("learner {}", sample.version),
+            Some((Fact::Known(sample), _)) => format!("follower {}", sample.version),
+            Some((Fact::Unknown(_), _)) => "no answer".to_owned(),
+        };
+        let apiserver = match seen.apiservers.iter().find(|server| server.node == node.name).map(|server| &server.ready)
+        {
+            None => "",
+            Some(Fact::Known(true)) => "ready",
+            Some(Fact::Known(false)) => "not ready",
+            Some(Fact::Unknown(_)) => "no answer",
+        };
+        let may = self.nodes.iter().find(|may| may.node == node.name).map_or("", |may| match may.verdict.answer {
+            Answer::Permitted => "yes",
+            Answer::Held => "held",
+            Answer::Refused => "refused",
+        });
+        let cordon = match &node.cordon {
+            Cordon::None => "",
+            Cordon::Ours(operation) => operation,
+            Cordon::Foreign => "by somebody else",
+        };
+        [
+            &node.name.0,
+            if node.control_plane { "control plane" } else { "worker" },
+            node.kubelet_version.known().map_or("unknown", String::as_str),
+            match &node.ready {
+                Fact::Known(true) => "yes",
+                Fact::Known(false) => "no",
+                Fact::Unknown(_) => "unknown",
+            },
+            cordon,
+            &etcd,
+            apiserver,
+            may,
+        ]
+        .map(str::to_owned)
+        .to_vec()
+    }
+}
+
+fn voters(seen: &quorum_safety::Observation) -> String {
+    match &seen.etcd.membership {
+        Fact::Known(membership) => {
+            let quorum = Quorum::of(membership);
+            let answered = membership
+                .voters()
+                .filter(|voter| {
+                    seen.etcd.members.iter().any(|view| view.id == voter.id && view.second.known().is_some())
+                })
+                .count();
+            let spare = match quorum.tolerance(answered) {
+                Some(spare) => format!("{spare} may fail"),
+                None => "quorum is lost".to_owned(),
+            };
+            format!(
+                "etcd: {answered} of {} voters answer, {} are a quorum, {spare}",
+                membership.voters().count(),
+                quorum.size()
+            )
+        }
+        Fact::Unknown(why) => format!("etcd: not known: {why}"),
+    }
+}
+
+fn under_way(in_flight: &InFlight) -> String {
+    let mut parts = Vec::new();
+    match &in_flight.control_plane {
+        Fact::Known(Lock::Free) => {}
+        Fact::Known(Lock::Held(holder)) => parts.push(format!("{} on {}", holder.operation, holder.target)),
+        Fact::Unknown(why) => parts.push(format!("Lease control-plane-disruption unknown: {why}")),
+    }
+    match &in_flight.workers {
+        Fact::Known(locks) => {
+            for lock in locks {
+                if let Lock::Held(holder) = lock {
+                    parts.push(format!("{} on {}", holder.operation, holder.target));
+                }
+            }
+        }
+        Fact::Unknown(why) => parts.push(format!("worker Leases unknown: {why}")),
+    }
+    match &in_flight.kured {
+        Fact::Known(Kured::Absent | Kured::Free) => {}
+        Fact::Known(Kured::Held(by)) => parts.push(format!("kured's lock held by {by}")),
+        Fact::Unknown(why) => parts.push(format!("kured unknown: {why}")),
+    }
+    match &in_flight.kill_switch {
+        Fact::Known(KillSwitch::Off) => {}
+        Fact::Known(KillSwitch::Engaged(reason)) => parts.push(format!("kill switch engaged: {reason}")),
+        Fact::Unknown(why) => parts.push(format!("kill switch unknown: {why}")),
+    }
+    if parts.is_empty() { "under way: nothing".to_owned() } else { format!("under way: {}", parts.join("; ")) }
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// When nothing could be read.
+pub async fn run(global: &Global, options: &crate::cli::upgrade::Status, clock: Clock) -> anyhow::Result<ExitStatus> {
+    if options.here {
+        let place = InPlace::new(global).await?;
+        let config = match &place.access {
+            Ok(access) => place::configuration(global, access).await.unwrap_or_else(|error| {
+                tracing::warn!(%error, "The configuration cannot be read; the defaults hold");
+                Config::default()
+            }),
+            Err(_) => Config::default(),
+        };
+        let seen = seen::look(&place.sources(), &config, Mine::Nothing, clock).await;
+        return show(global, &Status::of(&seen, &config), clock);
+    }
+    let access = Access::new(global).await?;
+    if options.fresh {
+        return fresh(global, &access, clock).await;
+    }
+    let config = place::configuration(global, &access).await?;
+    let client = access.live(&[]).await?;
+    match Seen::published(&client, &access.namespace).await? {
+        Some(seen) => show(global, &Status::of(&seen, &config), clock),
+        None => {
+            output::progress("nothing has been observed yet: looking now, by a Job");
+            fresh(global, &access, clock).await
+        }
+    }
+}
+
+/// Looks now, by a Job on any control plane node.
+///
+/// # Errors
+/// When no Job could look.
+pub async fn fresh(global: &Global, access: &Access, clock: Clock) -> anyhow::Result<ExitStatus> {
+    let config = place::configuration(global, access).await?;
+    let client = access.live(&[]).await?;
+    let nodes = crate::observe::cluster::observe(&client, config.times.answer.get()).await.nodes;
+    let nodes = nodes.as_result().map_err(|why| anyhow::anyhow!("the nodes cannot be read: {why}"))?;
+    let candidates = job::candidates(nodes, None);
+    let jobs = Jobs::new(access, Vec::new());
+    let make = |place: &NodeName| Request {
+        template: "quorate-gate",
+        name: job::name("status", None, None),
+        args: vec!["gate".to_owned(), "--in-job".to_owned()],
+        operation: "status".to_owned(),
+        target: None,
+        placement: Placement::On(place.clone()),
+    };
+    let end = match jobs.run_somewhere(&candidates, make, config.times.job_start.get(), JOB_DEADLINE).await {
+        Ok(end) => end,
+        Err(job::JobError::NotStarted(why)) => {
+            output::progress(&format!("nobody could look: {why}"));
+            return Ok(ExitStatus::Unknown);
+        }
+        Err(error) => return Err(error.into()),
+    };
+    match crate::gate::document::<Status>(&jobs.log(&end.pod).await?) {
+        Some(status) => show(global, &status, clock),
+        None => {
+            output::progress(&format!("pod {} on {} left no answer: {}", end.pod, end.node, end.message));
+            Ok(ExitStatus::Unknown)
+        }
+    }
+}
+
+fn show(global: &Global, status: &Status, clock: Clock) -> anyhow::Result<ExitStatus> {
+    output::answer(global.output, status, || status.text(clock.unix()))?;
+    Ok(ExitStatus::Ok)
+}

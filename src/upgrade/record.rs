@@ -1,0 +1,150 @@
+//! What an upgrade writes down in the cluster before it does it: ConfigMap `quorate-upgrade-<version>`. The state of an
+//! upgrade is the live fleet; this holds only what the fleet does not show.
+
+use crate::version::Version;
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::api::{ObjectMeta, PostParams};
+use kube::{Api, Client};
+use quorum_safety::NodeName;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Most verdicts that are kept.
+pub const VERDICTS: usize = 20;
+const STATE: &str = "state.json";
+const VERDICT_LOG: &str = "verdicts.jsonl";
+
+/// What the fleet does not show.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ChainRecord {
+    /// The node that `kubeadm upgrade apply` runs on, written before it starts.
+    pub apply_node: Option<NodeName>,
+    /// Version of the kubeadm package by node, as the last node Job on it said.
+    pub kubeadm: BTreeMap<NodeName, Version>,
+    /// The image id that the chain began with: another one in mid-way is refused.
+    pub image: Option<String>,
+    /// Seconds that each finished node took.
+    pub seconds: BTreeMap<NodeName, u64>,
+}
+
+/// The record as it is in the cluster.
+#[derive(Clone, Debug, Default)]
+pub struct Stored {
+    /// What it says.
+    pub record: ChainRecord,
+    /// The object it was read from; none when there is none yet.
+    object: Option<ConfigMap>,
+}
+
+/// Why a record could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    /// A request failed.
+    #[error("ConfigMap {name}: {source}")]
+    Request {
+        /// Its name.
+        name: String,
+        /// Why.
+        source: kube::Error,
+    },
+    /// Its text is not a record.
+    #[error("ConfigMap {name}, key {STATE}: {source}; mend or delete it")]
+    Unreadable {
+        /// Its name.
+        name: String,
+        /// Why.
+        source: serde_json::Error,
+    },
+}
+
+/// Name of the ConfigMap.
+pub fn name(to: Version) -> String {
+    format!("quorate-upgrade-{to}")
+}
+
+impl Stored {
+    /// Reads the record; an empty one when there is none.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub async fn read(client: &Client, namespace: &str, to: Version) -> Result<Self, RecordError> {
+        let name = name(to);
+        let maps: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
+        let object = maps.get_opt(&name).await.map_err(|source| RecordError::Request { name: name.clone(), source })?;
+        let text = object.as_ref().and_then(|object| object.data.as_ref()).and_then(|data| data.get(STATE));
+        let record = match text {
+            Some(text) => serde_json::from_str(text).map_err(|source| RecordError::Unreadable { name, source })?,
+            None => ChainRecord::default(),
+        };
+        Ok(Self { record, object })
+    }
+
+    /// Changes the record, with the resourceVersion as a precondition; read again and tried again when somebody else was
+    /// faster.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub async fn update(
+        client: &Client,
+        namespace: &str,
+        to: Version,
+        verdict: Option<&str>,
+        change: impl Fn(&mut ChainRecord),
+    ) -> Result<ChainRecord, RecordError> {
+        let name = name(to);
+        let maps: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
+        let failed = |source| RecordError::Request { name: name.clone(), source };
+        let mut attempts = 0;
+        loop {
+            let stored = Self::read(client, namespace, to).await?;
+            let mut record = stored.record;
+            change(&mut record);
+            let text = serde_json::to_string(&record)
+                .map_err(|source| RecordError::Unreadable { name: name.clone(), source })?;
+            let mut object = stored.object.clone().unwrap_or_else(|| ConfigMap {
+                metadata: ObjectMeta { name: Some(name.clone()), ..ObjectMeta::default() },
+                ..ConfigMap::default()
+            });
+            let data = object.data.get_or_insert_with(BTreeMap::new);
+            data.insert(STATE.to_owned(), text);
+            if let Some(verdict) = verdict {
+                let log = data.entry(VERDICT_LOG.to_owned()).or_default();
+                *log = appended(log, verdict);
+            }
+            let written = if stored.object.is_some() {
+                maps.replace(&name, &PostParams::default(), &object).await
+            } else {
+                maps.create(&PostParams::default(), &object).await
+            };
+            match written {
+                Ok(_) => return Ok(record),
+                Err(kube::Error::Api(status)) if status.code == 409 && attempts < 5 => attempts += 1,
+                Err(error) => return Err(failed(error)),
+            }
+        }
+    }
+}
+
+/// The log with one more line, at most `VERDICTS` of them.
+fn appended(log: &str, line: &str) -> String {
+    let mut lines: Vec<&str> = log.lines().chain([line]).collect();
+    let surplus = lines.len().saturating_sub(VERDICTS);
+    lines.drain(..surplus);
+    lines.join("\n") + "\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_verdicts_are_kept() {
+        let mut log = String::new();
+        for number in 0..50 {
+            log = appended(&log, &format!("{{\"n\":{number}}}"));
+        }
+        assert_eq!(log.lines().count(), VERDICTS);
+        assert_eq!(log.lines().last(), Some("{\"n\":49}"));
+    }
+}
