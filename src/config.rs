@@ -148,6 +148,8 @@ pub struct Upgrade {
 pub struct Drain {
     /// What to do with a pod that a budget protects, by namespace; `honour` where not named.
     pub namespaces: BTreeMap<String, BudgetPolicy>,
+    /// What to do with pods that no controller would bring back: they block, or are evicted and gone for good.
+    pub unmanaged_pods: crate::drain::UnmanagedPods,
 }
 
 /// What to do with a pod whose budget refuses its eviction.

@@ -5,6 +5,7 @@ pub mod access;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod drain;
 pub mod exit;
 pub mod explain;
 pub mod gate;

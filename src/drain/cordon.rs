@@ -1,0 +1,230 @@
+//! The cordon: one PATCH that makes a node unschedulable and records whose doing that is and what was there before. What is
+//! to be done is decided by pure functions from the Node; the PATCH carries the resourceVersion that they saw, so two that
+//! decide at the same time do not both win.
+
+use super::DrainError;
+use super::link::{Failure, Link};
+use crate::access::Access;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Node;
+use kube::Api;
+use kube::api::{Patch, PatchParams};
+use quorum_safety::Cordon;
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Annotation that says whose cordon it is; its value is a [`CordonRecord`] as JSON.
+pub const ANNOTATION: &str = "quorate.dev/cordon";
+/// How often a conflict is met with another look. The kubelet and the node controller write to a Node too.
+const ATTEMPTS: usize = 8;
+
+/// Who cordons.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// The operation, such as `upgrade-v1.36.3`: what is compared.
+    pub operation: String,
+    /// The actor, as in its Lease: for people.
+    pub identity: String,
+}
+
+/// What the annotation says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CordonRecord {
+    /// The operation that cordoned.
+    pub operation: String,
+    /// The actor that cordoned for it.
+    pub owner: String,
+    /// When.
+    pub since: Timestamp,
+    /// Whether the node was unschedulable before: somebody else's cordon, which stays.
+    pub prior_unschedulable: bool,
+}
+
+/// How a cordon ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cordoned {
+    /// The node is cordoned by this operation.
+    Done(CordonRecord),
+    /// Another operation of ours has cordoned it.
+    HeldBy(CordonRecord),
+    /// There is no such node.
+    NoSuchNode,
+}
+
+/// How an uncordon ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Uncordoned {
+    /// The node is schedulable again.
+    Schedulable,
+    /// Our record is off; the cordon that was there before stays.
+    StaysCordoned,
+    /// There was no cordon of this operation: nothing was done.
+    NotOurs,
+    /// There is no such node.
+    NoSuchNode,
+}
+
+/// Whether a node is cordoned, and by whom. A cordon whose record cannot be read counts as somebody else's.
+pub fn read(node: &Node) -> Cordon {
+    if !unschedulable(node) {
+        return Cordon::None;
+    }
+    match record(node) {
+        Ok(Some(record)) => Cordon::Ours(record.operation),
+        Ok(None) | Err(_) => Cordon::Foreign,
+    }
+}
+
+/// The record on a node.
+///
+/// # Errors
+/// When there is one that cannot be read.
+pub fn record(node: &Node) -> Result<Option<CordonRecord>, String> {
+    let Some(text) = node.metadata.annotations.as_ref().and_then(|annotations| annotations.get(ANNOTATION)) else {
+        return Ok(None);
+    };
+    serde_json::from_str(text).map(Some).map_err(|error| error.to_string())
+}
+
+fn unschedulable(node: &Node) -> bool {
+    node.spec.as_ref().and_then(|spec| spec.unschedulable) == Some(true)
+}
+
+/// What a cordon has to do. Pure.
+#[derive(Debug, PartialEq, Eq)]
+enum Plan {
+    Write(CordonRecord),
+    Nothing(CordonRecord),
+    HeldBy(CordonRecord),
+}
+
+fn plan(node: &Node, owner: &Owner, now: Timestamp) -> Result<Plan, String> {
+    let fresh = |since, prior_unschedulable| CordonRecord {
+        operation: owner.operation.clone(),
+        owner: owner.identity.clone(),
+        since,
+        prior_unschedulable,
+    };
+    Ok(match record(node)? {
+        Some(other) if other.operation != owner.operation => Plan::HeldBy(other),
+        // Somebody uncordoned it by hand in between: so that is how they want it afterwards.
+        Some(_) if !unschedulable(node) => Plan::Write(fresh(now, false)),
+        Some(ours) if ours.owner == owner.identity => Plan::Nothing(ours),
+        // Adopted from an actor that is gone: what was there before is what it saw.
+        Some(ours) => Plan::Write(fresh(ours.since, ours.prior_unschedulable)),
+        None => Plan::Write(fresh(now, unschedulable(node))),
+    })
+}
+
+/// Cordons a node for an operation, once however often it is called. `now` is for people; `within` is the time that all of it
+/// may take, and ends before the Lease of the caller does.
+///
+/// # Errors
+/// When the API does not answer within that time, others keep changing the node, or the record on it cannot be read.
+pub async fn cordon(
+    access: &Access,
+    node: &str,
+    owner: &Owner,
+    now: Timestamp,
+    within: Duration,
+) -> Result<Cordoned, DrainError> {
+    let mut hand = Hand::new(access, node, within);
+    for _ in 0..ATTEMPTS {
+        let Some(seen) = hand.look().await? else { return Ok(Cordoned::NoSuchNode) };
+        let record = match plan(&seen, owner, now).map_err(|because| unreadable(node, because))? {
+            Plan::Nothing(record) => return Ok(Cordoned::Done(record)),
+            Plan::HeldBy(record) => return Ok(Cordoned::HeldBy(record)),
+            Plan::Write(record) => record,
+        };
+        let text = serde_json::to_string(&record).map_err(|error| unreadable(node, error.to_string()))?;
+        if hand.write(&seen, true, Some(&text)).await? {
+            return Ok(Cordoned::Done(record));
+        }
+    }
+    Err(DrainError::Contended { node: node.to_owned(), attempts: ATTEMPTS })
+}
+
+/// Takes back the cordon of an operation and puts back what was there before; what belongs to anybody else is left alone.
+/// Safe to call again, and by another actor of the same operation.
+///
+/// # Errors
+/// As [`cordon`].
+pub async fn uncordon(
+    access: &Access,
+    node: &str,
+    operation: &str,
+    within: Duration,
+) -> Result<Uncordoned, DrainError> {
+    let mut hand = Hand::new(access, node, within);
+    for _ in 0..ATTEMPTS {
+        let Some(seen) = hand.look().await? else { return Ok(Uncordoned::NoSuchNode) };
+        let ours = match record(&seen).map_err(|because| unreadable(node, because))? {
+            Some(ours) if ours.operation == operation => ours,
+            Some(_) | None => return Ok(Uncordoned::NotOurs),
+        };
+        // Uncordoned by hand in between: it stays that way.
+        let stays = ours.prior_unschedulable && unschedulable(&seen);
+        if hand.write(&seen, stays, None).await? {
+            return Ok(if stays { Uncordoned::StaysCordoned } else { Uncordoned::Schedulable });
+        }
+    }
+    Err(DrainError::Contended { node: node.to_owned(), attempts: ATTEMPTS })
+}
+
+fn unreadable(node: &str, because: String) -> DrainError {
+    DrainError::Unreadable { node: node.to_owned(), because }
+}
+
+/// One node, looked at and written to until a time.
+struct Hand<'a> {
+    link: Link<'a>,
+    node: &'a str,
+    until: Instant,
+}
+
+impl<'a> Hand<'a> {
+    fn new(access: &'a Access, node: &'a str, within: Duration) -> Self {
+        Self { link: Link::new(access, crate::access::ATTEMPT.min(within)), node, until: Instant::now() + within }
+    }
+
+    async fn look(&mut self) -> Result<Option<Node>, DrainError> {
+        let (node, until) = (self.node, self.until);
+        self.link
+            .ask(&format!("read node {node}"), until, |client| async move { Api::all(client).get_opt(node).await })
+            .await
+    }
+
+    /// The one PATCH. False when the node is not as it was seen, or when it is not known whether it was written: look again.
+    async fn write(&mut self, seen: &Node, unschedulable: bool, record: Option<&str>) -> Result<bool, DrainError> {
+        let node = self.node;
+        let patch = serde_json::json!({
+            "metadata": {
+                "resourceVersion": seen.metadata.resource_version,
+                "annotations": { ANNOTATION: record },
+            },
+            // null takes the key away, which is how a schedulable node looks.
+            "spec": { "unschedulable": unschedulable.then_some(true) },
+        });
+        let written = self
+            .link
+            .once(|client| async move {
+                let nodes: Api<Node> = Api::all(client);
+                nodes.patch_metadata(node, &PatchParams::default(), &Patch::Merge(&patch)).await
+            })
+            .await;
+        match written {
+            Ok(_) => Ok(true),
+            Err(Failure::Conflict(_) | Failure::NotFound) => Ok(false),
+            Err(Failure::NoAnswer(said)) if Instant::now() < self.until => {
+                tracing::info!(node, said, "A change of the cordon was not answered");
+                Ok(false)
+            }
+            Err(failure) => Err(DrainError::Api {
+                what: format!("{} node {node}", if record.is_some() { "cordon" } else { "uncordon" }),
+                said: failure.to_string(),
+            }),
+        }
+    }
+}
