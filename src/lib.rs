@@ -11,6 +11,7 @@ pub mod explain;
 pub mod gate;
 pub mod job;
 pub mod lock;
+pub mod node;
 pub mod observe;
 pub mod output;
 pub mod place;
@@ -41,7 +42,8 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitStatus> {
         Command::Gate(gate) => gate::run(global, gate, clock).await,
         Command::Status(status) => status::run(global, status, clock).await,
         Command::Explain(explain) => explain::run(global, explain),
-        Command::Plan(_) | Command::Upgrade(_) | Command::Step(_) | Command::Node(_) | Command::Lease(_) => {
+        Command::Node(node) => node::main(&node.command, clock).await,
+        Command::Plan(_) | Command::Upgrade(_) | Command::Step(_) | Command::Lease(_) => {
             Err(UsageError("not written yet".to_owned()).into())
         }
     }

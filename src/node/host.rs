@@ -1,0 +1,265 @@
+//! Looks at the host, changes nothing.
+
+use super::command::{Deadline, ToolError, ask};
+use super::manifests;
+use super::packages::{PackageError, PackageManager};
+use super::plan::State;
+use super::report::Versions;
+use crate::version::Version;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+/// Where kubeadm keeps its scratch.
+const SCRATCH: &str = "etc/kubernetes/tmp";
+/// Scratch older than this is removed: long enough to look at what a failed upgrade left (incident R19).
+const SCRATCH_KEPT: i64 = 3 * 24 * 60 * 60;
+
+/// The host, seen from its own root.
+#[derive(Clone, Debug)]
+pub(super) struct Host {
+    /// `/`, but in tests.
+    pub(super) root: PathBuf,
+    pub(super) manager: PackageManager,
+}
+
+/// What of the host could not be seen.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum HostError {
+    #[error("{0}")]
+    Packages(#[from] PackageError),
+    #[error("{0}")]
+    Tool(#[from] ToolError),
+    #[error("{path}: {source}", path = path.display())]
+    File { path: PathBuf, source: io::Error },
+    #[error("`{tool}` said what is not understood: `{said}`")]
+    NotUnderstood { tool: &'static str, said: String },
+}
+
+impl HostError {
+    /// The last lines of the tool behind it.
+    pub(super) fn last_lines(&self) -> Vec<String> {
+        match self {
+            Self::Packages(PackageError::Tool(error)) | Self::Tool(error) => error.last_lines(),
+            Self::Packages(_) | Self::File { .. } | Self::NotUnderstood { .. } => Vec::new(),
+        }
+    }
+}
+
+impl Host {
+    /// This host, once its namespaces are entered.
+    pub(super) fn here() -> Result<Self, HostError> {
+        let root = PathBuf::from("/");
+        let manager = PackageManager::detect(&root)?;
+        Ok(Self { root, manager })
+    }
+
+    pub(super) fn path(&self, path: &str) -> PathBuf {
+        self.root.join(path)
+    }
+
+    /// Everything that the plan is judged by. `etcd_tag` is what kubeadm-config pins: a tag, `default`, or not told.
+    pub(super) async fn state(
+        &self,
+        to: Version,
+        etcd_tag: Option<&str>,
+        now: jiff::Timestamp,
+        deadline: Deadline,
+    ) -> Result<State, HostError> {
+        let packages = self.manager.installed(deadline).await?;
+        let manifests = self.manifests()?;
+        let etcd_tag = match etcd_tag {
+            // Only the target's own kubeadm knows what it would write.
+            Some("default") if manifests.control_plane() && packages.get("kubeadm") == Some(&to) => {
+                Some(default_etcd_tag(to, deadline).await?)
+            }
+            Some("default") | None => None,
+            Some(tag) => Some(tag.to_owned()),
+        };
+        Ok(State {
+            held: self.manager.held(deadline).await?,
+            running_kubelet: running_kubelet(deadline).await?,
+            scratch: self.old_scratch(now)?.len(),
+            handed_over: false,
+            packages,
+            manifests,
+            etcd_tag,
+        })
+    }
+
+    pub(super) fn manifests(&self) -> Result<manifests::Manifests, HostError> {
+        manifests::read(&self.root).map_err(|source| HostError::File { path: self.path(manifests::FOLDER), source })
+    }
+
+    /// Folders that an upgrade of kubeadm left behind, older than three days.
+    pub(super) fn old_scratch(&self, now: jiff::Timestamp) -> Result<Vec<PathBuf>, HostError> {
+        let folder = self.path(SCRATCH);
+        let wrong = |source| HostError::File { path: folder.clone(), source };
+        let entries = match std::fs::read_dir(&folder) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(wrong(error)),
+        };
+        let mut found = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(wrong)?;
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            let kubeadms = name.starts_with("kubeadm-backup-") || name.starts_with("kubeadm-upgraded-manifests");
+            if kubeadms && entry.metadata().map_err(wrong)?.mtime() < now.as_second() - SCRATCH_KEPT {
+                found.push(entry.path());
+            }
+        }
+        found.sort();
+        Ok(found)
+    }
+
+    /// Disk that is short, as sentences. kubeadm copies all of etcd below /etc/kubernetes/tmp before it swaps etcd.
+    pub(super) fn short_of_disk(&self, manifests: &manifests::Manifests) -> Result<Vec<String>, HostError> {
+        let mut wanted = vec![("usr", 512 * MIB, "the packages"), ("var/cache/apt", 256 * MIB, "downloaded packages")];
+        if let Some(etcd) = manifests.pods.get("etcd") {
+            let folder = etcd.flag("data-dir").unwrap_or("/var/lib/etcd").trim_start_matches('/');
+            let path = self.path(folder);
+            let size = size(&path).map_err(|source| HostError::File { path, source })?;
+            wanted.push(("etc/kubernetes", size + 256 * MIB, "kubeadm's copy of etcd"));
+        }
+        let mut found = Vec::new();
+        for (folder, needed, what) in wanted {
+            let path = self.path(folder);
+            let disk = match rustix::fs::statvfs(&path) {
+                Ok(disk) => disk,
+                Err(rustix::io::Errno::NOENT) => continue,
+                Err(error) => return Err(HostError::File { path, source: error.into() }),
+            };
+            let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+            if free < needed {
+                found.push(format!(
+                    "{} MiB are free at {}: {what} needs {} MiB",
+                    free / MIB,
+                    path.display(),
+                    needed.div_ceil(MIB)
+                ));
+            }
+        }
+        Ok(found)
+    }
+}
+
+const MIB: u64 = 1 << 20;
+
+/// Bytes of all files below a folder.
+fn size(folder: &Path) -> io::Result<u64> {
+    let mut sum = 0;
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        let data = match entry.metadata() {
+            Ok(data) => data,
+            // etcd removes old files while we look.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error),
+        };
+        sum += if data.is_dir() { size(&entry.path())? } else { data.len() };
+    }
+    Ok(sum)
+}
+
+/// The tag of the etcd image that this kubeadm would write for the target.
+async fn default_etcd_tag(to: Version, deadline: Deadline) -> Result<String, HostError> {
+    let version = format!("--kubernetes-version={to}");
+    let said = ask("kubeadm", &["config", "images", "list", &version], deadline).await?;
+    etcd_tag(&said.stdout)
+        .ok_or_else(|| HostError::NotUnderstood { tool: "kubeadm config images list", said: said.stdout.clone() })
+}
+
+fn etcd_tag(images: &str) -> Option<String> {
+    images.lines().map(manifests::split_image).find(|(name, tag)| name == "etcd" && !tag.is_empty()).map(|(_, tag)| tag)
+}
+
+/// The version of the kubelet that runs, asked of the very program that runs: the file at /usr/bin/kubelet may be newer.
+async fn running_kubelet(deadline: Deadline) -> Result<Option<Version>, HostError> {
+    let said = ask("systemctl", &["show", "kubelet.service", "--property=MainPID", "--value"], deadline).await?;
+    let pid = said.stdout.trim();
+    if pid.is_empty() || pid == "0" {
+        return Ok(None);
+    }
+    let said = ask(&format!("/proc/{pid}/exe"), &["--version"], deadline).await?;
+    kubelet_version(&said.stdout)
+        .map(Some)
+        .ok_or_else(|| HostError::NotUnderstood { tool: "kubelet --version", said: said.stdout.clone() })
+}
+
+fn kubelet_version(text: &str) -> Option<Version> {
+    text.trim().strip_prefix("Kubernetes ")?.parse().ok()
+}
+
+/// What of a state is reported.
+pub(super) fn versions(state: &State) -> Versions {
+    Versions {
+        packages: state.packages.clone(),
+        running_kubelet: state.running_kubelet,
+        static_pods: state.manifests.pods.iter().map(|(name, pod)| ((*name).to_owned(), pod.tag.clone())).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::{Duration, UNIX_EPOCH};
+
+    fn host(root: &Path) -> Host {
+        Host { root: root.to_owned(), manager: PackageManager::Apt }
+    }
+
+    #[test]
+    fn r19_only_kubeadms_own_scratch_older_than_three_days_is_found() {
+        let root = tempfile::tempdir().unwrap();
+        let now = jiff::Timestamp::from_second(1_800_000_000).unwrap();
+        assert!(host(root.path()).old_scratch(now).unwrap().is_empty());
+        let tmp = root.path().join(SCRATCH);
+        for (name, age) in [
+            ("kubeadm-backup-etcd-2026-05-01", SCRATCH_KEPT + 1),
+            ("kubeadm-backup-manifests-2026-05-01", SCRATCH_KEPT + 1),
+            ("kubeadm-upgraded-manifests123", SCRATCH_KEPT + 1),
+            ("kubeadm-backup-etcd-2026-06-01", SCRATCH_KEPT - 60),
+            ("admins-own-notes", 10 * SCRATCH_KEPT),
+        ] {
+            std::fs::create_dir_all(tmp.join(name)).unwrap();
+            let at = UNIX_EPOCH + Duration::from_secs(u64::try_from(now.as_second() - age).unwrap());
+            std::fs::File::open(tmp.join(name)).unwrap().set_modified(at).unwrap();
+        }
+        let found = host(root.path()).old_scratch(now).unwrap();
+        assert_eq!(found.len(), 3, "{found:?}");
+        assert!(
+            found
+                .iter()
+                .all(|path| path.to_string_lossy().contains("2026-05")
+                    || path.ends_with("kubeadm-upgraded-manifests123"))
+        );
+    }
+
+    #[test]
+    fn a_disk_without_room_for_the_copy_of_etcd_is_named() {
+        let root = tempfile::tempdir().unwrap();
+        let etcd = root.path().join("data/member");
+        std::fs::create_dir_all(&etcd).unwrap();
+        // Sparse: kubeadm's copy would not be.
+        std::fs::File::create(etcd.join("db")).unwrap().set_len(1 << 43).unwrap();
+        std::fs::create_dir_all(root.path().join(manifests::FOLDER)).unwrap();
+        let manifest = "metadata: {name: etcd}\nspec: {containers: [{name: etcd, image: 'x/etcd:3', command: [etcd, --data-dir=/data]}]}\n";
+        std::fs::write(root.path().join(manifests::FOLDER).join("etcd.yaml"), manifest).unwrap();
+        let host = host(root.path());
+        let short = host.short_of_disk(&host.manifests().unwrap()).unwrap();
+        assert_eq!(short.len(), 1, "{short:?}");
+        assert!(short[0].contains("kubeadm's copy of etcd needs 8388864 MiB"), "{short:?}");
+    }
+
+    #[test]
+    fn answers_of_tools_are_read() {
+        let images =
+            "registry.k8s.io/kube-apiserver:v1.36.3\nregistry.k8s.io/pause:3.10.2\nregistry.k8s.io/etcd:3.6.8-0\n";
+        assert_eq!(etcd_tag(images).as_deref(), Some("3.6.8-0"));
+        assert_eq!(etcd_tag("registry.k8s.io/pause:3.10.2\n"), None);
+        assert_eq!(kubelet_version("Kubernetes v1.36.1\n").unwrap().to_string(), "v1.36.1");
+        assert_eq!(kubelet_version("flag provided but not defined"), None);
+    }
+}

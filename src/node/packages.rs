@@ -1,0 +1,377 @@
+//! The host's package manager. Everything that knows apt is here; another manager would be one more variant of
+//! [`PackageManager`], one more line in [`PackageManager::detect`], and one more arm in each function below.
+
+use super::command::{Deadline, Echo, ToolError, ask, run};
+use super::repository::{self, Form, Minor};
+use crate::version::Version;
+use std::collections::BTreeMap;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// The packages of Kubernetes on a node.
+pub(super) const NAMES: [&str; 3] = ["kubeadm", "kubectl", "kubelet"];
+
+/// How long one work of the package manager may take.
+const LIMIT: Duration = Duration::from_secs(10 * 60);
+
+/// A package manager that the node step can work with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum PackageManager {
+    /// Debian, Ubuntu and kin.
+    Apt,
+}
+
+/// Why packages cannot be dealt with.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum PackageError {
+    #[error("{0}")]
+    Tool(#[from] ToolError),
+    #[error("packages are managed by {0} here: only apt is supported so far")]
+    Unsupported(&'static str),
+    #[error("no package manager is found on this host: only apt is supported so far")]
+    None,
+    #[error("{path}: {source}", path = path.display())]
+    File { path: PathBuf, source: io::Error },
+    #[error("the package manager answered what is not understood: `{0}`")]
+    NotUnderstood(String),
+    #[error(
+        "no package source names a repository of Kubernetes (`…/core:/stable:/v1.36/deb/`), and {0} is not to be had otherwise"
+    )]
+    NoRepository(Version),
+}
+
+/// A file of package sources that names Kubernetes minor versions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Source {
+    path: PathBuf,
+    form: Form,
+    text: String,
+    minors: Vec<Minor>,
+}
+
+impl PackageManager {
+    /// The one that this host has.
+    pub(super) fn detect(root: &Path) -> Result<Self, PackageError> {
+        let there = |path: &str| root.join(path).exists();
+        if there("usr/bin/apt-get") && there("usr/bin/dpkg-query") {
+            return Ok(Self::Apt);
+        }
+        for (path, name) in [
+            ("usr/bin/dnf", "dnf"),
+            ("usr/bin/yum", "yum"),
+            ("usr/bin/zypper", "zypper"),
+            ("usr/bin/rpm-ostree", "rpm-ostree"),
+            ("sbin/apk", "apk"),
+            ("usr/bin/pacman", "pacman"),
+        ] {
+            if there(path) {
+                return Err(PackageError::Unsupported(name));
+            }
+        }
+        Err(PackageError::None)
+    }
+
+    /// Its name.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Apt => "apt",
+        }
+    }
+
+    /// The installed ones of [`NAMES`], with their versions.
+    pub(super) async fn installed(self, deadline: Deadline) -> Result<BTreeMap<String, Version>, PackageError> {
+        // All packages: dpkg-query fails when a name is not known at all, and kubectl need not be on a worker.
+        let said = ask("dpkg-query", &["-W", "-f=${db:Status-Abbrev}|${Package}|${Version}\\n"], deadline).await?;
+        installed(&said.stdout)
+    }
+
+    /// The ones of [`NAMES`] that are held.
+    pub(super) async fn held(self, deadline: Deadline) -> Result<Vec<String>, PackageError> {
+        let said = ask("apt-mark", &["showhold"], deadline).await?;
+        Ok(said.stdout.lines().map(str::trim).filter(|name| NAMES.contains(name)).map(str::to_owned).collect())
+    }
+
+    /// Files of package sources that name Kubernetes minor versions.
+    pub(super) fn sources(self, root: &Path) -> Result<Vec<Source>, PackageError> {
+        let mut paths = vec![root.join("etc/apt/sources.list")];
+        let parts = root.join("etc/apt/sources.list.d");
+        match std::fs::read_dir(&parts) {
+            Ok(entries) => {
+                for entry in entries {
+                    paths.push(entry.map_err(|source| PackageError::File { path: parts.clone(), source })?.path());
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(source) => return Err(PackageError::File { path: parts, source }),
+        }
+        paths.sort();
+        let mut found = Vec::new();
+        for path in paths {
+            let form = match path.extension().and_then(|extension| extension.to_str()) {
+                Some("list") => Form::Lines,
+                Some("sources") => Form::Deb822,
+                _ => continue,
+            };
+            let text = match std::fs::read_to_string(&path) {
+                Ok(text) => text,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(source) => return Err(PackageError::File { path, source }),
+            };
+            let minors = repository::minors(&text, form);
+            if !minors.is_empty() {
+                found.push(Source { path, form, text, minors });
+            }
+        }
+        Ok(found)
+    }
+
+    /// Points the host's repository to the target's minor version, and reads that repository's list.
+    pub(super) async fn point_to(self, root: &Path, to: Version, deadline: Deadline) -> Result<(), PackageError> {
+        let sources = self.sources(root)?;
+        let Some(chosen) = choose(&sources, to) else {
+            // A mirror of another layout is the host's own affair, as long as it has the target.
+            run("apt-get", &["update", "-q"], deadline.within(LIMIT), Echo::Lines).await?;
+            return match self.lacking(to, &[], deadline).await?.as_slice() {
+                [] => Ok(()),
+                _ => Err(PackageError::NoRepository(to)),
+            };
+        };
+        if let Some(text) = chosen.text_for(to) {
+            write_over(&chosen.path, &text)?;
+        }
+        let path = chosen.path.to_string_lossy().into_owned();
+        let mut options = vec!["update".to_owned(), "-q".to_owned(), "-oAPT::Get::List-Cleanup=0".to_owned()];
+        options.extend(only(&path));
+        let options: Vec<&str> = options.iter().map(String::as_str).collect();
+        run("apt-get", &options, deadline.within(LIMIT), Echo::Lines).await?;
+        Ok(())
+    }
+
+    /// Which packages the repository of the target's minor version does not have at the target's version. Looks without changing
+    /// the host's sources or lists: a copy of both lies in `/run` meanwhile.
+    pub(super) async fn lacking_there(
+        self,
+        root: &Path,
+        to: Version,
+        deadline: Deadline,
+    ) -> Result<Vec<&'static str>, PackageError> {
+        let sources = self.sources(root)?;
+        let Some(chosen) = choose(&sources, to) else { return self.lacking(to, &[], deadline).await };
+        let aside = Aside::new(root)?;
+        let list = aside.0.join(match chosen.form {
+            Form::Lines => "kubernetes.list",
+            Form::Deb822 => "kubernetes.sources",
+        });
+        let text = chosen.text_for(to).unwrap_or_else(|| chosen.text.clone());
+        std::fs::write(&list, text).map_err(|source| PackageError::File { path: list.clone(), source })?;
+        let mut options = only(&list.to_string_lossy());
+        options.push(format!("-oDir::State::lists={}", aside.0.join("lists").display()));
+        options.push("-oDir::Cache::pkgcache=".to_owned());
+        options.push("-oDir::Cache::srcpkgcache=".to_owned());
+        let update: Vec<&str> = ["update", "-q"].into_iter().chain(options.iter().map(String::as_str)).collect();
+        run("apt-get", &update, deadline.within(LIMIT), Echo::Nothing).await?;
+        self.lacking(to, &options, deadline).await
+    }
+
+    async fn lacking(
+        self,
+        to: Version,
+        options: &[String],
+        deadline: Deadline,
+    ) -> Result<Vec<&'static str>, PackageError> {
+        let arguments: Vec<&str> =
+            ["madison"].into_iter().chain(NAMES).chain(options.iter().map(String::as_str)).collect();
+        let said = ask("apt-cache", &arguments, deadline).await?;
+        Ok(NAMES.into_iter().filter(|name| !offered(&said.stdout, name, to)).collect())
+    }
+
+    /// Installs packages at the target's version, held or not.
+    pub(super) async fn install(
+        self,
+        root: &Path,
+        names: &[&str],
+        to: Version,
+        deadline: Deadline,
+    ) -> Result<(), PackageError> {
+        // A dpkg that was killed leaves this behind, and apt then refuses everything.
+        let unfinished = root.join("var/lib/dpkg/updates");
+        if std::fs::read_dir(&unfinished).is_ok_and(|mut entries| entries.next().is_some()) {
+            run("dpkg", &["--configure", "-a", "--force-confold"], deadline.within(LIMIT), Echo::Lines).await?;
+        }
+        let unhold: Vec<&str> = std::iter::once("unhold").chain(names.iter().copied()).collect();
+        run("apt-mark", &unhold, deadline.within(LIMIT), Echo::Lines).await?;
+        let mut arguments = vec!["install", "-y", "-q", "-oDPkg::Lock::Timeout=120"];
+        // An administrator's /etc/default/kubelet stays as it is.
+        arguments.extend(["-oDpkg::Options::=--force-confdef", "-oDpkg::Options::=--force-confold"]);
+        let pinned: Vec<String> = names.iter().map(|name| format!("{name}={}-*", number(to))).collect();
+        arguments.extend(pinned.iter().map(String::as_str));
+        run("apt-get", &arguments, deadline.within(LIMIT), Echo::Lines).await?;
+        Ok(())
+    }
+
+    /// Holds packages, so that nothing but an upgrade moves them.
+    pub(super) async fn hold(self, names: &[&str], deadline: Deadline) -> Result<(), PackageError> {
+        let arguments: Vec<&str> = std::iter::once("hold").chain(names.iter().copied()).collect();
+        run("apt-mark", &arguments, deadline.within(LIMIT), Echo::Lines).await?;
+        Ok(())
+    }
+}
+
+impl Source {
+    /// The text that names the target's minor version; none when it does already.
+    fn text_for(&self, to: Version) -> Option<String> {
+        let wanted = (to.major, to.minor);
+        let highest = self.minors.last().copied().filter(|_| !self.minors.contains(&wanted))?;
+        Some(repository::rewritten(&self.text, self.form, highest, to))
+    }
+}
+
+/// The source to use: one that names the target's minor version, or the one with the highest.
+fn choose(sources: &[Source], to: Version) -> Option<&Source> {
+    let wanted = (to.major, to.minor);
+    sources.iter().find(|it| it.minors.contains(&wanted)).or_else(|| sources.iter().max_by_key(|it| it.minors.last()))
+}
+
+/// Options that make apt see one file of sources only.
+fn only(path: &str) -> Vec<String> {
+    vec![format!("-oDir::Etc::sourcelist={path}"), "-oDir::Etc::sourceparts=-".to_owned()]
+}
+
+/// `1.36.3`, as packages are numbered.
+fn number(version: Version) -> String {
+    format!("{}.{}.{}", version.major, version.minor, version.patch)
+}
+
+/// Reads dpkg-query's lines `ii |kubeadm|1.36.1-1.1`.
+fn installed(text: &str) -> Result<BTreeMap<String, Version>, PackageError> {
+    let mut found = BTreeMap::new();
+    for line in text.lines() {
+        let mut fields = line.split('|').map(str::trim);
+        let (Some(status), Some(name), Some(version)) = (fields.next(), fields.next(), fields.next()) else {
+            return Err(PackageError::NotUnderstood(line.to_owned()));
+        };
+        // Second letter: i installed; anything else is removed, or half done, and must be installed again.
+        if !NAMES.contains(&name) || status.chars().nth(1) != Some('i') {
+            continue;
+        }
+        let upstream = version.split_once('-').map_or(version, |(upstream, _)| upstream);
+        let version = upstream.parse().map_err(|_| PackageError::NotUnderstood(line.to_owned()))?;
+        found.insert(name.to_owned(), version);
+    }
+    Ok(found)
+}
+
+/// Whether `apt-cache madison` offers a package at a version.
+fn offered(madison: &str, name: &str, to: Version) -> bool {
+    let wanted = format!("{}-", number(to));
+    madison.lines().any(|line| {
+        let mut fields = line.split('|').map(str::trim);
+        fields.next() == Some(name) && fields.next().is_some_and(|version| version.starts_with(&wanted))
+    })
+}
+
+/// Replaces a file at once, with the rights that it had; a symbolic link stays one.
+fn write_over(path: &Path, text: &str) -> Result<(), PackageError> {
+    let wrong = |source| PackageError::File { path: path.to_owned(), source };
+    let path = std::fs::canonicalize(path).map_err(wrong)?;
+    let rights = std::fs::metadata(&path).map_err(wrong)?.permissions();
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".quorate-new");
+    let new = path.with_file_name(name);
+    std::fs::write(&new, text).map_err(wrong)?;
+    std::fs::set_permissions(&new, rights).map_err(wrong)?;
+    std::fs::File::open(&new).and_then(|file| file.sync_all()).map_err(wrong)?;
+    std::fs::rename(&new, &path).map_err(wrong)
+}
+
+/// A folder in memory that goes away with its value.
+struct Aside(PathBuf);
+
+impl Aside {
+    fn new(root: &Path) -> Result<Self, PackageError> {
+        let path = root.join(format!("run/quorate-preflight-{}", std::process::id()));
+        let aside = Self(path.clone());
+        // apt reads as `_apt`: it must get through, and it wants the folder `partial`.
+        std::fs::create_dir_all(path.join("lists/partial"))
+            .and_then(|()| std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)))
+            .map_err(|source| PackageError::File { path, source })?;
+        Ok(aside)
+    }
+}
+
+impl Drop for Aside {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_dir_all(&self.0) {
+            tracing::warn!(path = %self.0.display(), %error, "A temporary folder stays behind");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn to() -> Version {
+        "v1.36.3".parse().unwrap()
+    }
+
+    fn put(root: &Path, path: &str, text: &str) {
+        let path = root.join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+
+    #[test]
+    fn other_package_managers_are_refused_by_name() {
+        let root = tempfile::tempdir().unwrap();
+        assert!(PackageManager::detect(root.path()).unwrap_err().to_string().contains("no package manager"));
+        put(root.path(), "usr/bin/dnf", "");
+        assert!(PackageManager::detect(root.path()).unwrap_err().to_string().contains("managed by dnf"));
+        put(root.path(), "usr/bin/apt-get", "");
+        put(root.path(), "usr/bin/dpkg-query", "");
+        assert_eq!(PackageManager::detect(root.path()).unwrap(), PackageManager::Apt);
+    }
+
+    #[test]
+    fn installed_packages_are_read_and_half_installed_ones_are_not_there() {
+        let text =
+            "ii |kubeadm|1.36.1-1.1\nhi |kubelet|1.36.1-1.1\niF |kubectl|1.36.3-1.1\nii |kubernetes-cni|1.7.1-1.1\n";
+        let found = installed(text).unwrap();
+        assert_eq!(found.keys().collect::<Vec<_>>(), ["kubeadm", "kubelet"]);
+        assert_eq!(found["kubelet"].to_string(), "v1.36.1");
+        assert!(installed("ii |kubeadm|1.36.1~rc.1-1\n").is_err());
+        assert!(installed("nonsense\n").is_err());
+    }
+
+    #[test]
+    fn an_offer_is_of_exactly_the_version() {
+        let madison = "   kubeadm | 1.36.30-1.1 | file:/srv Packages\n   kubeadm | 1.36.3-1.1 | file:/srv Packages\n\
+                       \n   kubelet | 1.36.30-1.1 | file:/srv Packages\n";
+        assert!(offered(madison, "kubeadm", to()));
+        assert!(!offered(madison, "kubelet", to()));
+        assert!(!offered(madison, "kubectl", to()));
+    }
+
+    #[test]
+    fn the_source_of_the_target_or_the_highest_is_chosen_and_rewritten() {
+        let root = tempfile::tempdir().unwrap();
+        put(root.path(), "etc/apt/sources.list", "deb https://deb.debian.org/debian trixie main\n");
+        put(root.path(), "etc/apt/sources.list.d/a.list", "deb file:/srv/apt/core:/stable:/v1.34/deb /\n");
+        let newer = "Types: deb\nURIs: file:/srv/apt/core:/stable:/v1.35/deb\nSuites: /\n";
+        put(root.path(), "etc/apt/sources.list.d/b.sources", newer);
+        put(root.path(), "etc/apt/sources.list.d/c.list.bak", "deb file:/srv/apt/core:/stable:/v1.36/deb /\n");
+        let sources = PackageManager::Apt.sources(root.path()).unwrap();
+        assert_eq!(sources.len(), 2);
+        let chosen = choose(&sources, to()).unwrap();
+        assert!(chosen.path.ends_with("b.sources"));
+        write_over(&chosen.path, &chosen.text_for(to()).unwrap()).unwrap();
+        let sources = PackageManager::Apt.sources(root.path()).unwrap();
+        let chosen = choose(&sources, to()).unwrap();
+        assert_eq!(chosen.text, newer.replace("1.35", "1.36"));
+        assert_eq!(chosen.text_for(to()), None);
+        let names: Vec<_> = std::fs::read_dir(root.path().join("etc/apt/sources.list.d")).unwrap().collect();
+        assert_eq!(names.len(), 3, "{names:?}");
+    }
+}

@@ -1,0 +1,216 @@
+//! What the node step still has to do, judged from the host's state alone. Pure. Nothing is remembered between runs: a run that was
+//! killed anywhere is finished by the next one, which looks again before each sub-step.
+
+use super::manifests::Manifests;
+use crate::cli::node::{Mode, Role, Upgrade};
+use crate::version::Version;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// The sub-steps, in their order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Step {
+    /// Old scratch of kubeadm is removed (incident R19).
+    PruneScratch,
+    /// Disk, stray files, versions: what would stop the step half-way.
+    Checks,
+    /// The package source names the target's minor version, and its list is fresh.
+    Repository,
+    /// kubeadm at the target's version.
+    KubeadmPackage,
+    /// New connections go to a ready peer.
+    HandOver,
+    /// The apiserver is restarted once, so that connections that are there go too.
+    Empty,
+    /// `kubeadm upgrade apply` or `kubeadm upgrade node`.
+    Kubeadm,
+    /// kubelet and kubectl at the target's version.
+    KubeletPackages,
+    /// All packages held.
+    Hold,
+    /// The kubelet that runs is the one installed.
+    RestartKubelet,
+    /// The node's own apiserver, etcd and kubelet answer, at the target's version.
+    Recovery,
+    /// New connections stay here again.
+    HandBack,
+}
+
+impl Step {
+    /// All of them, in order.
+    pub const ALL: [Self; 12] = [
+        Self::PruneScratch,
+        Self::Checks,
+        Self::Repository,
+        Self::KubeadmPackage,
+        Self::HandOver,
+        Self::Empty,
+        Self::Kubeadm,
+        Self::KubeletPackages,
+        Self::Hold,
+        Self::RestartKubelet,
+        Self::Recovery,
+        Self::HandBack,
+    ];
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::PruneScratch => "prune-scratch",
+            Self::Checks => "checks",
+            Self::Repository => "repository",
+            Self::KubeadmPackage => "kubeadm-package",
+            Self::HandOver => "hand-over",
+            Self::Empty => "empty",
+            Self::Kubeadm => "kubeadm",
+            Self::KubeletPackages => "kubelet-packages",
+            Self::Hold => "hold",
+            Self::RestartKubelet => "restart-kubelet",
+            Self::Recovery => "recovery",
+            Self::HandBack => "hand-back",
+        })
+    }
+}
+
+/// The host as it is now.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct State {
+    /// Installed packages.
+    pub(super) packages: BTreeMap<String, Version>,
+    /// Held packages.
+    pub(super) held: Vec<String>,
+    /// The kubelet that runs; none when none does.
+    pub(super) running_kubelet: Option<Version>,
+    /// The static pods.
+    pub(super) manifests: Manifests,
+    /// The etcd image tag that kubeadm would write for the target, where that can be told.
+    pub(super) etcd_tag: Option<String>,
+    /// Folders of old scratch.
+    pub(super) scratch: usize,
+    /// Whether new connections are handed over now.
+    pub(super) handed_over: bool,
+}
+
+/// Whether a sub-step has anything to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Need {
+    /// Yes.
+    Do,
+    /// No, and why not.
+    Skip(&'static str),
+}
+
+impl State {
+    fn package_at(&self, name: &str, to: Version) -> bool {
+        self.packages.get(name) == Some(&to)
+    }
+
+    /// kubectl only where there is one: a worker need not have it.
+    pub(super) fn kubelet_packages_behind(&self, to: Version) -> Vec<&'static str> {
+        let kubectl = self.packages.get("kubectl").is_some_and(|found| *found != to);
+        let kubelet = !self.package_at("kubelet", to);
+        [("kubelet", kubelet), ("kubectl", kubectl)].into_iter().filter(|it| it.1).map(|it| it.0).collect()
+    }
+
+    fn packages_behind(&self, to: Version) -> bool {
+        !self.package_at("kubeadm", to) || !self.kubelet_packages_behind(to).is_empty()
+    }
+
+    /// Packages that are there and not held.
+    pub(super) fn not_held(&self) -> Vec<&str> {
+        self.packages.keys().map(String::as_str).filter(|name| !self.held.iter().any(|it| it == name)).collect()
+    }
+
+    /// Whether etcd's manifest names the image that kubeadm would write; none when that cannot be told.
+    pub(super) fn etcd_on_target(&self) -> Option<bool> {
+        let etcd = self.manifests.pods.get("etcd")?;
+        self.etcd_tag.as_ref().map(|tag| *tag == etcd.tag)
+    }
+
+    /// Whether the static pods carry the target's images.
+    pub(super) fn static_pods_on_target(&self, to: Version) -> bool {
+        let wanted = to.to_string();
+        ["kube-apiserver", "kube-controller-manager", "kube-scheduler"]
+            .into_iter()
+            .all(|name| self.manifests.pods.get(name).is_some_and(|pod| pod.tag == wanted))
+            && self.etcd_on_target() != Some(false)
+    }
+
+    /// Whether kubeadm has done its part. kubeadm is not asked: `kubeadm upgrade plan` names no target on a node that is done
+    /// (incident R14). The kubelet's package comes after kubeadm in every run, so at the target's version it proves that
+    /// kubeadm had ended well, its later phases included (the kubelet's configuration has no version of its own).
+    fn kubeadm_done(&self, to: Version) -> bool {
+        self.package_at("kubelet", to) && (!self.manifests.control_plane() || self.static_pods_on_target(to))
+    }
+}
+
+/// Whether a sub-step has anything to do on this host, now.
+pub(super) fn need(step: Step, state: &State, order: &Upgrade) -> Need {
+    let to = order.to;
+    let unless = |done: bool, why| if done { Need::Skip(why) } else { Need::Do };
+    match step {
+        Step::PruneScratch => unless(state.scratch == 0, "no old scratch"),
+        Step::Checks => unless(!state.packages_behind(to) && state.kubeadm_done(to), "nothing to install"),
+        Step::Repository => unless(!state.packages_behind(to), "packages are on target"),
+        Step::KubeadmPackage => unless(state.package_at("kubeadm", to), "on target"),
+        Step::HandOver if !state.manifests.control_plane() => Need::Skip("no apiserver here"),
+        Step::HandOver if state.kubeadm_done(to) => Need::Skip("nothing restarts"),
+        Step::HandOver => unless(order.peers.is_empty(), "no peer was named"),
+        Step::Empty | Step::HandBack => unless(!state.handed_over, "not handed over"),
+        Step::Kubeadm => unless(state.kubeadm_done(to), "done before"),
+        Step::KubeletPackages => unless(state.kubelet_packages_behind(to).is_empty(), "on target"),
+        Step::Hold => unless(state.not_held().is_empty(), "held"),
+        Step::RestartKubelet => unless(state.running_kubelet == Some(to), "the target runs"),
+        Step::Recovery => Need::Do,
+    }
+}
+
+/// What speaks against starting at all, all of it.
+pub(super) fn objections(state: &State, order: &Upgrade) -> Vec<String> {
+    let mut found = Vec::new();
+    let control_plane = state.manifests.control_plane();
+    match order.role {
+        Some(Role::ControlPlane) if !control_plane => {
+            found.push("no static pod kube-apiserver is here, so this is no control plane node".to_owned());
+        }
+        Some(Role::Worker) if control_plane => {
+            found.push("a static pod kube-apiserver is here, so this is no worker".to_owned());
+        }
+        _ => {}
+    }
+    if order.mode == Mode::Apply && !control_plane {
+        found.push("`kubeadm upgrade apply` runs on a control plane node only".to_owned());
+    }
+    found.extend(unfit(state, order.to));
+    found
+}
+
+/// What makes a node unfit for a target, whatever the order.
+pub(super) fn unfit(state: &State, to: Version) -> Vec<String> {
+    let mut found = Vec::new();
+    for name in ["kubeadm", "kubelet"] {
+        if !state.packages.contains_key(name) {
+            found.push(format!("package {name} is not installed"));
+        }
+    }
+    for (name, version) in state.packages.iter().filter(|(_, version)| **version > to) {
+        found.push(format!("{name} {version} is newer than {to}"));
+    }
+    found.extend(stray(&state.manifests));
+    found
+}
+
+/// Stray files as sentences (incident R21).
+pub(super) fn stray(manifests: &Manifests) -> Vec<String> {
+    let sentence = |(file, what): &(String, String)| {
+        format!("/etc/kubernetes/manifests/{file} is {what}: the kubelet runs every file there, move it elsewhere")
+    };
+    manifests.stray.iter().map(sentence).collect()
+}
+
+#[cfg(test)]
+#[path = "plan/tests.rs"]
+mod tests;

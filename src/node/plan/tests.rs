@@ -1,0 +1,136 @@
+use super::*;
+use crate::node::manifests;
+
+fn version(text: &str) -> Version {
+    text.parse().unwrap()
+}
+
+fn order(mode: Mode) -> Upgrade {
+    Upgrade {
+        to: version("v1.36.3"),
+        mode,
+        role: None,
+        skip_phases: Vec::new(),
+        ignore_preflight_errors: Vec::new(),
+        peers: vec!["10.10.0.12".parse().unwrap()],
+        service_address: None,
+        etcd_image_tag: Some("default".to_owned()),
+        timeout: std::time::Duration::from_secs(1800),
+    }
+}
+
+/// A node at a version; `tag` of its static pods, none for a worker.
+fn state(packages: &str, running: &str, tag: Option<&str>) -> State {
+    let root = tempfile::tempdir().unwrap();
+    let folder = root.path().join(manifests::FOLDER);
+    std::fs::create_dir_all(&folder).unwrap();
+    for name in manifests::COMPONENTS.into_iter().filter(|_| tag.is_some()) {
+        let tag = if name == "etcd" { "3.6.8-0" } else { tag.unwrap() };
+        let text = format!(
+            "metadata: {{name: {name}}}\nspec: {{containers: [{{name: {name}, image: 'registry.k8s.io/{name}:{tag}'}}]}}\n"
+        );
+        std::fs::write(folder.join(format!("{name}.yaml")), text).unwrap();
+    }
+    State {
+        packages: ["kubeadm", "kubectl", "kubelet"].map(|name| (name.to_owned(), version(packages))).into(),
+        held: ["kubeadm", "kubectl", "kubelet"].map(str::to_owned).into(),
+        running_kubelet: Some(version(running)),
+        manifests: manifests::read(root.path()).unwrap(),
+        etcd_tag: Some("3.6.8-0".to_owned()),
+        ..State::default()
+    }
+}
+
+fn todo(state: &State, order: &Upgrade) -> Vec<Step> {
+    Step::ALL.into_iter().filter(|step| need(*step, state, order) == Need::Do).collect()
+}
+
+#[test]
+fn a_control_plane_node_goes_through_all_of_it() {
+    let mut node = state("v1.36.1", "v1.36.1", Some("v1.36.1"));
+    node.scratch = 2;
+    node.held.clear();
+    assert_eq!(
+        todo(&node, &order(Mode::Apply)),
+        Step::ALL.into_iter().filter(|step| !matches!(step, Step::Empty | Step::HandBack)).collect::<Vec<_>>()
+    );
+    node.handed_over = true;
+    assert_eq!(todo(&node, &order(Mode::Apply)), Step::ALL);
+}
+
+#[test]
+fn a_worker_has_nothing_to_hand_over() {
+    let steps = todo(&state("v1.36.1", "v1.36.1", None), &order(Mode::Node));
+    assert!(steps.contains(&Step::Kubeadm) && !steps.contains(&Step::HandOver), "{steps:?}");
+}
+
+#[test]
+fn r14_a_half_done_node_goes_on_where_it_stopped() {
+    let done = Step::Recovery;
+    // Killed after kubeadm's package: everything from kubeadm on.
+    let mut node = state("v1.36.1", "v1.36.1", Some("v1.36.1"));
+    node.packages.insert("kubeadm".to_owned(), version("v1.36.3"));
+    let steps = todo(&node, &order(Mode::Node));
+    assert!(!steps.contains(&Step::KubeadmPackage) && steps.contains(&Step::Kubeadm), "{steps:?}");
+    // Killed when the static pods were swapped, kubeadm's later phases unknown: kubeadm again, it is idempotent.
+    let mut node = state("v1.36.1", "v1.36.1", Some("v1.36.3"));
+    node.packages.insert("kubeadm".to_owned(), version("v1.36.3"));
+    assert!(todo(&node, &order(Mode::Node)).contains(&Step::Kubeadm));
+    // Killed before kubelet's restart: that and the proof.
+    let node = state("v1.36.3", "v1.36.1", Some("v1.36.3"));
+    assert_eq!(todo(&node, &order(Mode::Node)), [Step::RestartKubelet, done]);
+    // Killed before the packages were held.
+    let mut node = state("v1.36.3", "v1.36.3", Some("v1.36.3"));
+    node.held.clear();
+    assert_eq!(todo(&node, &order(Mode::Node)), [Step::Hold, done]);
+}
+
+#[test]
+fn a_node_on_target_is_only_looked_at() {
+    for tag in [None, Some("v1.36.3")] {
+        assert_eq!(todo(&state("v1.36.3", "v1.36.3", tag), &order(Mode::Node)), [Step::Recovery]);
+    }
+}
+
+#[test]
+fn packages_alone_do_not_make_a_node_done() {
+    // The kubelet alone is never "on target": an administrator may have upgraded the packages by hand.
+    let node = state("v1.36.3", "v1.36.3", Some("v1.36.1"));
+    assert!(todo(&node, &order(Mode::Node)).contains(&Step::Kubeadm));
+    let mut node = state("v1.36.3", "v1.36.3", Some("v1.36.3"));
+    node.etcd_tag = Some("3.7.2-0".to_owned());
+    assert!(todo(&node, &order(Mode::Node)).contains(&Step::Kubeadm));
+}
+
+#[test]
+fn a_worker_without_kubectl_does_not_get_one() {
+    let mut node = state("v1.36.1", "v1.36.1", None);
+    node.packages.remove("kubectl");
+    assert_eq!(node.kubelet_packages_behind(version("v1.36.3")), ["kubelet"]);
+}
+
+#[test]
+fn what_cannot_work_is_said_before_anything_is_touched() {
+    let mut wrong = order(Mode::Apply);
+    wrong.role = Some(Role::ControlPlane);
+    let worker = state("v1.36.1", "v1.36.1", None);
+    assert_eq!(objections(&worker, &wrong).len(), 2);
+    wrong.role = Some(Role::Worker);
+    assert_eq!(objections(&state("v1.36.1", "v1.36.1", Some("v1.36.1")), &wrong).len(), 1);
+
+    let mut newer = state("v1.36.1", "v1.36.1", Some("v1.36.1"));
+    newer.packages.insert("kubelet".to_owned(), version("v1.37.0"));
+    assert!(objections(&newer, &order(Mode::Node))[0].contains("kubelet v1.37.0 is newer"));
+
+    let mut bare = state("v1.36.1", "v1.36.1", None);
+    bare.packages.clear();
+    assert_eq!(objections(&bare, &order(Mode::Node)).len(), 2);
+    assert!(objections(&state("v1.36.1", "v1.36.1", Some("v1.36.1")), &order(Mode::Node)).is_empty());
+}
+
+#[test]
+fn names_are_the_same_in_json_and_text() {
+    for step in Step::ALL {
+        assert_eq!(serde_json::to_string(&step).unwrap(), format!("\"{step}\""));
+    }
+}

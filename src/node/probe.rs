@@ -1,0 +1,82 @@
+//! Asks apiservers and the local etcd whether they are ready, each on its own address.
+
+use reqwest::{Certificate, Client, Identity};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// How long one answer may take.
+const ANSWER: Duration = Duration::from_secs(2);
+
+/// What is needed to ask.
+#[derive(Clone, Debug)]
+pub(super) struct Probe {
+    pki: PathBuf,
+}
+
+impl Probe {
+    /// With the certificates of kubeadm below a root.
+    pub(super) fn new(root: &std::path::Path) -> Self {
+        Self { pki: root.join("etc/kubernetes/pki") }
+    }
+
+    /// Whether the apiserver at this very address is ready: its certificate is checked against the address, which no peer's names.
+    pub(super) async fn ready(&self, address: SocketAddr) -> Result<(), String> {
+        self.get(address, "/readyz").await.map(|_| ())
+    }
+
+    /// The version of the apiserver at this very address.
+    pub(super) async fn version(&self, address: SocketAddr) -> Result<String, String> {
+        let body = self.get(address, "/version").await?;
+        let answer: serde_json::Value = serde_json::from_str(&body).map_err(|error| error.to_string())?;
+        let version = answer.get("gitVersion").and_then(serde_json::Value::as_str);
+        version.map(str::to_owned).ok_or_else(|| format!("{address} answered /version without gitVersion"))
+    }
+
+    /// A client is made for each question: kubeadm renews the certificates meanwhile.
+    async fn get(&self, address: SocketAddr, path: &str) -> Result<String, String> {
+        let ca = self.read("ca.crt")?;
+        let ca = Certificate::from_pem_bundle(&ca).map_err(|error| format!("ca.crt: {error}"))?;
+        let mut client = Client::builder().no_proxy().tls_certs_only(ca).timeout(ANSWER).pool_max_idle_per_host(0);
+        // Where anonymous requests are off, /readyz wants a client. A pair that is torn while it is renewed is done without.
+        if let (Ok(mut pem), Ok(key)) =
+            (self.read("apiserver-kubelet-client.crt"), self.read("apiserver-kubelet-client.key"))
+        {
+            pem.extend(key);
+            if let Ok(identity) = Identity::from_pem(&pem) {
+                client = client.identity(identity);
+            }
+        }
+        let client = client.build().map_err(|error| describe(&error))?;
+        answer(&client, &format!("https://{address}{path}")).await
+    }
+
+    fn read(&self, name: &str) -> Result<Vec<u8>, String> {
+        let path = self.pki.join(name);
+        std::fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))
+    }
+}
+
+/// Asks a plain local address: etcd's metrics port, the kubelet's health port.
+pub(super) async fn plain(url: &str) -> Result<(), String> {
+    let client = Client::builder().no_proxy().timeout(ANSWER).build().map_err(|error| describe(&error))?;
+    answer(&client, url).await.map(|_| ())
+}
+
+async fn answer(client: &Client, url: &str) -> Result<String, String> {
+    let answer = client.get(url).send().await.map_err(|error| describe(&error))?;
+    let status = answer.status();
+    let body = answer.text().await.map_err(|error| describe(&error))?;
+    if status.is_success() { Ok(body) } else { Err(format!("{url} answered {status}")) }
+}
+
+/// An error of reqwest says why only in its sources.
+fn describe(error: &reqwest::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(error) = source {
+        text = format!("{text}: {error}");
+        source = error.source();
+    }
+    text
+}

@@ -1,0 +1,351 @@
+//! What runs in the unit on the host: each sub-step looks at the host first, does what is left to do, and can be stopped anywhere.
+
+use super::command::{Deadline, Echo, ToolError, run};
+use super::handover::{Absent, HandOver};
+use super::host::{Host, HostError, versions};
+use super::manifests::Manifests;
+use super::nft::Target;
+use super::plan::{Need, State, Step, need, objections};
+use super::probe::{Probe, plain};
+use super::report::{HandOverReport, Outcome, Report, StepReport};
+use super::{apiserver, kubeadm};
+use crate::cli::node::Upgrade;
+use crate::clock::Clock;
+use crate::output;
+use std::net::SocketAddr;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// How long kubeadm may take in one attempt; it gives up by itself after five minutes a component.
+const KUBEADM: Duration = Duration::from_secs(22 * 60);
+/// Between two attempts of kubeadm.
+const BETWEEN: Duration = Duration::from_secs(30);
+/// How long the node's own parts may take to answer again.
+const RECOVERY: Duration = Duration::from_secs(5 * 60);
+/// How long they must have answered to count.
+const STABLE: Duration = Duration::from_secs(5);
+/// Between two looks.
+const POLL: Duration = Duration::from_millis(500);
+
+/// Why a sub-step did not end well.
+#[derive(Debug)]
+struct Failure {
+    outcome: Outcome,
+    message: String,
+    last: Vec<String>,
+}
+
+impl Failure {
+    fn tool(message: impl Into<String>) -> Self {
+        Self { outcome: Outcome::Midway, message: message.into(), last: Vec::new() }
+    }
+
+    fn refused(objections: &[String]) -> Self {
+        Self { outcome: Outcome::Refused, message: objections.join("; "), last: Vec::new() }
+    }
+}
+
+impl From<HostError> for Failure {
+    fn from(error: HostError) -> Self {
+        Self { outcome: Outcome::Unknown, message: error.to_string(), last: error.last_lines() }
+    }
+}
+
+impl From<super::packages::PackageError> for Failure {
+    fn from(error: super::packages::PackageError) -> Self {
+        HostError::from(error).into()
+    }
+}
+
+impl From<ToolError> for Failure {
+    fn from(error: ToolError) -> Self {
+        HostError::from(error).into()
+    }
+}
+
+/// Brings this host to the target; never an error, since what happened is in the report.
+pub(super) async fn upgrade(order: &Upgrade, clock: Clock) -> Report {
+    let mut report = Report::new(order.to);
+    let host = match Host::here() {
+        Ok(host) => host,
+        Err(error) => {
+            report.outcome = Outcome::Refused;
+            report.failed_step = Some(Step::Checks);
+            report.message = Some(error.to_string());
+            return report;
+        }
+    };
+    let mut work =
+        Work { order, clock, host, deadline: Deadline::after(order.timeout), hand_over: None, changed: false, report };
+    work.all().await;
+    if let Some(hand_over) = work.hand_over.take() {
+        hand_over.stop().await;
+    }
+    work.report
+}
+
+struct Work<'a> {
+    order: &'a Upgrade,
+    clock: Clock,
+    host: Host,
+    deadline: Deadline,
+    hand_over: Option<HandOver>,
+    /// Whether anything but scratch was changed on the host.
+    changed: bool,
+    report: Report,
+}
+
+impl Work<'_> {
+    async fn all(&mut self) {
+        let before = match self.look().await {
+            Ok(state) => state,
+            Err(failure) => return self.failed(Step::Checks, failure),
+        };
+        self.report.before = versions(&before);
+        self.report.after = versions(&before);
+        let mut failed = None;
+        for step in Step::ALL {
+            if let Err(failure) = self.one(step).await {
+                failed = Some((step, failure));
+                break;
+            }
+        }
+        match self.look().await {
+            Ok(after) => {
+                self.report.after = versions(&after);
+                self.report.manifests_changed = changed(&before.manifests, &after.manifests);
+            }
+            Err(failure) => failed = failed.or(Some((Step::Recovery, failure))),
+        }
+        match failed {
+            Some((step, failure)) => self.failed(step, failure),
+            None => {
+                self.report.outcome = Outcome::Done;
+                self.report.done = true;
+            }
+        }
+    }
+
+    fn failed(&mut self, step: Step, failure: Failure) {
+        // Whatever it was: with something changed the node is midway, without it is untouched.
+        self.report.outcome = match (self.changed, failure.outcome) {
+            (true, _) => Outcome::Midway,
+            (false, Outcome::Refused) => Outcome::Refused,
+            (false, _) => Outcome::Unknown,
+        };
+        output::progress(&format!("{step}: {}", failure.message));
+        self.report.failed_step = Some(step);
+        self.report.message = Some(failure.message);
+        self.report.last_lines = failure.last;
+    }
+
+    async fn look(&self) -> Result<State, Failure> {
+        let tag = self.order.etcd_image_tag.as_deref();
+        let mut state = self.host.state(self.order.to, tag, self.clock.now(), self.deadline).await?;
+        state.handed_over = self.hand_over.is_some();
+        Ok(state)
+    }
+
+    async fn one(&mut self, step: Step) -> Result<(), Failure> {
+        let start = Instant::now();
+        let state = self.look().await?;
+        let skipped = match need(step, &state, self.order) {
+            Need::Skip(why) => {
+                if step == Step::HandOver {
+                    why.clone_into(&mut self.report.hand_over.because);
+                }
+                Some(why.to_owned())
+            }
+            Need::Do => {
+                if self.deadline.passed() {
+                    return Err(Failure::tool(format!("no time is left of {} s", self.order.timeout.as_secs())));
+                }
+                output::progress(&format!("{step}: begins"));
+                self.carry_out(step, &state).await?;
+                None
+            }
+        };
+        let seconds = start.elapsed().as_secs();
+        match &skipped {
+            Some(why) => output::progress(&format!("{step}: skipped, {why}")),
+            None => output::progress(&format!("{step}: done in {seconds} s")),
+        }
+        self.report.steps.push(StepReport { name: step, seconds, skipped });
+        Ok(())
+    }
+
+    async fn carry_out(&mut self, step: Step, state: &State) -> Result<(), Failure> {
+        let (to, deadline, manager) = (self.order.to, self.deadline, self.host.manager);
+        match step {
+            Step::PruneScratch => self.prune_scratch()?,
+            Step::Checks => {
+                let mut found = objections(state, self.order);
+                found.extend(self.host.short_of_disk(&state.manifests)?);
+                if !found.is_empty() {
+                    return Err(Failure::refused(&found));
+                }
+            }
+            Step::Repository => {
+                self.changed = true;
+                manager.point_to(&self.host.root, to, deadline).await?;
+            }
+            Step::KubeadmPackage => {
+                self.changed = true;
+                manager.install(&self.host.root, &["kubeadm"], to, deadline).await?;
+            }
+            Step::HandOver => self.hand_over(state).await?,
+            Step::Empty => {
+                self.changed = true;
+                let address = own_apiserver(&state.manifests)?;
+                apiserver::restart(address, &self.probe(), deadline).await.map_err(Failure::tool)?;
+            }
+            Step::Kubeadm => self.kubeadm(state).await?,
+            Step::KubeletPackages => {
+                self.changed = true;
+                manager.install(&self.host.root, &state.kubelet_packages_behind(to), to, deadline).await?;
+            }
+            Step::Hold => {
+                self.changed = true;
+                manager.hold(&state.not_held(), deadline).await?;
+            }
+            Step::RestartKubelet => {
+                self.changed = true;
+                for arguments in [["daemon-reload"].as_slice(), &["restart", "kubelet.service"]] {
+                    run("systemctl", arguments, deadline.within(Duration::from_secs(120)), Echo::Lines).await?;
+                }
+            }
+            Step::Recovery => self.recovery(state).await?,
+            Step::HandBack => {
+                if let Some(hand_over) = self.hand_over.take() {
+                    hand_over.stop().await;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn prune_scratch(&self) -> Result<(), Failure> {
+        for path in self.host.old_scratch(self.clock.now())? {
+            output::progress(&format!("removing {}", path.display()));
+            let removed = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+            removed.map_err(|source| HostError::File { path, source })?;
+        }
+        Ok(())
+    }
+
+    fn probe(&self) -> Probe {
+        Probe::new(&self.host.root)
+    }
+
+    async fn hand_over(&mut self, state: &State) -> Result<(), Failure> {
+        let target = Target { local: own_apiserver(&state.manifests)?, service: self.order.service_address };
+        match HandOver::start(target, self.order.peers.clone(), self.probe(), self.deadline).await {
+            Ok(hand_over) => {
+                self.changed = true;
+                self.report.hand_over = HandOverReport { on: true, because: hand_over.relies_on.to_owned() };
+                self.hand_over = Some(hand_over);
+            }
+            // Without nft clients see what they saw before quorate; without a ready peer they would see nothing at all.
+            Err(Absent::Impossible(why)) => self.report.hand_over.because = why,
+            Err(error @ Absent::NoPeer(_)) => {
+                self.report.hand_over.because = "no peer is ready".to_owned();
+                return Err(Failure::tool(error.to_string()));
+            }
+        }
+        Ok(())
+    }
+
+    async fn kubeadm(&mut self, state: &State) -> Result<(), Failure> {
+        let control_plane = state.manifests.control_plane();
+        let mut attempt = 1;
+        loop {
+            if control_plane {
+                // The kubelet tells kubeadm about static pods through the node's own apiserver.
+                let address = own_apiserver(&state.manifests)?;
+                apiserver::wait_ready(address, &self.probe(), STABLE, Deadline::after(self.deadline.within(RECOVERY)))
+                    .await
+                    .map_err(|why| Failure::tool(format!("before kubeadm: {why}")))?;
+            }
+            let now = self.look().await?;
+            let arguments = kubeadm::arguments(self.order, attempt, now.etcd_on_target());
+            let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+            self.changed = true;
+            let failure = match run("kubeadm", &arguments, self.deadline.within(KUBEADM), Echo::Lines).await {
+                Ok(_) => {
+                    let now = self.host.manifests()?;
+                    return if !control_plane
+                        || (State { manifests: now, ..state.clone() }).static_pods_on_target(self.order.to)
+                    {
+                        Ok(())
+                    } else {
+                        Err(Failure::tool(format!(
+                            "kubeadm ended well and the static pods are not at {}: does kubeadm-config name it?",
+                            self.order.to
+                        )))
+                    };
+                }
+                Err(error) => error,
+            };
+            output::progress(&format!("kubeadm: attempt {attempt} of {}: {failure}", kubeadm::ATTEMPTS));
+            if attempt == kubeadm::ATTEMPTS || self.deadline.within(BETWEEN * 2) < BETWEEN * 2 {
+                return Err(failure.into());
+            }
+            attempt += 1;
+            tokio::time::sleep(BETWEEN).await;
+        }
+    }
+
+    /// The node's own parts answer, at the target's version, for a while without a break.
+    async fn recovery(&self, state: &State) -> Result<(), Failure> {
+        let until = Deadline::after(self.deadline.within(RECOVERY));
+        let mut since: Option<Instant> = None;
+        loop {
+            match self.well(&state.manifests).await {
+                Ok(()) if since.get_or_insert_with(Instant::now).elapsed() >= STABLE => return Ok(()),
+                Ok(()) => {}
+                Err(why) if until.passed() => return Err(Failure::tool(format!("not recovered: {why}"))),
+                Err(_) => since = None,
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    async fn well(&self, manifests: &Manifests) -> Result<(), String> {
+        plain("http://127.0.0.1:10248/healthz").await.map_err(|why| format!("kubelet: {why}"))?;
+        if !manifests.control_plane() {
+            return Ok(());
+        }
+        let address = own_apiserver(manifests).map_err(|failure| failure.message)?;
+        // An old apiserver lives on for up to a minute after its SIGTERM and answers "ok": its version tells them apart.
+        let version = self.probe().version(address).await.map_err(|why| format!("kube-apiserver: {why}"))?;
+        if version != self.order.to.to_string() {
+            return Err(format!("kube-apiserver at {address} is {version}"));
+        }
+        self.probe().ready(address).await.map_err(|why| format!("kube-apiserver: {why}"))?;
+        if let Some(etcd) = manifests.pods.get("etcd") {
+            let url = etcd.flag("listen-metrics-urls").and_then(|urls| urls.split(',').next());
+            let url = url.unwrap_or("http://127.0.0.1:2381");
+            plain(&format!("{url}/readyz")).await.map_err(|why| format!("etcd: {why}"))?;
+        }
+        Ok(())
+    }
+}
+
+/// The address that this node's apiserver advertises.
+fn own_apiserver(manifests: &Manifests) -> Result<SocketAddr, Failure> {
+    let wrong = || Failure::tool("the manifest of kube-apiserver names no --advertise-address that is understood");
+    let pod = manifests.pods.get("kube-apiserver").ok_or_else(wrong)?;
+    let address = pod.flag("advertise-address").and_then(|it| it.parse().ok()).ok_or_else(wrong)?;
+    let port = pod.flag("secure-port").unwrap_or("6443").parse().map_err(|_| wrong())?;
+    Ok(SocketAddr::new(address, port))
+}
+
+/// Components whose manifest has other bytes, came or went.
+fn changed(before: &Manifests, after: &Manifests) -> Vec<String> {
+    let digest = |of: &Manifests, name: &str| of.pods.get(name).map(|pod| pod.digest.clone());
+    super::manifests::COMPONENTS
+        .into_iter()
+        .filter(|name| digest(before, name) != digest(after, name))
+        .map(str::to_owned)
+        .collect()
+}
