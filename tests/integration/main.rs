@@ -1,1 +1,3 @@
 //! The integration tests, one binary: each test binary links kube, tonic and the lab again.
+
+mod manifests;
