@@ -26,9 +26,9 @@ pub enum StepCommand {
 /// The version of an upgrade.
 #[derive(Clone, Debug, Args)]
 pub struct Target {
-    /// The version to upgrade to, as in v1.36.3
+    /// The version to upgrade to, as in v1.36.3 [default: upgrade.target of the configuration]
     #[arg(long, value_name = "VERSION")]
-    pub to: String,
+    pub to: Option<String>,
 }
 
 /// The version of an upgrade, and the node of a step.

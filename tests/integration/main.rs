@@ -1,1 +1,4 @@
 //! The integration tests, one binary: each test binary links kube, tonic and the lab again.
+
+mod image;
+mod manifests;

@@ -1,0 +1,75 @@
+# The commands of this project; README.md says what each is for. All state is outside the checkout, but dist/.
+
+# One target folder for all checkouts: dependencies are compiled once.
+export CARGO_TARGET_DIR ?= $(HOME)/.cache/quorate/target
+TOOLS ?= $(HOME)/.cache/quorate/tools
+export QUORATE_TOOLS := $(TOOLS)
+export PATH := $(TOOLS)/cargo-deny/bin:$(PATH):$(TOOLS)/go/bin
+
+# What ships is static: glibc has hosts and DNS look-ups built in. The target is named so that these flags do not reach build
+# scripts; registry paths are cut, so that the home folder of whoever builds is not in the binary.
+TARGET := x86_64-unknown-linux-gnu
+STATIC := -C target-feature=+crt-static -C link-arg=-fuse-ld=mold --remap-path-prefix=$(or $(CARGO_HOME),$(HOME)/.cargo)/registry/src=/registry
+MAX_BYTES := 16777216
+LAB := $(CARGO_TARGET_DIR)/debug/lab
+
+# For tests: what is tested is what ships.
+export QUORATE_BIN := $(CURDIR)/dist/quorate
+export QUORATE_IMAGE := $(CURDIR)/dist/quorate-image.tar
+
+.PHONY: help demo demo-down test test-long lint image binary bench setup lab lab-build lab-down
+
+help:
+	@sed -n 's/^## //p' $(MAKEFILE_LIST)
+
+## make demo       a real cluster of three control plane nodes and a worker, upgraded under a prober
+demo: setup lab-build image
+	scripts/demo
+
+## make demo-down  takes it away; nothing is left
+demo-down: lab-down
+
+## make test       lint and all tests, with real etcd, apiservers and machines
+test: setup lint lab-down lab-build image
+	scripts/test --workspace
+
+## make test-long  what takes longer than make test may
+test-long: setup lint lab-down lab-build image
+	scripts/test --workspace -- --include-ignored
+
+## make lint       format, clippy, licences, bans, sources; advisories where their database can be fetched
+lint: setup
+	scripts/lint
+
+## make image      dist/quorate and dist/quorate-image.tar (localhost/quorate:dev)
+image: binary lab
+	$(LAB) image --user 65532:65532 \
+	  --file etc/ssl/certs/ca-certificates.crt=dist/ca-certificates.crt \
+	  --file usr/share/doc/quorate/LICENSE=LICENSE \
+	  localhost/quorate:dev dist/quorate-image.tar dist/quorate
+
+## make bench      beside the incumbents, in one run: time, CPU, memory
+bench: setup lab-build image
+	scripts/bench
+
+## make setup      Debian packages and tools that building and testing take
+setup:
+	@scripts/setup
+
+binary: setup
+	RUSTFLAGS="$(STATIC)" cargo build --release --locked --target $(TARGET) -p quorate --bin quorate
+	@mkdir -p dist
+	@cmp -s $(CARGO_TARGET_DIR)/$(TARGET)/release/quorate dist/quorate || cp $(CARGO_TARGET_DIR)/$(TARGET)/release/quorate dist/quorate
+	@cp /etc/ssl/certs/ca-certificates.crt dist/ca-certificates.crt
+	@bytes=$$(stat -c %s dist/quorate); echo "dist/quorate: $$bytes bytes, $$(( (bytes + 1048575) / 1048576 )) MiB of 16"; \
+	  [ $$bytes -le $(MAX_BYTES) ] || { echo "error: dist/quorate is larger than $(MAX_BYTES) bytes, the promise of README.md" >&2; exit 1; }
+
+lab: setup
+	cargo build --locked -p lab --bin lab
+
+# A run that was killed may have left machines; they would be in the way.
+lab-down: lab
+	$(LAB) down
+
+lab-build: lab
+	$(LAB) build

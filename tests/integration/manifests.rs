@@ -1,0 +1,298 @@
+//! What `kubectl apply -k` installs: every object is what it says, every container's arguments are arguments of ours.
+
+use clap::Parser;
+use k8s_openapi::api::batch::v1::CronJob;
+use k8s_openapi::api::core::v1::{ConfigMap, Container, Namespace, PodSpec, ServiceAccount};
+use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding, Subject};
+use quorate::cli::Cli;
+use quorate::config::{Config, KEY};
+use quorate::exit::ExitStatus;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// kubectl as the lab built it, or the one of this machine.
+fn kubectl() -> PathBuf {
+    let cache = std::env::var_os("QUORATE_LAB_CACHE").map_or_else(
+        || PathBuf::from(std::env::var_os("HOME").expect("HOME is set")).join(".cache/quorate/lab"),
+        PathBuf::from,
+    );
+    let built = std::fs::read_dir(cache.join("kubernetes")).into_iter().flatten().flatten();
+    built.map(|entry| entry.path().join("kubectl")).find(|path| path.is_file()).unwrap_or_else(|| "kubectl".into())
+}
+
+/// The objects of a folder, as kustomize writes them.
+fn build(folder: &str) -> Vec<Value> {
+    let output = Command::new(kubectl())
+        .args(["kustomize", folder])
+        .current_dir(root())
+        .output()
+        .expect("kubectl is there: `lab build` makes it");
+    assert!(output.status.success(), "{folder}: {}", String::from_utf8_lossy(&output.stderr));
+    serde_saphyr::from_multiple(&String::from_utf8(output.stdout).unwrap()).unwrap()
+}
+
+/// The objects of the files in manifests/, with the file they are in.
+fn files() -> Vec<(String, Value)> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(root().join("manifests")).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        if name == "kustomization.yaml" {
+            continue;
+        }
+        let text = std::fs::read_to_string(&path).unwrap();
+        let objects: Vec<Value> = serde_saphyr::from_multiple(&text).unwrap_or_else(|error| panic!("{name}: {error}"));
+        found.extend(objects.into_iter().map(|object| (name.clone(), object)));
+    }
+    assert!(!found.is_empty());
+    found
+}
+
+fn id(object: &Value) -> (String, String, String) {
+    let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
+    (text("/kind"), text("/metadata/namespace"), text("/metadata/name"))
+}
+
+fn of_kind<T: DeserializeOwned>(objects: &[Value], kind: &str) -> Vec<T> {
+    let of_kind = objects.iter().filter(|object| object["kind"] == kind);
+    of_kind.map(|object| serde_json::from_value(object.clone()).unwrap()).collect()
+}
+
+/// The fields of `written` that `read` lost: the types ignore what they do not know, a typing error included.
+fn lost(written: &Value, read: &Value, path: &str, out: &mut Vec<String>) {
+    match written {
+        Value::Object(fields) => {
+            for (key, value) in fields {
+                let path = format!("{path}.{key}");
+                match read.get(key) {
+                    Some(other) => lost(value, other, &path, out),
+                    None => out.push(path),
+                }
+            }
+        }
+        Value::Array(items) => {
+            for (index, item) in items.iter().enumerate() {
+                lost(item, &read[index], &format!("{path}[{index}]"), out);
+            }
+        }
+        other if other == read => {}
+        other => out.push(format!("{path}: {other} became {read}")),
+    }
+}
+
+fn check<T: DeserializeOwned + Serialize>(object: &Value) -> Vec<String> {
+    let typed: T = match serde_json::from_value(object.clone()) {
+        Ok(typed) => typed,
+        Err(error) => return vec![error.to_string()],
+    };
+    let mut out = Vec::new();
+    lost(object, &serde_json::to_value(&typed).unwrap(), "", &mut out);
+    out
+}
+
+fn wrong_fields(object: &Value) -> Vec<String> {
+    match object["kind"].as_str().unwrap() {
+        "ClusterRole" => check::<ClusterRole>(object),
+        "ClusterRoleBinding" => check::<ClusterRoleBinding>(object),
+        "ConfigMap" => check::<ConfigMap>(object),
+        "CronJob" => check::<CronJob>(object),
+        "Namespace" => check::<Namespace>(object),
+        "Role" => check::<Role>(object),
+        "RoleBinding" => check::<RoleBinding>(object),
+        "ServiceAccount" => check::<ServiceAccount>(object),
+        other => vec![format!("a kind that this test does not know: {other}")],
+    }
+}
+
+fn pod(template: &CronJob) -> &PodSpec {
+    template.spec.as_ref().unwrap().job_template.spec.as_ref().unwrap().template.spec.as_ref().unwrap()
+}
+
+fn containers(template: &CronJob) -> impl Iterator<Item = &Container> {
+    let pod = pod(template);
+    pod.init_containers.iter().flatten().chain(&pod.containers)
+}
+
+fn config(objects: &[Value]) -> String {
+    let maps: Vec<ConfigMap> = of_kind(objects, "ConfigMap");
+    let found: Vec<_> =
+        maps.iter().filter(|map| map.metadata.name.as_deref() == Some(quorate::config::CONFIG_MAP)).collect();
+    assert_eq!(found.len(), 1);
+    found[0].data.as_ref().unwrap()[KEY].clone()
+}
+
+#[test]
+fn every_object_has_only_fields_of_its_type() {
+    for (file, object) in files() {
+        assert_eq!(wrong_fields(&object), Vec::<String>::new(), "{file}: {:?}", id(&object));
+    }
+    // The test itself: a typing error is found.
+    let mut object = files().into_iter().map(|(_, object)| object).find(|object| object["kind"] == "CronJob").unwrap();
+    object["spec"]["suspendd"] = Value::Bool(true);
+    assert_eq!(wrong_fields(&object), [".spec.suspendd"]);
+}
+
+#[test]
+fn the_base_holds_every_file_and_each_overlay_builds() {
+    let ids = |objects: &[Value]| objects.iter().map(id).collect::<BTreeSet<_>>();
+    let written = ids(&files().into_iter().map(|(_, object)| object).collect::<Vec<_>>());
+    assert_eq!(ids(&build("kustomize/base")), written);
+    for entry in std::fs::read_dir(root().join("kustomize/overlays")).unwrap() {
+        let folder = entry.unwrap().path();
+        let objects = build(folder.to_str().unwrap());
+        assert!(ids(&objects).is_superset(&written), "{}", folder.display());
+        for object in &objects {
+            assert_eq!(wrong_fields(object), Vec::<String>::new(), "{}: {:?}", folder.display(), id(object));
+        }
+    }
+}
+
+#[test]
+fn every_container_is_ours_and_its_arguments_parse() {
+    let templates: Vec<CronJob> = of_kind(&build("kustomize/base"), "CronJob");
+    assert_eq!(templates.len(), 3);
+    for template in &templates {
+        let name = template.metadata.name.as_deref().unwrap();
+        for container in containers(template) {
+            // The command line and the steps replace the arguments of the container with this name.
+            assert_eq!(container.name, "quorate", "{name}");
+            assert_eq!(container.command, None, "{name}: the image's entrypoint");
+            let args = container.args.as_ref().unwrap();
+            let parsed = Cli::try_parse_from(std::iter::once("quorate").chain(args.iter().map(String::as_str)));
+            assert!(parsed.is_ok(), "{name}: {}", parsed.unwrap_err());
+        }
+    }
+}
+
+#[test]
+fn templates_never_start_by_themselves_and_fail_on_our_codes() {
+    for template in of_kind::<CronJob>(&build("kustomize/base"), "CronJob") {
+        let name = template.metadata.name.clone().unwrap();
+        let spec = template.spec.as_ref().unwrap();
+        assert_eq!(spec.suspend, Some(true), "{name}");
+        let job = spec.job_template.spec.as_ref().unwrap();
+        assert_eq!(job.ttl_seconds_after_finished, Some(7 * 24 * 3600), "{name}");
+        assert!(job.active_deadline_seconds.is_some(), "{name}");
+        assert_eq!(pod(&template).restart_policy.as_deref(), Some("Never"), "{name}: failure policies need it");
+        let rules = &job.pod_failure_policy.as_ref().unwrap().rules;
+        assert!(
+            rules.iter().any(|rule| rule.action == "Ignore"
+                && rule.on_pod_conditions.iter().flatten().any(|on| on.type_ == "DisruptionTarget")),
+            "{name}: an evicted pod is no failure of its own"
+        );
+        for codes in rules.iter().filter_map(|rule| rule.on_exit_codes.as_ref()) {
+            let expected = [ExitStatus::Usage, ExitStatus::Midway].map(|status| i32::from(status.code()));
+            assert_eq!(codes.values, expected, "{name}");
+        }
+        let labels = spec.job_template.metadata.as_ref().unwrap().labels.as_ref().unwrap();
+        assert!(labels.contains_key("quorate.dev/operation"), "{name}");
+    }
+}
+
+#[test]
+fn readers_of_etcd_mount_three_files_and_nothing_else() {
+    let pki = "/etc/kubernetes/pki/etcd";
+    let expected = ["ca.crt", "healthcheck-client.crt", "healthcheck-client.key"].map(|file| format!("{pki}/{file}"));
+    for template in of_kind::<CronJob>(&build("kustomize/base"), "CronJob") {
+        let name = template.metadata.name.clone().unwrap();
+        let pod = pod(&template);
+        let mut paths = Vec::new();
+        for volume in pod.volumes.iter().flatten() {
+            let host = volume.host_path.as_ref().expect("no volume but of the host");
+            assert_eq!(host.type_.as_deref(), Some("File"), "{name}: a folder would hold ca.key, too");
+            paths.push(host.path.clone());
+        }
+        if name == "quorate-node" {
+            assert_eq!(paths, Vec::<String>::new());
+            continue;
+        }
+        assert_eq!(paths, expected, "{name}");
+        let mounts = pod.containers[0].volume_mounts.as_ref().unwrap();
+        assert!(mounts.iter().all(|mount| mount.read_only == Some(true)), "{name}");
+        assert_eq!(mounts.iter().map(|mount| mount.mount_path.clone()).collect::<Vec<_>>(), expected, "{name}");
+        let security = pod.containers[0].security_context.as_ref().unwrap();
+        assert_eq!(security.capabilities.as_ref().unwrap().drop, Some(vec!["ALL".to_owned()]), "{name}");
+        assert_eq!(security.allow_privilege_escalation, Some(false), "{name}");
+        assert_eq!(security.read_only_root_filesystem, Some(true), "{name}");
+        assert_eq!(security.privileged, None, "{name}");
+        assert_eq!((pod.host_network, pod.host_pid), (None, None), "{name}");
+    }
+}
+
+#[test]
+fn every_account_exists_and_the_node_has_no_right() {
+    let objects = build("kustomize/base");
+    let accounts: BTreeSet<String> = of_kind::<ServiceAccount>(&objects, "ServiceAccount")
+        .into_iter()
+        .map(|account| {
+            assert_eq!(account.automount_service_account_token, Some(false));
+            account.metadata.name.unwrap()
+        })
+        .collect();
+    let used: BTreeSet<String> = of_kind::<CronJob>(&objects, "CronJob")
+        .iter()
+        .map(|template| pod(template).service_account_name.clone().unwrap())
+        .collect();
+    assert_eq!(accounts, used);
+
+    let roles = of_kind::<RoleBinding>(&objects, "RoleBinding").into_iter().map(|binding| binding.subjects);
+    let cluster = of_kind::<ClusterRoleBinding>(&objects, "ClusterRoleBinding").into_iter().map(|b| b.subjects);
+    let subjects: Vec<Subject> = roles.chain(cluster).flatten().flatten().collect();
+    assert!(subjects.iter().all(|subject| accounts.contains(&subject.name)));
+    assert!(subjects.iter().all(|subject| subject.namespace.as_deref() == Some("quorate")));
+    assert!(!subjects.iter().any(|subject| subject.name == "quorate-node"));
+    let node: Vec<CronJob> = of_kind(&objects, "CronJob");
+    let node = node.iter().find(|template| template.metadata.name.as_deref() == Some("quorate-node")).unwrap();
+    assert_eq!(pod(node).automount_service_account_token, Some(false));
+}
+
+#[test]
+fn no_role_has_a_wildcard() {
+    let objects = build("kustomize/base");
+    let roles = of_kind::<Role>(&objects, "Role").into_iter().map(|role| role.rules);
+    let cluster = of_kind::<ClusterRole>(&objects, "ClusterRole").into_iter().map(|role| role.rules);
+    for rule in roles.chain(cluster).flatten().flatten() {
+        let words = rule.verbs.iter().chain(rule.resources.iter().flatten()).chain(rule.api_groups.iter().flatten());
+        assert!(words.clone().all(|word| !word.contains('*')), "{rule:?}");
+        assert!(rule.resources.iter().flatten().all(|resource| resource != "secrets"), "{rule:?}");
+    }
+}
+
+/// Every key, at every depth, of a document that is only mappings and values.
+fn keys(value: &Value, path: &str, out: &mut BTreeSet<String>) {
+    for (key, value) in value.as_object().into_iter().flatten() {
+        let path = format!("{path}.{key}");
+        keys(value, &path, out);
+        out.insert(path);
+    }
+}
+
+#[test]
+fn the_configuration_shows_every_key_with_its_default() {
+    let text = config(&build("kustomize/base"));
+    assert_eq!(Config::parse(&text).unwrap(), Config::default());
+    let defaults: String = text.lines().filter_map(|line| line.strip_prefix("# ")).fold(String::new(), |mut all, line| {
+        all.push_str(line);
+        all.push('\n');
+        all
+    });
+    assert_eq!(Config::parse(&defaults).unwrap(), Config::default());
+    let (mut shown, mut known) = (BTreeSet::new(), BTreeSet::new());
+    keys(&serde_saphyr::from_str(&defaults).unwrap(), "", &mut shown);
+    keys(&serde_json::to_value(Config::default()).unwrap(), "", &mut known);
+    assert_eq!(shown, known);
+}
+
+#[test]
+fn the_lab_ignores_one_preflight_check_and_says_why() {
+    let config = Config::parse(&config(&build("kustomize/overlays/lab"))).unwrap();
+    assert_eq!(config.upgrade.ignore_preflight_errors.keys().collect::<Vec<_>>(), ["SystemVerification"]);
+}
