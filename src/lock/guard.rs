@@ -206,21 +206,22 @@ impl Shared {
 
     /// Writes the record, and with it renews. A second write follows a conflict that was none of another holder's.
     async fn keep(&self, last: &mut Last, record: Record) -> Result<(), GuardError> {
-        for again in [true, false] {
-            let left = self.still()?;
-            let sent = self.leases.clock.boottime();
-            let end = sent.saturating_add(left.min(self.leases.request_limit()));
-            match self.leases.write(&last.seen, &Write::Keep(&record), end).await {
-                Ok(seen) => {
-                    *last = Last { seen, record };
-                    self.held().renewed(sent)?;
-                    return Ok(());
-                }
-                Err(LeaseError::Conflict(_)) if again => self.read_again(last).await?,
-                Err(error) => return Err(error.into()),
+        match self.keep_once(last, record.clone()).await {
+            Err(GuardError::Lease(LeaseError::Conflict(_))) => {
+                self.read_again(last).await?;
+                self.keep_once(last, record).await
             }
+            other => other,
         }
-        Ok(())
+    }
+
+    async fn keep_once(&self, last: &mut Last, record: Record) -> Result<(), GuardError> {
+        let left = self.still()?;
+        let sent = self.leases.clock.boottime();
+        let end = sent.saturating_add(left.min(self.leases.request_limit()));
+        let seen = self.leases.write(&last.seen, &Write::Keep(&record), end).await?;
+        *last = Last { seen, record };
+        Ok(self.held().renewed(sent)?)
     }
 
     /// After a conflict: a write of ours whose answer was lost, a hand that changed a label, or the end.
