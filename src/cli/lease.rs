@@ -16,11 +16,24 @@ pub enum LeaseCommand {
     /// Who holds what, since when, and whether the holder is provably gone
     Show,
     /// Release a lock by hand; recorded with its reason
-    Release {
-        /// The Lease, such as `control-plane-disruption`
-        name: String,
-        /// Why; recorded on the Lease
-        #[arg(long, value_name = "TEXT")]
-        because: String,
-    },
+    Release(Release),
+}
+
+/// Release a lock by hand; recorded with its reason
+///
+/// The holder stops when it sees the release; the next actor takes the lock once the holder's deadline has passed. What is half done is
+/// finished or undone first, unless it is abandoned.
+#[derive(Debug, Args)]
+pub struct Release {
+    /// The Lease, such as `control-plane-disruption`
+    pub name: String,
+    /// Why; recorded on the Lease
+    #[arg(long, value_name = "TEXT")]
+    pub because: String,
+    /// Release it although its holder's pod runs on a Ready node
+    #[arg(long)]
+    pub even_if_alive: bool,
+    /// What the holder left half done has been finished or undone by hand: forget it
+    #[arg(long)]
+    pub abandon: bool,
 }

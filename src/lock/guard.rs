@@ -204,23 +204,24 @@ impl Shared {
         self.identity.clone()
     }
 
-    /// Writes the record, and with it renews.
+    /// Writes the record, and with it renews. A second write follows a conflict that was none of another holder's.
     async fn keep(&self, last: &mut Last, record: Record) -> Result<(), GuardError> {
+        match self.keep_once(last, record.clone()).await {
+            Err(GuardError::Lease(LeaseError::Conflict(_))) => {
+                self.read_again(last).await?;
+                self.keep_once(last, record).await
+            }
+            other => other,
+        }
+    }
+
+    async fn keep_once(&self, last: &mut Last, record: Record) -> Result<(), GuardError> {
         let left = self.still()?;
         let sent = self.leases.clock.boottime();
         let end = sent.saturating_add(left.min(self.leases.request_limit()));
-        match self.leases.write(&last.seen, &Write::Keep(&record), end).await {
-            Ok(seen) => {
-                *last = Last { seen, record };
-                self.held().renewed(sent)?;
-                Ok(())
-            }
-            Err(LeaseError::Conflict(name)) => {
-                self.read_again(last).await?;
-                Err(LeaseError::Conflict(name).into())
-            }
-            Err(error) => Err(error.into()),
-        }
+        let seen = self.leases.write(&last.seen, &Write::Keep(&record), end).await?;
+        *last = Last { seen, record };
+        Ok(self.held().renewed(sent)?)
     }
 
     /// After a conflict: a write of ours whose answer was lost, a hand that changed a label, or the end.
@@ -235,15 +236,15 @@ impl Shared {
             }
             LeaseView::Held { identity, .. } if *identity == last.record.identity => {
                 self.lost("it was released by hand, or its record was changed");
-                Ok(self.still().map(|_| ())?)
+                Ok(self.still().map(drop)?)
             }
             LeaseView::Held { identity, .. } => {
                 self.lost(&format!("`{identity}` holds it"));
-                Ok(self.still().map(|_| ())?)
+                Ok(self.still().map(drop)?)
             }
             LeaseView::Absent | LeaseView::Free { .. } => {
                 self.lost("nobody holds it: it was emptied or deleted");
-                Ok(self.still().map(|_| ())?)
+                Ok(self.still().map(drop)?)
             }
         }
     }
@@ -260,12 +261,7 @@ async fn renew(shared: Arc<Shared>) {
         }
         let mut last = shared.last.lock().await;
         let record = last.record.clone();
-        let renewed = match shared.keep(&mut last, record.clone()).await {
-            // Read again meanwhile: the second write stands on what is there now.
-            Err(GuardError::Lease(LeaseError::Conflict(_))) => shared.keep(&mut last, record).await,
-            other => other,
-        };
-        if let Err(error) = renewed {
+        if let Err(error) = shared.keep(&mut last, record).await {
             tracing::warn!(lease = last.seen.name, %error, "The Lease was not renewed");
             shared.held().renewal_failed(clock.boottime());
         }
