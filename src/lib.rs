@@ -23,7 +23,7 @@ pub mod upgrade;
 pub mod version;
 
 use crate::cli::{Cli, Command};
-use crate::exit::{ExitStatus, UsageError};
+use crate::exit::ExitStatus;
 use std::process::ExitCode;
 
 /// Runs one command to its end.
@@ -43,8 +43,9 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitStatus> {
         Command::Status(status) => status::run(global, status, clock).await,
         Command::Explain(explain) => explain::run(global, explain),
         Command::Node(node) => node::main(&node.command, clock).await,
-        Command::Plan(_) | Command::Upgrade(_) | Command::Step(_) | Command::Lease(_) => {
-            Err(UsageError("not written yet".to_owned()).into())
-        }
+        Command::Plan(plan) => upgrade::show::run(global, plan.to, clock).await,
+        Command::Upgrade(upgrade) => upgrade::follow::run(global, upgrade.to, clock).await,
+        Command::Step(step) => upgrade::step::run(global, step, clock).await,
+        Command::Lease(_) => Err(exit::UsageError("not written yet".to_owned()).into()),
     }
 }
