@@ -41,9 +41,10 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitStatus> {
     match &cli.command {
         Command::Gate(gate) => gate::run(global, gate, clock).await,
         Command::Status(status) => status::run(global, status, clock).await,
+        Command::Lease(lease) => lock::report::run(global, lease, clock).await,
         Command::Explain(explain) => explain::run(global, explain),
         Command::Node(node) => node::main(&node.command, clock).await,
-        Command::Plan(_) | Command::Upgrade(_) | Command::Step(_) | Command::Lease(_) => {
+        Command::Plan(_) | Command::Upgrade(_) | Command::Step(_) => {
             Err(UsageError("not written yet".to_owned()).into())
         }
     }

@@ -97,7 +97,7 @@ impl Report {
         }
         let kured = super::in_flight(&kured::find(&client, &config.kured, limit).await);
         let kill_switch = kill_switch::read(&client, leases.namespace(), limit).await;
-        Ok(Self { api_version: quorum_safety::API_VERSION, kind: "Leases", leases: rows, kured, kill_switch })
+        Ok(Self { api_version: quorum_safety::record::API_VERSION, kind: "Leases", leases: rows, kured, kill_switch })
     }
 
     fn status(&self) -> ExitStatus {
