@@ -235,7 +235,12 @@ impl Released {
 async fn release(leases: &Leases, config: &Config, args: &ReleaseArgs) -> anyhow::Result<Released> {
     let known = super::names(config);
     if !known.contains(&args.name) {
-        return Err(UsageError(format!("no Lease of quorate is called `{}`: there are {}", args.name, known.join(", "))).into());
+        return Err(UsageError(format!(
+            "no Lease of quorate is called `{}`: there are {}",
+            args.name,
+            known.join(", ")
+        ))
+        .into());
     }
     if args.because.trim().is_empty() {
         return Err(UsageError("--because is empty: say why, it is recorded".to_owned()).into());
@@ -257,8 +262,12 @@ async fn release(leases: &Leases, config: &Config, args: &ReleaseArgs) -> anyhow
     let end = leases.clock.boottime().saturating_add(leases.request_limit());
     leases.write(&seen, &Write::Release(&release), end).await?;
     tracing::warn!(
-        lease = args.name, holder = release.identity, because = release.because, by = release.by,
-        abandoned = release.abandoned, "A Lease was released by hand"
+        lease = args.name,
+        holder = release.identity,
+        because = release.because,
+        by = release.by,
+        abandoned = release.abandoned,
+        "A Lease was released by hand"
     );
     let half_done = record.known().filter(|record| record.step.touched).cloned();
     Ok(Released::Recorded { release, half_done })

@@ -211,7 +211,10 @@ async fn kureds_lock_held_by_a_node_gives_the_lease_back() -> Result<()> {
     let who = place.claimant("cp1", "upgrade", "cp2").await?;
     let leases = place.leases().await?;
     for (lock, code) in [
-        (r#"{"nodeID":"worker1","metadata":{"unschedulable":false},"created":"2026-11-22T10:00:00Z","TTL":0}"#, Code::KuredLockHeld),
+        (
+            r#"{"nodeID":"worker1","metadata":{"unschedulable":false},"created":"2026-11-22T10:00:00Z","TTL":0}"#,
+            Code::KuredLockHeld,
+        ),
         (r#"{"nodeID""#, Code::KuredUnknown),
     ] {
         let config = kured(&place, &json!({"weave.works/kured-node-lock": lock}))?;
@@ -219,7 +222,10 @@ async fn kureds_lock_held_by_a_node_gives_the_lease_back() -> Result<()> {
             panic!("it holds both")
         };
         assert_eq!(reasons.iter().map(|reason| reason.code).collect::<Vec<_>>(), [code]);
-        assert!(matches!(place.lease(CONTROL_PLANE).await?, LeaseView::Free { .. }), "nobody waits for kured with the Lease");
+        assert!(
+            matches!(place.lease(CONTROL_PLANE).await?, LeaseView::Free { .. }),
+            "nobody waits for kured with the Lease"
+        );
     }
     Ok(())
 }
@@ -234,7 +240,9 @@ async fn kureds_lock_is_taken_after_the_lease_and_given_back_before_it() -> Resu
     let leases = place.leases().await?;
     let client = leases.client().await?;
     let first = place.claimant("cp1", "upgrade-v1.36.3", "cp2").await?;
-    let Outcome::Got(held) = hold(&leases, CONTROL_PLANE, &first, &config, NOW, nobody_looks).await else { panic!("held") };
+    let Outcome::Got(held) = hold(&leases, CONTROL_PLANE, &first, &config, NOW, nobody_looks).await else {
+        panic!("held")
+    };
     let block = annotation(&place)?.unwrap();
     assert_eq!(block["nodeID"], "quorate/upgrade-v1.36.3");
     let seen = lock::observe(&client, place.namespace, &config, held.mine()).await;
@@ -243,16 +251,22 @@ async fn kureds_lock_is_taken_after_the_lease_and_given_back_before_it() -> Resu
     // Another slot's operation finds kured's lock taken by an operation that lives.
     let other = place.claimant("cp3", "upgrade-v1.36.3", "worker1").await?;
     let worker = lock::worker(0);
-    let Outcome::Held(reasons) = hold(&leases, &worker, &other, &config, NOW, nobody_looks).await else { panic!("both") };
+    let Outcome::Held(reasons) = hold(&leases, &worker, &other, &config, NOW, nobody_looks).await else {
+        panic!("both")
+    };
     assert_eq!(reasons.first().map(|reason| reason.code), Some(Code::KuredLockHeld));
     held.release().await?;
     assert_eq!(annotation(&place)?, None);
     assert!(matches!(place.lease(CONTROL_PLANE).await?, LeaseView::Free { .. }));
     // Left behind by an attempt that is gone: the next holder writes over it.
-    let Outcome::Got(held) = hold(&leases, CONTROL_PLANE, &first, &config, NOW, nobody_looks).await else { panic!("held") };
+    let Outcome::Got(held) = hold(&leases, CONTROL_PLANE, &first, &config, NOW, nobody_looks).await else {
+        panic!("held")
+    };
     drop(held);
     place.pod_ended("cp1")?;
-    let Outcome::Got(held) = hold(&leases, CONTROL_PLANE, &other, &config, NOW, nobody_looks).await else { panic!("held") };
+    let Outcome::Got(held) = hold(&leases, CONTROL_PLANE, &other, &config, NOW, nobody_looks).await else {
+        panic!("held")
+    };
     assert_eq!(annotation(&place)?.unwrap()["quorateHolder"], other.claim.identity);
     held.release().await?;
     assert_eq!(annotation(&place)?, None);
@@ -285,7 +299,14 @@ async fn r31_the_kill_switch_is_engaged_by_kubectl_and_what_cannot_be_read_is_un
     let leases = place.leases().await?;
     let admin = leases.client().await?;
     assert_eq!(lock::observe(&admin, "r31", &config, Mine::Nothing).await.kill_switch, Fact::Known(KillSwitch::Off));
-    place.api.kubectl(["create", "configmap", "quorate-kill-switch", "-n", "r31", "--from-literal=reason=storage is on fire"])?;
+    place.api.kubectl([
+        "create",
+        "configmap",
+        "quorate-kill-switch",
+        "-n",
+        "r31",
+        "--from-literal=reason=storage is on fire",
+    ])?;
     let engaged = lock::observe(&admin, "r31", &config, Mine::Nothing).await.kill_switch;
     assert_eq!(engaged, Fact::Known(KillSwitch::Engaged("storage is on fire".to_owned())));
     assert_eq!(lock::stopped_by(&engaged).map(|reason| reason.code), Some(Code::KillSwitchEngaged));
@@ -321,17 +342,28 @@ async fn a_release_by_hand_needs_a_reason_and_stops_a_holder_that_lives() -> Res
         place.node_with_pod(pod, "boot-1")?;
     }
     kured(&place, &json!({}))?;
-    place.api.apply(&json!({
-        "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "quorate-config", "namespace": "by-hand"},
-        "data": {"config.yaml": "kured: by-hand/kured\n"},
-    }).to_string())?;
+    place.api.apply(
+        &json!({
+            "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "quorate-config", "namespace": "by-hand"},
+            "data": {"config.yaml": "kured: by-hand/kured\n"},
+        })
+        .to_string(),
+    )?;
     let free = quorate(&place, &["lease", "release", CONTROL_PLANE, "--because", "a test"])?;
     assert_eq!(free.status.code(), Some(0), "{}", text(&free));
     let holder = place.process(CONTROL_PLANE, "cp1", "upgrade", "cp2")?;
     holder.says("got")?;
     let show = quorate(&place, &["lease", "show"])?;
     assert_eq!(show.status.code(), Some(0), "{}", text(&show));
-    for word in ["control-plane-disruption", "upgrade/by-hand-cp2/", "drain", "alive", "worker-disruption-0", "kured's lock: free", "kill switch: off"] {
+    for word in [
+        "control-plane-disruption",
+        "upgrade/by-hand-cp2/",
+        "drain",
+        "alive",
+        "worker-disruption-0",
+        "kured's lock: free",
+        "kill switch: off",
+    ] {
         assert!(text(&show).contains(word), "no `{word}` in:\n{}", text(&show));
     }
     for (args, code) in [
@@ -343,7 +375,9 @@ async fn a_release_by_hand_needs_a_reason_and_stops_a_holder_that_lives() -> Res
         let refused = quorate(&place, &args)?;
         assert_eq!(refused.status.code(), Some(code), "{args:?}: {}", text(&refused));
     }
-    let LeaseView::Held { release: Fact::Known(None), .. } = place.lease(CONTROL_PLANE).await? else { panic!("released") };
+    let LeaseView::Held { release: Fact::Known(None), .. } = place.lease(CONTROL_PLANE).await? else {
+        panic!("released")
+    };
     let args = ["lease", "release", CONTROL_PLANE, "--because", "cp1 is on fire", "--even-if-alive", "-o", "json"];
     let released = quorate(&place, &args)?;
     assert_eq!(released.status.code(), Some(0), "{}", text(&released));
@@ -355,7 +389,9 @@ async fn a_release_by_hand_needs_a_reason_and_stops_a_holder_that_lives() -> Res
     assert!(waits(&taken).contains(&Wait::ReleaseTooFresh), "{taken:?}");
     let last_words = holder.says("stopped")?;
     assert!(last_words.contains("released by hand"), "{last_words}");
-    let Taken::Got(guard) = place.take(CONTROL_PLANE, "cp3", "upgrade", "cp2", past_silence()).await? else { panic!("held") };
+    let Taken::Got(guard) = place.take(CONTROL_PLANE, "cp3", "upgrade", "cp2", past_silence()).await? else {
+        panic!("held")
+    };
     assert_eq!(guard.adopted(), Some(&Step::touching("drain")));
     until("the holder has ended", Duration::from_secs(10), || {
         Ok(match holder.process.running() {

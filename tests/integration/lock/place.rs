@@ -47,7 +47,9 @@ impl Place {
     pub(super) fn new(api: Arc<Api>, namespace: &'static str) -> Result<Self> {
         drop(rustls::crypto::ring::default_provider().install_default());
         let place = Self { api, namespace };
-        place.api.apply(&json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}).to_string())?;
+        place
+            .api
+            .apply(&json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}).to_string())?;
         // No controller makes it here, and no pod is admitted without.
         let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default", "namespace": namespace}});
         place.api.apply(&account.to_string())?;
@@ -95,7 +97,8 @@ impl Place {
 
     fn patch_status(&self, kind: &str, name: &str, status: &Value) -> Result<()> {
         let patch = json!({"status": status}).to_string();
-        let args = ["patch", kind, name, "-n", self.namespace, "--subresource=status", "--type=strategic", "-p", &patch];
+        let args =
+            ["patch", kind, name, "-n", self.namespace, "--subresource=status", "--type=strategic", "-p", &patch];
         self.api.kubectl(args).map(drop)
     }
 
@@ -109,7 +112,14 @@ impl Place {
     }
 
     /// Asks for the Lease as that pod. Nobody looks at a host.
-    pub(super) async fn take(&self, lease: &str, pod: &str, operation: &str, target: &str, patience: Duration) -> Result<Taken> {
+    pub(super) async fn take(
+        &self,
+        lease: &str,
+        pod: &str,
+        operation: &str,
+        target: &str,
+        patience: Duration,
+    ) -> Result<Taken> {
         let who = self.claimant(pod, operation, target).await?;
         Ok(take(&self.leases().await?, lease, &who, patience, quorate::lock::report::nobody_looks).await)
     }
@@ -148,7 +158,9 @@ async fn leases(kubeconfig: &Path, namespace: &str) -> Result<Leases> {
 async fn claimant(leases: &Leases, pod: &str, operation: &str, target: &NodeName) -> Result<Claimant> {
     let client = leases.client().await?;
     let own = (leases.namespace(), pod);
-    Claimant::in_pod(&client, own, (operation, target), "test", Duration::from_secs(5)).await.map_err(|why| anyhow!(why))
+    Claimant::in_pod(&client, own, (operation, target), "test", Duration::from_secs(5))
+        .await
+        .map_err(|why| anyhow!(why))
 }
 
 const CONTENDER: &str = "QUORATE_TEST_CONTENDER";
@@ -195,10 +207,11 @@ pub(super) async fn contend() -> Result<()> {
     let clock = Clock::system();
     let say = |line: &str| writeln!(std::io::stdout(), "\n{line}");
     let name = text("lease")?;
-    let guard = match take(&leases, &name, &who, Duration::from_secs(2), |_| async { Fact::Unknown("no look".into()) }).await {
-        Taken::Got(guard) => guard,
-        Taken::Held(waits) => return Ok(say(&format!("held: {waits:?}"))?),
-    };
+    let guard =
+        match take(&leases, &name, &who, Duration::from_secs(2), |_| async { Fact::Unknown("no look".into()) }).await {
+            Taken::Got(guard) => guard,
+            Taken::Held(waits) => return Ok(say(&format!("held: {waits:?}"))?),
+        };
     guard.step(Step::touching("drain")).await?;
     say("got")?;
     loop {
