@@ -41,11 +41,11 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitStatus> {
     match &cli.command {
         Command::Gate(gate) => gate::run(global, gate, clock).await,
         Command::Status(status) => status::run(global, status, clock).await,
+        Command::Lease(lease) => lock::report::run(global, lease, clock).await,
         Command::Explain(explain) => explain::run(global, explain),
         Command::Node(node) => node::main(&node.command, clock).await,
         Command::Plan(plan) => upgrade::show::run(global, plan.to, clock).await,
         Command::Upgrade(upgrade) => upgrade::follow::run(global, upgrade.to, clock).await,
         Command::Step(step) => upgrade::step::run(global, step, clock).await,
-        Command::Lease(_) => Err(exit::UsageError("not written yet".to_owned()).into()),
     }
 }

@@ -97,7 +97,7 @@ impl Report {
         }
         let kured = super::in_flight(&kured::find(&client, &config.kured, limit).await);
         let kill_switch = kill_switch::read(&client, leases.namespace(), limit).await;
-        Ok(Self { api_version: quorum_safety::API_VERSION, kind: "Leases", leases: rows, kured, kill_switch })
+        Ok(Self { api_version: quorum_safety::record::API_VERSION, kind: "Leases", leases: rows, kured, kill_switch })
     }
 
     fn status(&self) -> ExitStatus {
@@ -188,7 +188,7 @@ async fn look(leases: &Leases, client: &Client, seen: &SeenLease) -> (Life, Opti
 
 /// What came of a release by hand.
 #[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase", tag = "answer")]
+#[serde(rename_all = "camelCase", rename_all_fields = "camelCase", tag = "answer")]
 enum Released {
     /// Nobody held it.
     Free,

@@ -11,6 +11,12 @@ pub struct Live {
     nodes: BTreeMap<String, ProgressBar>,
 }
 
+impl Default for Live {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Live {
     /// A live view where standard error is a terminal.
     pub fn new() -> Self {
