@@ -402,3 +402,52 @@ async fn a_release_by_hand_needs_a_reason_and_stops_a_holder_that_lives() -> Res
     guard.release().await?;
     Ok(())
 }
+
+/// The shipped manifests, and who may do what under them.
+#[tokio::test]
+async fn r03_the_shipped_roles_suffice_for_the_locks_and_observing_cannot_take_one() -> Result<()> {
+    let place = Place::new(Arc::new(Api::start(Spec::default())?), "quorate")?;
+    let manifests = concat!(env!("CARGO_MANIFEST_DIR"), "/manifests");
+    place.api.kubectl(["apply", "-k", manifests])?;
+    for pod in ["cp1", "cp3"] {
+        place.node_with_pod(pod, "boot-1")?;
+    }
+    let config = Config::default();
+    let step = place.leases_as("quorate-step").await?;
+    let client = step.client().await?;
+    // kured is found in any namespace by itself; absent is a fact.
+    assert_eq!(lock::observe(&client, "quorate", &config, Mine::Nothing).await.kured, Fact::Known(Kured::Absent));
+    kured(&place, &json!({}))?;
+    let first = place.claimant("cp1", "upgrade", "cp2").await?;
+    let Outcome::Got(held) = hold(&step, CONTROL_PLANE, &first, &config, NOW, nobody_looks).await else {
+        panic!("held")
+    };
+    assert_eq!(annotation(&place)?.unwrap()["quorateHolder"], first.claim.identity);
+    held.guard.step(Step::touching("drain")).await?;
+    drop(held);
+    place.pod_ended("cp1")?;
+    let second = place.claimant("cp3", "upgrade", "cp2").await?;
+    let Outcome::Got(held) = hold(&step, CONTROL_PLANE, &second, &config, NOW, nobody_looks).await else {
+        panic!("held")
+    };
+    assert_eq!(held.guard.adopted(), Some(&Step::touching("drain")));
+    held.release().await?;
+    assert_eq!(annotation(&place)?, None);
+    // The account that observes reads everything and writes nothing.
+    let observer = place.leases_as("quorate-observe").await?;
+    let seen = lock::observe(&observer.client().await?, "quorate", &config, Mine::Nothing).await;
+    assert_eq!(seen.control_plane, Fact::Known(Lock::Free));
+    assert_eq!(seen.workers, Fact::Known(vec![Lock::Free]));
+    assert_eq!((seen.snapshot, seen.kured), (Fact::Known(Lock::Free), Fact::Known(Kured::Free)));
+    assert_eq!(seen.kill_switch, Fact::Known(KillSwitch::Off));
+    let taken = take(&observer, CONTROL_PLANE, &second, NOW, nobody_looks).await;
+    assert!(matches!(waits(&taken), [Wait::LeaseUnknown(why)] if why.contains("403")), "{taken:?}");
+    // Two of them: which one holds the reboots back is not known.
+    let other = json!({"apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": {"name": "kured", "namespace": "default"},
+        "spec": {"selector": {"matchLabels": {"a": "b"}}, "template": {"metadata": {"labels": {"a": "b"}},
+            "spec": {"containers": [{"name": "kured", "image": "ghcr.io/kubereboot/kured:1.23.0"}]}}}});
+    place.api.apply(&other.to_string())?;
+    let seen = lock::observe(&client, "quorate", &config, Mine::Nothing).await.kured;
+    assert!(seen.as_result().unwrap_err().contains("more than one kured"), "{seen:?}");
+    Ok(())
+}
