@@ -138,6 +138,72 @@ pub async fn hold<F: Future<Output = Fact<bool>>>(
     }
 }
 
+/// The same for one of several slots, such as those for workers. A slot that already names the target decides: what is half done on it is
+/// adopted there, and nobody works on one node under two slots.
+///
+/// The first pass asks every slot once; then the first one is waited for.
+pub async fn hold_any<F: Future<Output = Fact<bool>>>(
+    leases: &Leases,
+    slots: &[String],
+    who: &Claimant,
+    config: &Config,
+    patience: Duration,
+    unit: impl Fn(quorum_safety::NodeName) -> F,
+) -> Outcome {
+    match slot_of_target(leases, slots, who).await {
+        Err(reason) => return Outcome::Held(vec![reason]),
+        Ok(Some(slot)) => return hold(leases, slot, who, config, patience, &unit).await,
+        Ok(None) => {}
+    }
+    let mut refused = Vec::new();
+    let passes = slots.iter().map(|slot| (slot, Duration::ZERO)).chain(slots.first().map(|slot| (slot, patience)));
+    for (slot, patience) in passes {
+        let held = match hold(leases, slot, who, config, patience, &unit).await {
+            Outcome::Got(held) => held,
+            Outcome::Held(reasons) => {
+                refused.extend(reasons);
+                continue;
+            }
+        };
+        // Somebody may have taken another slot for the same target at the same time: then both give theirs back.
+        let others: Vec<String> = slots.iter().filter(|other| *other != slot).cloned().collect();
+        let reason = match slot_of_target(leases, &others, who).await {
+            Ok(None) => return Outcome::Got(held),
+            Ok(Some(other)) => Reason::new(Code::LeaseHeld, format!("{other}: it is held for the same node")),
+            Err(reason) => reason,
+        };
+        let mut reasons = vec![reason];
+        if let Err(error) = held.release().await {
+            reasons.push(Reason::new(Code::LeaseHeld, format!("{slot}: not given back: {error}")));
+        }
+        return Outcome::Held(reasons);
+    }
+    refused.sort();
+    refused.dedup();
+    Outcome::Held(refused)
+}
+
+/// The slot that is held for the target of this claimant, if any.
+async fn slot_of_target<'a>(
+    leases: &Leases,
+    slots: &'a [String],
+    who: &Claimant,
+) -> Result<Option<&'a String>, Reason> {
+    for slot in slots {
+        let unknown = |why: String| Reason::new(Code::LeaseUnknown, format!("{slot}: {why}"));
+        let seen = leases.read(slot).await.map_err(|error| unknown(error.to_string()))?;
+        match &seen.view {
+            LeaseView::Held { record: Fact::Known(record), .. } if record.target == who.claim.target => {
+                return Ok(Some(slot));
+            }
+            // It may be the same node.
+            LeaseView::Held { record: Fact::Unknown(why), .. } => return Err(unknown(why.clone())),
+            LeaseView::Held { .. } | LeaseView::Free { .. } | LeaseView::Absent => {}
+        }
+    }
+    Ok(None)
+}
+
 impl Hold {
     /// Gives kured's lock back, then the Lease. Only when the operation is finished or undone: the record goes with it.
     ///

@@ -451,3 +451,37 @@ async fn r03_the_shipped_roles_suffice_for_the_locks_and_observing_cannot_take_o
     assert!(seen.as_result().unwrap_err().contains("more than one kured"), "{seen:?}");
     Ok(())
 }
+
+#[tokio::test]
+async fn one_of_two_slots_is_taken_and_never_two_for_one_node() -> Result<()> {
+    let place = Place::new(shared()?, "slots")?;
+    for pod in ["cp1", "cp2", "cp3"] {
+        place.node_with_pod(pod, "boot-1")?;
+    }
+    let config = Config { kured: "none".to_owned(), ..Config::default() };
+    let leases = place.leases().await?;
+    let slots = [lock::worker(0), lock::worker(1)];
+    let who = async |pod: &'static str, target: &'static str| place.claimant(pod, "upgrade", target).await;
+    let ask = async |who| lock::hold_any(&leases, &slots, &who, &config, NOW, nobody_looks).await;
+    // The second of two workers gets the second slot; a third none.
+    let Outcome::Got(first) = ask(who("cp1", "w1").await?).await else { panic!("no slot") };
+    let Outcome::Got(second) = ask(who("cp2", "w2").await?).await else { panic!("no slot") };
+    assert!(matches!(ask(who("cp3", "w3").await?).await, Outcome::Held(reasons) if reasons.len() >= 2));
+    // Half done in slot 1 and left there; slot 0 is free. The next attempt adopts it where it is.
+    second.guard.step(Step::touching("drain")).await?;
+    drop(second);
+    first.release().await?;
+    let Outcome::Held(reasons) = ask(who("cp3", "w2").await?).await else { panic!("took a second slot for the node") };
+    assert!(reasons.iter().all(|reason| reason.code == Code::LeaseHeld || reason.code == Code::LeaseUnknown));
+    assert!(matches!(place.lease(&slots[0]).await?, LeaseView::Free { .. }));
+    place.pod_ended("cp2")?;
+    let Outcome::Got(adopted) = ask(who("cp3", "w2").await?).await else { panic!("not adopted") };
+    assert_eq!(adopted.guard.adopted(), Some(&Step::touching("drain")));
+    adopted.release().await?;
+    // Two at once for the same node: never both.
+    let (one, other) = (who("cp1", "w4").await?, who("cp3", "w4").await?);
+    let (one, other) = tokio::join!(ask(one), ask(other));
+    let got = [&one, &other].into_iter().filter(|outcome| matches!(outcome, Outcome::Got(_))).count();
+    assert!(got <= 1, "{one:?}\n{other:?}");
+    Ok(())
+}
