@@ -270,6 +270,15 @@ async fn kureds_lock_is_taken_after_the_lease_and_given_back_before_it() -> Resu
     assert_eq!(annotation(&place)?.unwrap()["quorateHolder"], other.claim.identity);
     held.release().await?;
     assert_eq!(annotation(&place)?, None);
+    // kured is uninstalled while its lock is ours: nothing to give back.
+    let Outcome::Got(held) = hold(&leases, CONTROL_PLANE, &other, &config, NOW, nobody_looks).await else {
+        panic!("held")
+    };
+    place.api.kubectl(["delete", "daemonset", "kured", "-n", place.namespace])?;
+    held.release().await?;
+    assert!(matches!(place.lease(CONTROL_PLANE).await?, LeaseView::Free { .. }));
+    let named = lock::kured::find(&client, &config.kured, timings().lease).await;
+    assert!(named.as_result().unwrap_err().contains("does not exist"), "named and not there is not absent");
     Ok(())
 }
 
@@ -354,6 +363,7 @@ async fn a_release_by_hand_needs_a_reason_and_stops_a_holder_that_lives() -> Res
     let holder = place.process(CONTROL_PLANE, "cp1", "upgrade", "cp2")?;
     holder.says("got")?;
     let show = quorate(&place, &["lease", "show"])?;
+    println!("{}", text(&show));
     assert_eq!(show.status.code(), Some(0), "{}", text(&show));
     for word in [
         "control-plane-disruption",
