@@ -265,3 +265,31 @@ pub fn stopped_by(kill_switch: &Fact<KillSwitch>) -> Option<Reason> {
         Fact::Unknown(why) => Some(Reason::new(Code::KillSwitchUnknown, why.clone())),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::task::Poll;
+
+    /// The pause of a process falls between two steps of its request: what would have been sent afterwards is not.
+    #[tokio::test]
+    async fn nothing_is_sent_after_a_pause_past_the_deadline() {
+        let clock = Clock::system();
+        for (pause, sent) in [(Duration::ZERO, true), (Duration::from_millis(300), false)] {
+            let mut paused = false;
+            let mut reached = false;
+            let request = std::future::poll_fn(|context| {
+                if !paused {
+                    paused = true;
+                    std::thread::sleep(pause);
+                    context.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+                reached = true;
+                Poll::Ready(())
+            });
+            let answer = until(clock, clock.boottime() + Duration::from_millis(200), request).await;
+            assert_eq!((answer.is_ok(), reached), (sent, sent));
+        }
+    }
+}
