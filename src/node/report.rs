@@ -30,7 +30,7 @@ pub struct Versions {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub running_kubelet: Option<Version>,
     /// Image tags in the static pod manifests, by component.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub static_pods: BTreeMap<String, String>,
 }
 

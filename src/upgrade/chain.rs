@@ -221,8 +221,9 @@ impl<'a> Chain<'a> {
         };
         match run.await {
             Ok(end) => serde_json::from_str(&end.message)
-                .map_err(|_| {
-                    format!("the node Job on {node} ended with {} and no answer: {}", end.exit_code, end.message)
+                .map_err(|error| {
+                    let code = end.exit_code;
+                    format!("the node Job on {node} ended with {code} and no answer ({error}): {}", end.message)
                 })
                 .into(),
             Err(error) => Fact::Unknown(format!("node Job on {node}: {error}")),

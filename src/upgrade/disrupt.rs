@@ -99,19 +99,17 @@ async fn take_locks(chain: &Chain<'_>, node: &FleetNode) -> anyhow::Result<Resul
     let avoid = vec![node.address.clone()];
     let leases = Leases::new(chain.access.clone(), avoid, lock::timings(chain.config), chain.clock);
     let unit = |node: NodeName| async move { chain.node_preflight(&node).await.map(|answer| answer.running.is_some()) };
-    let names: Vec<String> = if node.control_plane {
+    let slots: Vec<String> = if node.control_plane {
         vec![lock::CONTROL_PLANE.to_owned()]
     } else {
         (0..chain.config.rule.worker_slots).map(lock::worker).collect()
     };
-    let mut refusals = Vec::new();
-    for name in names {
-        match lock::hold(&leases, &name, &claimant, chain.config, PATIENCE, unit).await {
-            LockOutcome::Got(hold) => return Ok(Ok(*hold)),
-            LockOutcome::Held(reasons) => refusals.extend(reasons),
+    Ok(match lock::hold_any(&leases, &slots, &claimant, chain.config, PATIENCE, unit).await {
+        LockOutcome::Got(hold) => Ok(*hold),
+        LockOutcome::Held(reasons) => {
+            Err(not_permitted(format!("{} is left alone: the lock is not to be had", node.name), &reasons))
         }
-    }
-    Ok(Err(not_permitted(format!("{} is left alone: the lock is not to be had", node.name), &refusals)))
+    })
 }
 
 /// A node under our locks.
