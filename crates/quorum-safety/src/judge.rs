@@ -57,7 +57,7 @@ fn over_a_living_cluster(case: &Case<'_>) -> (Vec<Reason>, usize) {
     reasons.extend(under_way::cordons(case));
 
     reasons.extend(nodes::target(case));
-    reasons.extend(nodes::two_members_on_a_node(case));
+    reasons.extend(nodes::places(case));
     reasons.extend(membership::unreadable(case));
     reasons.extend(membership::join_under_way(case));
     reasons.extend(membership::alarms(case));
