@@ -18,6 +18,15 @@ pub(super) struct Judged<'a> {
     pub(super) apiserver_faults: Vec<Reason>,
 }
 
+impl Judged<'_> {
+    /// All that is a reason by itself: a stranger's cordon on the operation's own node is kept, not obeyed.
+    pub(super) fn told(self, case: &Case<'_>) -> impl Iterator<Item = Reason> + use<> {
+        let own = case.is_own_node(self.name);
+        let faults = self.faults.into_iter().filter(move |fault| !(own && fault.code == Code::ForeignCordon));
+        faults.chain(self.apiserver_faults)
+    }
+}
+
 /// All nodes that are control plane nodes, host a member or were asked for an apiserver. An operation's own node is left out
 /// when its health does not count.
 pub(super) fn judged<'a>(case: &Case<'a>) -> Vec<Judged<'a>> {
@@ -51,7 +60,10 @@ fn node_faults(case: &Case<'_>, node: &NodeView) -> Vec<Reason> {
         Fact::Known(false) => faults.push(Reason::new(Code::NodeNotReady, name.to_string())),
         Fact::Unknown(why) => faults.push(Reason::new(Code::NodeReadyUnknown, format!("{name}: {why}"))),
     }
-    faults.extend(cordon(case, node));
+    // Nobody stops the target from being cordoned by others, but whoever they are may take its voter down.
+    faults.extend(cordon(case, node).or_else(|| {
+        (node.cordon == Cordon::Foreign).then(|| Reason::new(Code::ForeignCordon, format!("{name} is cordoned")))
+    }));
     match &node.static_pods {
         Fact::Unknown(why) => faults.push(Reason::new(Code::StaticPodsUnknown, format!("{name}: {why}"))),
         Fact::Known(pods) => {

@@ -18,7 +18,7 @@ fn ask(question: &Question) -> Verdict {
 }
 
 proptest! {
-    #![proptest_config(Config { cases: Config::default().cases.max(1_500), failure_persistence: None, ..Config::default() })]
+    #![proptest_config(Config { cases: Config::default().cases.max(1_500), failure_persistence: None, max_global_rejects: u32::MAX, ..Config::default() })]
 
     #[test]
     fn what_the_oracle_forbids_is_not_permitted(question in question()) {

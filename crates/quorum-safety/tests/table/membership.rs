@@ -66,6 +66,12 @@ fn promotion() {
         ("in another term", three().on_samples(4, |s| s.term += 1), promote(4), "held Q009"),
         ("another one answers", three().on_samples(4, |s| s.member_id = id(9)), promote(4), "refused Q005"),
         ("it says it is a voter", three().on_samples(4, |s| s.is_learner = false), promote(4), "held Q021"),
+        (
+            "a learner that has never started",
+            three().on_list(|list| list[3].name.clear()),
+            promote(4),
+            "held Q017 Q018",
+        ),
         ("a voter", healthy(3), promote(1), "refused Q035"),
         ("nobody", healthy(3), promote(9), "refused Q036"),
     ]);
@@ -83,6 +89,13 @@ fn removal() {
         ("3 voters, one that is up while another is not", dead(3, 2), remove(1), "refused Q004 Q030 Q033"),
         ("4 voters, one that is up", healthy(4), remove(1), "permitted 1"),
         ("4 voters, the leader", healthy(4), remove(4), "held Q023"),
+        ("4 voters, the leader, just dead", healthy(4).member_dead(4), remove(4), "held Q023"),
+        (
+            "4 voters, one that takes itself for the leader",
+            healthy(4).on_samples(1, |s| s.leader = Some(id(1))),
+            remove(1),
+            "held Q023",
+        ),
         (
             "5 voters, one that is up while another is not (etcd says yes)",
             dead(5, 2).lifting(tolerance),
@@ -183,6 +196,12 @@ fn restore_never_over_a_cluster_that_may_have_quorum() {
         ("two of three say they have no leader", lost(&[1, 2]), restore(), "permitted 0"),
         ("one does: the others may be a majority", lost(&[1]), restore(), "refused Q038"),
         ("nobody answers", lost(&[]), restore(), "refused Q038"),
+        (
+            "only one member was asked, and it knows of three",
+            lost(&[1]).with(|c| c.seen.etcd.members.truncate(1)),
+            restore(),
+            "refused Q038",
+        ),
         ("nobody answers, lifted", lost(&[]).lifting(&[Code::RestoreOverQuorum]), restore(), "permitted 0"),
         (
             "kill switch engaged",

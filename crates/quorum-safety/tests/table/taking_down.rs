@@ -66,6 +66,12 @@ fn h03_a_foreign_cordon_is_a_disruption_in_flight() {
         ("k2 Ready,SchedulingDisabled", cordoned(3, "k2"), reboot(1), "refused Q030 Q054"),
         ("the same of five", cordoned(5, "k2"), reboot(1), "held Q054"),
         ("the target's own cordon is kept, not obeyed", cordoned(3, "k1"), reboot(1), "permitted 0"),
+        (
+            "nothing is taken down: k1 is not counted",
+            cordoned(2, "k1").taken("k1"),
+            Disruption::AddLearner,
+            "refused Q030",
+        ),
         ("a worker's cordon holds nobody", cordoned(3, "w1"), reboot(1), "permitted 0"),
         ("nor another worker", cordoned(3, "w1"), worker(), "permitted 1"),
         ("for a worker, the voter of k2 is not counted", cordoned(3, "k2"), worker(), "permitted 0"),
