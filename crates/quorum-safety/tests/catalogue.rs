@@ -2,7 +2,6 @@
 
 use quorum_safety::{Class, Code};
 use std::collections::BTreeSet;
-use std::fmt::Write;
 
 const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/reasons.md");
 
@@ -26,7 +25,7 @@ fn rendered() -> String {
         };
         let lifting = if code.liftable() { "may be lifted" } else { "is never lifted" };
         let (sentence, advice) = (code.sentence(), code.advice());
-        write!(page, "\n## {code}\n\n{sentence} (*{class}*, {lifting})\n\n{advice}\n").unwrap();
+        page.push_str(&format!("\n## {code}\n\n{sentence} (*{class}*, {lifting})\n\n{advice}\n"));
     }
     page
 }

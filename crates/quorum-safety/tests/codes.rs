@@ -27,7 +27,9 @@ fn case(code: Code) -> (Cluster, Disruption) {
             (three().on_member(3, |v| v.alarms = Fact::Known(vec![alarm])), reboot(1))
         }
         Code::AlarmsUnknown => (three().on_member(2, |v| v.alarms = unknown()), reboot(1)),
-        Code::MemberNotStarted => (three().on_list(|list| list[1].name.clear()), reboot(1)),
+        Code::MemberNotStarted => {
+            (three().on_list(|list| list.iter_mut().take(1).for_each(|member| member.name.clear())), reboot(2))
+        }
         Code::LearnerPresent => (three().learner(), reboot(1)),
         Code::MemberNodeUnknown => (three().on_member(2, |v| v.node = unknown()), reboot(1)),
         Code::TwoMembersOnANode => (three().on_member(2, |v| v.node = Fact::Known("k1".into())), reboot(1)),

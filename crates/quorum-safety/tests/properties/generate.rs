@@ -89,11 +89,11 @@ fn build(n: u64, wanted: Disruption, mine: u8, faults: &[Worse], lifted: Vec<Cod
     }
     // A removal is for a member that is dead, and a restore for a cluster that is: most of the time.
     if let Disruption::Remove(member) | Disruption::Replace(member) = &wanted
-        && mine % 4 != 0
+        && !mine.is_multiple_of(4)
     {
         Worse::PowerCut(member.0 - id(0).0).apply(&mut cluster);
     }
-    if wanted == Disruption::Restore && mine % 4 != 0 {
+    if wanted == Disruption::Restore && !mine.is_multiple_of(4) {
         for n in 1..=n {
             Worse::NoLeader(n).apply(&mut cluster);
             Worse::ReadUnknown(n).apply(&mut cluster);
@@ -106,12 +106,12 @@ fn build(n: u64, wanted: Disruption, mine: u8, faults: &[Worse], lifted: Vec<Cod
         2 | 3 => {
             // What has begun may have gone far: the target is down and cordoned.
             let mut cluster = cluster.adopted(&target);
-            if mine == 3 && matches!(wanted, Disruption::Reboot(_) | Disruption::Upgrade(_)) {
-                let n = target.trim_start_matches(['k', 'w']).parse().unwrap();
-                if target.starts_with('k') {
-                    Worse::PowerCut(n).apply(&mut cluster);
-                    Worse::NotReady(n).apply(&mut cluster);
-                }
+            if mine == 3
+                && matches!(wanted, Disruption::Reboot(_) | Disruption::Upgrade(_))
+                && let Some(n) = target.strip_prefix('k').and_then(|n| n.parse().ok())
+            {
+                Worse::PowerCut(n).apply(&mut cluster);
+                Worse::NotReady(n).apply(&mut cluster);
             }
             cluster
         }

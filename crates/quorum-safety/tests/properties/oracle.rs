@@ -320,10 +320,8 @@ fn membership_rules(
                 broken.push("a dead learner would be promoted");
             }
         }
-        Disruption::MoveLeader(id) => {
-            if !voters.iter().any(|voter| voter.id == *id) || !answers(*id) {
-                broken.push("leadership would go to nobody");
-            }
+        Disruption::MoveLeader(id) if !voters.iter().any(|voter| voter.id == *id) || !answers(*id) => {
+            broken.push("leadership would go to nobody");
         }
         Disruption::Defragment(id) | Disruption::Remove(id) | Disruption::Replace(id) => {
             if !list.iter().any(|member| member.id == *id) {

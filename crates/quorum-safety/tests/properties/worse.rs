@@ -61,6 +61,7 @@ pub(crate) enum Worse {
     ClusterUnknown,
 }
 
+#[expect(clippy::indexing_slicing, reason = "the index is generated below the length of the array beside it")]
 pub(crate) fn worse() -> impl Strategy<Value = Worse> {
     let n = 1..=7_u64;
     let component = prop::sample::select(Component::ALL.to_vec());
