@@ -143,9 +143,9 @@ impl<'a> Case<'a> {
         self.seen.nodes.known().map_or(&[], Vec::as_slice)
     }
 
-    /// Whether the asker finishes or undoes what it has begun, on the node that its Lease names.
+    /// Whether the asker says that it finishes what it has begun; its Lease has to say so too, and on which node.
     pub(super) fn adopted(&self) -> bool {
-        self.own.is_some() && matches!(self.in_flight.mine, Mine::Adopted(_))
+        matches!(self.in_flight.mine, Mine::Adopted(_))
     }
 
     /// Whether the operation is about this node: its target, or the one that the asker's own Lease names.

@@ -120,6 +120,12 @@ fn workers() {
         ("two slots", busy(healthy(3)).with(|c| c.policy.worker_slots = 2), worker(), "permitted 1"),
         ("no slot at all", healthy(3).with(|c| c.policy.worker_slots = 0), worker(), "held Q070"),
         ("ours", healthy(3).worker_taken("w1"), worker(), "permitted 1"),
+        (
+            "ours, and the control plane is disrupted by somebody else",
+            healthy(3).worker_taken("w1").with(|c| c.in_flight.control_plane = Fact::Known(stranger())),
+            worker(),
+            "held Q070",
+        ),
         ("ours for another", healthy(3).worker_taken("w2"), worker(), "refused Q072"),
         ("ours, lost", busy(healthy(3).worker_taken("w1")), worker(), "refused Q070 Q072"),
         ("the control plane is disrupted", healthy(3).taken("k1"), worker(), "refused Q070 Q072"),
