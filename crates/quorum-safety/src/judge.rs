@@ -57,7 +57,7 @@ fn over_a_living_cluster(case: &Case<'_>) -> (Vec<Reason>, usize) {
     reasons.extend(under_way::cordons(case));
 
     reasons.extend(nodes::target(case));
-    reasons.extend(nodes::two_members_on_a_node(case));
+    reasons.extend(nodes::places(case));
     reasons.extend(membership::unreadable(case));
     reasons.extend(membership::join_under_way(case));
     reasons.extend(membership::alarms(case));
@@ -67,7 +67,7 @@ fn over_a_living_cluster(case: &Case<'_>) -> (Vec<Reason>, usize) {
     // only; what is wrong with the others is told when it is the cause of a refusal.
     if case.demand == Demand::Whole || remaining.is_too_little() {
         reasons.extend(voters.into_iter().flat_map(|voter| voter.faults));
-        reasons.extend(nodes.into_iter().flat_map(|node| node.faults.into_iter().chain(node.apiserver_faults)));
+        reasons.extend(nodes.into_iter().flat_map(|node| node.told(case)));
     }
     reasons.extend(remaining.reasons);
     (reasons, remaining.margin)

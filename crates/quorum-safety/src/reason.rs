@@ -95,7 +95,7 @@ macro_rules! catalogue {
 
 catalogue! {
     MembershipUnknown       "Q001-membership-unknown"        Unknown false "The etcd member list could not be read linearizably, so there is no proof of a quorum."
-        "See which etcd members are up (`quorate members`). While a majority does not answer nothing may be taken down: bring members back, or plan a restore."
+        "See which etcd members are up. While a majority does not answer nothing may be taken down: bring members back, or plan a restore."
     MembershipDisagrees     "Q002-membership-disagrees"      Hold    false "An etcd member has another member list than the others."
         "Wait: a member that was cut off catches up by itself. If it stays, the member has lost touch with the cluster and must be replaced."
     ClusterIdDiffers        "Q003-cluster-id-differs"        Refusal false "An etcd member belongs to another cluster."
@@ -139,7 +139,7 @@ catalogue! {
     NodeWithoutMember       "Q022-node-without-member"       Refusal true  "A control plane node has no etcd member in the list."
         "Join etcd on that node, or take the node out of the control plane."
     TargetLeads             "Q023-target-leads"              Hold    false "The target is the etcd leader."
-        "Move leadership to another healthy voter first (`quorate members move-leader`)."
+        "Move leadership to another healthy voter first."
     QuorumWouldBeLost       "Q030-quorum-would-be-lost"      Refusal false "Without the target, fewer healthy voters would remain than quorum needs."
         "Repair the voters that it names; then ask again."
     SingleVoter             "Q031-single-voter"              Refusal false "There is only one voter: any disruption of it is an outage."
@@ -177,7 +177,7 @@ catalogue! {
     ForeignCordon           "Q054-foreign-cordon"            Hold    true  "A control plane node is cordoned by somebody else: a disruption is in flight."
         "Ask who cordoned it. Uncordon it when their work is done, or lift the check if the cordon is known to be harmless."
     OtherDisrupted          "Q055-other-disrupted"           Hold    false "Another node is cordoned by an operation of ours."
-        "Let that operation finish, or `quorate reconcile` it."
+        "Let that operation finish; if it was given up, run it again: it is taken up where it stopped."
     StaticPodNotReady       "Q056-static-pod-not-ready"      Hold    true  "A static pod of a control plane node is not running and ready."
         "Look at the pod's container log on that node."
     StaticPodsUnknown       "Q057-static-pods-unknown"       Unknown false "The static pods of a control plane node could not be read."

@@ -67,8 +67,6 @@ pub(super) struct Case<'a> {
     pub(super) members: Vec<Listed<'a>>,
     /// The node that is taken down, if the disruption takes one down or acts on a member whose node is known.
     pub(super) target: Option<&'a NodeName>,
-    /// The member acted on, when the disruption names one that goes down or away.
-    pub(super) target_member: Option<MemberId>,
     /// The target is known to be neither a control plane node nor the node of a member.
     pub(super) worker: bool,
     /// The record of the asker's own Lease, if it holds one.
@@ -101,7 +99,7 @@ impl<'a> Case<'a> {
         let repair = matches!(wanted, Disruption::Promote(_) | Disruption::Remove(_) | Disruption::Replace(_));
         let demand = if adopted || repair || worker { Demand::Majority } else { Demand::Whole };
         let own = own_lease(in_flight, worker);
-        Self { seen, in_flight, wanted, policy, demand, members, target, target_member, worker, own }
+        Self { seen, in_flight, wanted, policy, demand, members, target, worker, own }
     }
 
     /// The member list, when it could be read.
@@ -125,13 +123,29 @@ impl<'a> Case<'a> {
         }
     }
 
+    /// The majority that must say the same: of those voters that remain when one is removed, else of all.
+    pub(super) fn quorum_of_who_has_a_say(&self) -> Quorum {
+        match self.wanted {
+            Disruption::Remove(_) | Disruption::Replace(_) => {
+                Quorum::of_voters(self.voters().filter(|voter| !self.excuses_member(voter)).count())
+            }
+            Disruption::Reboot(_)
+            | Disruption::Upgrade(_)
+            | Disruption::MoveLeader(_)
+            | Disruption::Defragment(_)
+            | Disruption::AddLearner
+            | Disruption::Promote(_)
+            | Disruption::Restore => self.quorum(),
+        }
+    }
+
     pub(super) fn nodes(&self) -> &'a [NodeView] {
         self.seen.nodes.known().map_or(&[], Vec::as_slice)
     }
 
-    /// Whether the asker finishes or undoes what it has begun, on the node that its Lease names.
+    /// Whether the asker says that it finishes what it has begun; its Lease has to say so too, and on which node.
     pub(super) fn adopted(&self) -> bool {
-        self.own.is_some() && matches!(self.in_flight.mine, Mine::Adopted(_))
+        matches!(self.in_flight.mine, Mine::Adopted(_))
     }
 
     /// Whether the operation is about this node: its target, or the one that the asker's own Lease names.

@@ -22,10 +22,10 @@ pub(super) struct Agreed {
     cluster: Agreement<ClusterId>,
     leader: Agreement<MemberId>,
     term: Agreement<u64>,
-    /// The highest committed index among them, second sample.
-    highest: Option<u64>,
-    /// The leader's own index, first and second sample.
-    leader_index: Option<(u64, u64)>,
+    /// The leader that they agree on did not answer, so nobody knows whether it leads (etcd-notes 2b row 13).
+    leader_silent: bool,
+    /// The highest committed index among them, first and second sample: the leader's, or one that came from it.
+    highest: Option<(u64, u64)>,
 }
 
 /// All voters with their faults.
@@ -50,6 +50,11 @@ fn voter_faults(case: &Case<'_>, voter: &Listed<'_>, agreed: &Agreed) -> Vec<Rea
     if voter.views > 1 {
         faults.push(Reason::new(Code::MemberIdUnexpected, format!("{name} answered at {} addresses", voter.views)));
     }
+    if let (Fact::Unknown(why), Fact::Unknown(_)) = (&view.first, &view.second) {
+        // That nothing else of it is known goes without saying.
+        faults.push(Reason::new(Code::MemberUnanswered, format!("{name} does not answer: {why}")));
+        return faults;
+    }
     faults.extend(answered(&name, view));
     for sample in [&view.first, &view.second].into_iter().filter_map(Fact::known) {
         faults.extend(identity(&name, voter, sample, agreed));
@@ -69,7 +74,7 @@ fn voter_faults(case: &Case<'_>, voter: &Listed<'_>, agreed: &Agreed) -> Vec<Rea
         faults.push(Reason::new(Code::AlarmsUnknown, format!("{name}: {why}")));
     }
     faults.extend(alarms(case).iter().filter(|alarm| alarm.member == voter.id).map(|alarm| alarm_reason(case, alarm)));
-    faults.extend(certificate(case, &format!("etcd of {name}"), &view.certificate_expires, voter.samples().is_some()));
+    faults.extend(certificate(case, &format!("etcd of {name}"), &view.certificate_expires));
     faults
 }
 
@@ -98,8 +103,8 @@ pub(super) fn learner_faults(case: &Case<'_>, learner: &Listed<'_>) -> Vec<Reaso
     faults.extend(slow_to_apply(&name, second, case.policy.recovered_lag, Code::LearnerLagging));
     // etcd lets a learner pass that has 90 % of the leader's index and stands still (etcd-notes, 2b rows 1 and 11).
     let advances = second.raft_index > first.raft_index;
-    let at_the_leaders = agreed.leader_index.is_some_and(|(leader_first, _)| second.raft_index >= leader_first);
-    if !advances && !at_the_leaders {
+    let has_caught_up = agreed.highest.is_some_and(|(highest_first, _)| second.raft_index >= highest_first);
+    if !advances && !has_caught_up {
         faults.push(Reason::new(Code::MemberStalled, format!("{name} stands at index {}", second.raft_index)));
     }
     faults
@@ -114,20 +119,23 @@ impl Agreed {
             .filter(|voter| !case.excuses_member(voter))
             .filter_map(|voter| voter.samples().map(|(first, second)| (voter, first, second)))
             .collect();
-        let quorum = case.quorum();
+        let quorum = case.quorum_of_who_has_a_say();
         let clusters: Vec<ClusterId> = heard.iter().map(|(_, _, second)| second.cluster_id).collect();
         let leaders: Vec<MemberId> = heard.iter().filter_map(|(_, _, second)| second.leader).collect();
         let terms: Vec<u64> = heard.iter().map(|(_, _, second)| second.term).collect();
         let leader = Agreement::of(&leaders, quorum);
+        let silent = |id: MemberId| {
+            let voter = case.voters().find(|voter| voter.id == id);
+            voter.is_some_and(|voter| !case.excuses_member(voter) && voter.samples().is_none())
+        };
+        let first = heard.iter().map(|(_, first, _)| first.raft_index).max();
+        let second = heard.iter().map(|(_, _, second)| second.raft_index).max();
         Self {
             cluster: Agreement::of(&clusters, quorum),
             leader,
             term: Agreement::of(&terms, quorum),
-            highest: heard.iter().map(|(_, _, second)| second.raft_index).max(),
-            leader_index: heard
-                .iter()
-                .find(|(voter, _, _)| leader.value() == Some(voter.id))
-                .map(|(_, first, second)| (first.raft_index, second.raft_index)),
+            leader_silent: leader.value().is_some_and(silent),
+            highest: first.zip(second),
         }
     }
 
@@ -184,8 +192,7 @@ pub(super) fn alarm_reason(case: &Case<'_>, alarm: &Alarm) -> Reason {
 pub(super) fn node_unknown(case: &Case<'_>, member: &Listed<'_>) -> Option<Reason> {
     let name = member.name();
     match member.view.map(|view| &view.node) {
-        // That it was not asked is told by itself.
-        None => None,
+        None => Some(Reason::new(Code::MemberNodeUnknown, format!("{name} was not asked"))),
         Some(Fact::Unknown(why)) => Some(Reason::new(Code::MemberNodeUnknown, format!("{name}: {why}"))),
         Some(Fact::Known(node)) => {
             let nodes = case.seen.nodes.known()?;
@@ -195,15 +202,15 @@ pub(super) fn node_unknown(case: &Case<'_>, member: &Listed<'_>) -> Option<Reaso
     }
 }
 
-/// Whether a served certificate lasts long enough. Of a server that did not answer, that alone is told.
-pub(super) fn certificate(case: &Case<'_>, whose: &str, expires: &Fact<UnixSeconds>, answered: bool) -> Option<Reason> {
+/// Whether a served certificate lasts long enough.
+pub(super) fn certificate(case: &Case<'_>, whose: &str, expires: &Fact<UnixSeconds>) -> Option<Reason> {
     match expires {
         Fact::Known(at) => {
             let left = at.0.saturating_sub(case.seen.taken_at.0);
             (left < case.policy.certificate_margin)
                 .then(|| Reason::new(Code::CertificateExpiring, format!("{whose}: {}", time_left(left))))
         }
-        Fact::Unknown(why) => answered.then(|| Reason::new(Code::CertificateUnknown, format!("{whose}: {why}"))),
+        Fact::Unknown(why) => Some(Reason::new(Code::CertificateUnknown, format!("{whose}: {why}"))),
     }
 }
 
@@ -216,10 +223,13 @@ fn answered(name: &str, view: &MemberView) -> Vec<Reason> {
     let unanswered = |fact: &Fact<StatusSample>, which| match fact {
         Fact::Known(_) => None,
         Fact::Unknown(why) => {
-            Some(Reason::new(Code::MemberUnanswered, format!("{name} does not answer ({which}): {why}")))
+            Some(Reason::new(Code::MemberUnanswered, format!("{name} did not answer {which}: {why}")))
         }
     };
-    [unanswered(&view.first, "first sample"), unanswered(&view.second, "second sample")].into_iter().flatten().collect()
+    [unanswered(&view.first, "the first time"), unanswered(&view.second, "the second time")]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 fn identity(name: &str, member: &Listed<'_>, sample: &StatusSample, agreed: &Agreed) -> Vec<Reason> {
@@ -245,6 +255,9 @@ fn leader(case: &Case<'_>, name: &str, sample: &StatusSample, agreed: &Agreed) -
         return vec![Reason::new(Code::NoLeader, format!("{name} knows no leader"))];
     };
     let mut faults = Vec::new();
+    if agreed.leader_silent && agreed.leader() == Some(leader) {
+        faults.push(Reason::new(Code::NoLeader, format!("{name}'s leader, member {leader}, does not answer")));
+    }
     if agreed.leader.is_against(leader) {
         faults.push(Reason::new(Code::LeadersDisagree, format!("{name} names member {leader}")));
     }
@@ -268,7 +281,8 @@ fn term(name: &str, first: &StatusSample, second: &StatusSample, agreed: &Agreed
 }
 
 fn behind(name: &str, second: &StatusSample, agreed: &Agreed, bound: u64, code: Code) -> Option<Reason> {
-    let lag = agreed.highest?.saturating_sub(second.raft_index);
+    let (_, highest) = agreed.highest?;
+    let lag = highest.saturating_sub(second.raft_index);
     (lag > bound).then(|| Reason::new(code, format!("{name} is {lag} entries behind, at most {bound} are healthy")))
 }
 
@@ -279,7 +293,7 @@ fn slow_to_apply(name: &str, second: &StatusSample, bound: u64, code: Code) -> O
 }
 
 /// A member that stands still while the leader advances. Samples of two members are not taken in the same instant, so an entry
-/// or two that the leader had a moment earlier prove nothing: it must lack what the leader had one sample before, or be
+/// or two that another had a moment earlier prove nothing: it must lack what was committed one sample before, or be
 /// further behind than a member that has recovered may be.
 fn stalled(
     name: &str,
@@ -288,13 +302,13 @@ fn stalled(
     agreed: &Agreed,
     policy: &Policy,
 ) -> Option<Reason> {
-    let (leader_first, leader_second) = agreed.leader_index?;
-    let stands_still = second.raft_index <= first.raft_index && leader_second > leader_first;
-    let behind = leader_second.saturating_sub(second.raft_index);
-    let stalled = stands_still && (second.raft_index < leader_first || behind > policy.recovered_lag);
+    let (highest_first, highest_second) = agreed.highest?;
+    let stands_still = second.raft_index <= first.raft_index && highest_second > highest_first;
+    let behind = highest_second.saturating_sub(second.raft_index);
+    let stalled = stands_still && (second.raft_index < highest_first || behind > policy.recovered_lag);
     stalled.then(|| {
         let at = second.raft_index;
-        Reason::new(Code::MemberStalled, format!("{name} stands at index {at}, the leader went on to {leader_second}"))
+        Reason::new(Code::MemberStalled, format!("{name} stands at index {at}, others went on to {highest_second}"))
     })
 }
 

@@ -3,7 +3,7 @@
 use super::case::{Case, Listed};
 use super::members;
 use crate::disruption::Disruption;
-use crate::membership::{MemberId, NodeName};
+use crate::membership::NodeName;
 use crate::observation::{ApiserverView, Component, Cordon, Fact, NodeView};
 use crate::reason::{Code, Reason};
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,6 +16,15 @@ pub(super) struct Judged<'a> {
     pub(super) faults: Vec<Reason>,
     /// What is wrong with its apiserver alone.
     pub(super) apiserver_faults: Vec<Reason>,
+}
+
+impl Judged<'_> {
+    /// All that is a reason by itself: a stranger's cordon on the operation's own node is kept, not obeyed.
+    pub(super) fn told(self, case: &Case<'_>) -> impl Iterator<Item = Reason> + use<> {
+        let own = case.is_own_node(self.name);
+        let faults = self.faults.into_iter().filter(move |fault| !(own && fault.code == Code::ForeignCordon));
+        faults.chain(self.apiserver_faults)
+    }
 }
 
 /// All nodes that are control plane nodes, host a member or were asked for an apiserver. An operation's own node is left out
@@ -33,11 +42,11 @@ pub(super) fn judged<'a>(case: &Case<'a>) -> Vec<Judged<'a>> {
             let mut faults: Vec<Reason> = views.flat_map(|node| node_faults(case, node)).collect();
             let apiservers: Vec<&ApiserverView> =
                 case.seen.apiservers.iter().filter(|apiserver| apiserver.node == *name).collect();
-            let certificates = apiservers.iter().filter_map(|apiserver| {
-                let whose = format!("kube-apiserver of {name}");
-                members::certificate(case, &whose, &apiserver.certificate_expires, apiserver.ready.known().is_some())
-            });
+            let certificates = apiservers.iter().filter_map(|apiserver| certificate(case, apiserver));
             faults.extend(certificates);
+            if apiservers.is_empty() {
+                faults.push(unanswered(name, "it was not asked"));
+            }
             Judged { name, faults, apiserver_faults: apiserver_faults(name, &apiservers) }
         })
         .collect()
@@ -51,7 +60,10 @@ fn node_faults(case: &Case<'_>, node: &NodeView) -> Vec<Reason> {
         Fact::Known(false) => faults.push(Reason::new(Code::NodeNotReady, name.to_string())),
         Fact::Unknown(why) => faults.push(Reason::new(Code::NodeReadyUnknown, format!("{name}: {why}"))),
     }
-    faults.extend(cordon(case, node));
+    // Nobody stops the target from being cordoned by others, but whoever they are may take its voter down.
+    faults.extend(cordon(case, node).or_else(|| {
+        (node.cordon == Cordon::Foreign).then(|| Reason::new(Code::ForeignCordon, format!("{name} is cordoned")))
+    }));
     match &node.static_pods {
         Fact::Unknown(why) => faults.push(Reason::new(Code::StaticPodsUnknown, format!("{name}: {why}"))),
         Fact::Known(pods) => {
@@ -88,35 +100,42 @@ pub(super) fn cordon(case: &Case<'_>, node: &NodeView) -> Option<Reason> {
     }
 }
 
+/// The certificate of an apiserver. If it is not known because nobody answered, that is told instead.
+fn certificate(case: &Case<'_>, apiserver: &ApiserverView) -> Option<Reason> {
+    match (&apiserver.ready, &apiserver.certificate_expires) {
+        (Fact::Unknown(why), Fact::Unknown(_)) => Some(unanswered(&apiserver.node, why)),
+        (_, expires) => members::certificate(case, &format!("kube-apiserver of {}", apiserver.node), expires),
+    }
+}
+
+fn unanswered(node: &NodeName, why: &str) -> Reason {
+    Reason::new(Code::ApiserverUnanswered, format!("{node}: {why}"))
+}
+
 fn apiserver_faults(name: &NodeName, apiservers: &[&ApiserverView]) -> Vec<Reason> {
     if apiservers.is_empty() {
-        return vec![Reason::new(Code::ApiserverUnanswered, format!("{name} was not asked"))];
+        return vec![unanswered(name, "it was not asked")];
     }
     apiservers
         .iter()
         .filter_map(|apiserver| match &apiserver.ready {
             Fact::Known(true) => None,
             Fact::Known(false) => Some(Reason::new(Code::ApiserverNotReady, name.to_string())),
-            Fact::Unknown(why) => Some(Reason::new(Code::ApiserverUnanswered, format!("{name}: {why}"))),
+            Fact::Unknown(why) => Some(unanswered(name, why)),
         })
         .collect()
 }
 
-/// Whether the target exists, as far as it is a node.
-pub(super) fn target(case: &Case<'_>) -> Vec<Reason> {
+/// Whether the nodes are known, and the target among them.
+pub(super) fn target(case: &Case<'_>) -> Option<Reason> {
     let nodes = match &case.seen.nodes {
-        Fact::Unknown(why) => return vec![Reason::new(Code::NodesUnknown, why.clone())],
+        Fact::Unknown(why) => return Some(Reason::new(Code::NodesUnknown, why.clone())),
         Fact::Known(nodes) => nodes,
     };
     match case.wanted {
         Disruption::Reboot(target) | Disruption::Upgrade(target) => {
-            let mut reasons: Vec<Reason> = Vec::new();
-            if !nodes.iter().any(|node| node.name == *target) {
-                reasons.push(Reason::new(Code::TargetNotANode, format!("the API lists no node {target}")));
-            }
-            // A member that may run anywhere may run there.
-            reasons.extend(case.members.iter().filter_map(|member| members::node_unknown(case, member)));
-            reasons
+            let listed = nodes.iter().any(|node| node.name == *target);
+            (!listed).then(|| Reason::new(Code::TargetNotANode, format!("the API lists no node {target}")))
         }
         Disruption::MoveLeader(_)
         | Disruption::Defragment(_)
@@ -124,25 +143,27 @@ pub(super) fn target(case: &Case<'_>) -> Vec<Reason> {
         | Disruption::Promote(_)
         | Disruption::Remove(_)
         | Disruption::Replace(_)
-        | Disruption::Restore => Vec::new(),
+        | Disruption::Restore => None,
     }
 }
 
-/// Two members on one node go down together (incident-like hole of every count of nodes).
-pub(super) fn two_members_on_a_node(case: &Case<'_>) -> Vec<Reason> {
-    let repaired: Option<MemberId> =
-        case.target_member.filter(|_| matches!(case.wanted, Disruption::Remove(_) | Disruption::Replace(_)));
+/// Where each member runs. A member that may run anywhere may run on the target, and two on one node go down together. Taking
+/// a member away mends both, so it is not held by them.
+pub(super) fn places(case: &Case<'_>) -> Vec<Reason> {
+    if matches!(case.wanted, Disruption::Remove(_) | Disruption::Replace(_)) {
+        return Vec::new();
+    }
+    let mut reasons: Vec<Reason> =
+        case.members.iter().filter_map(|member| members::node_unknown(case, member)).collect();
     let mut on: BTreeMap<&NodeName, Vec<String>> = BTreeMap::new();
-    for member in case.members.iter().filter(|member| Some(member.id) != repaired) {
+    for member in &case.members {
         if let Some(node) = member.node() {
             on.entry(node).or_default().push(member.name());
         }
     }
-    on.into_iter()
-        .filter(|(_, members)| members.len() > 1)
-        .map(|(node, mut members)| {
-            members.sort();
-            Reason::new(Code::TwoMembersOnANode, format!("{} run on {node}", members.join(" and ")))
-        })
-        .collect()
+    reasons.extend(on.into_iter().filter(|(_, members)| members.len() > 1).map(|(node, mut members)| {
+        members.sort();
+        Reason::new(Code::TwoMembersOnANode, format!("{} run on {node}", members.join(" and ")))
+    }));
+    reasons
 }

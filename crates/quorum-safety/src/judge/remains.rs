@@ -166,9 +166,7 @@ fn leads(case: &Case<'_>, id: MemberId) -> Option<Reason> {
 
 /// etcd does not look at the lag of who should lead, nor whether it is about to go down (etcd-notes 2a rule 5).
 fn transferee(case: &Case<'_>, voters: &[Voter<'_>], nodes: &[Judged<'_>], id: MemberId) -> Option<Reason> {
-    if case.membership().is_none() {
-        return None;
-    }
+    case.membership()?;
     let Some(listed) = case.member(id) else { return is_listed(case, id) };
     let name = listed.name();
     let unfit = |why: String| Some(Reason::new(Code::TransfereeUnfit, format!("{name} {why}")));
@@ -178,9 +176,7 @@ fn transferee(case: &Case<'_>, voters: &[Voter<'_>], nodes: &[Judged<'_>], id: M
     if let Some(own) = case.own.filter(|own| listed.node() == Some(&own.target)) {
         return unfit(format!("is the target of {}", own.operation));
     }
-    if disqualifying(case, voter, nodes).next().is_none() {
-        return None;
-    }
+    disqualifying(case, voter, nodes).next()?;
     unfit(format!("is not a healthy voter ({})", codes(case, voter, nodes)))
 }
 

@@ -1,0 +1,172 @@
+//! Questions over clusters that are mostly whole, with few faults.
+
+use crate::worse::{Worse, worse};
+use proptest::prelude::*;
+use quorum_safety::fixture::{Cluster, healthy, id, name};
+use quorum_safety::*;
+
+/// A cluster and what is asked of it.
+#[derive(Clone, Debug)]
+pub(crate) struct Question {
+    pub(crate) cluster: Cluster,
+    pub(crate) wanted: Disruption,
+}
+
+/// The kinds of disruption, a worker's apart.
+pub(crate) const KINDS: [&str; 10] = [
+    "reboot",
+    "upgrade",
+    "worker",
+    "move leader",
+    "defragment",
+    "add learner",
+    "promote",
+    "remove",
+    "replace",
+    "restore",
+];
+
+pub(crate) fn kind(wanted: &Disruption) -> &'static str {
+    match wanted {
+        Disruption::Reboot(node) | Disruption::Upgrade(node) if node.0.starts_with('w') => "worker",
+        Disruption::Reboot(_) => "reboot",
+        Disruption::Upgrade(_) => "upgrade",
+        Disruption::MoveLeader(_) => "move leader",
+        Disruption::Defragment(_) => "defragment",
+        Disruption::AddLearner => "add learner",
+        Disruption::Promote(_) => "promote",
+        Disruption::Remove(_) => "remove",
+        Disruption::Replace(_) => "replace",
+        Disruption::Restore => "restore",
+    }
+}
+
+pub(crate) fn question() -> impl Strategy<Value = Question> {
+    let voters = prop_oneof![
+        1 => Just(1_u64), 1 => Just(2), 6 => Just(3), 2 => Just(4), 4 => Just(5), 1 => Just(6), 2 => Just(7)
+    ];
+    voters
+        .prop_flat_map(|n| (Just(n), wanted(n)))
+        .prop_flat_map(|(n, wanted)| {
+            let faults = prop_oneof![
+                5 => prop::collection::vec(worse(), 0),
+                4 => prop::collection::vec(worse(), 1),
+                2 => prop::collection::vec(worse(), 2),
+                1 => prop::collection::vec(worse(), 3..6),
+            ];
+            let lifted = prop_oneof![
+                6 => Just(Vec::new()),
+                1 => prop::sample::subsequence(Code::ALL.to_vec(), 1..6),
+                1 => Just(Code::ALL.to_vec()),
+            ];
+            (Just(n), Just(wanted), 0..8_u8, faults, lifted, 1..=2_usize)
+        })
+        .prop_map(|(n, wanted, mine, faults, lifted, slots)| build(n, wanted, mine, &faults, lifted, slots))
+}
+
+fn wanted(n: u64) -> impl Strategy<Value = Disruption> {
+    let one = 1..=n;
+    let anybody = prop_oneof![12 => 1..=n, 1 => Just(n + 1), 1 => Just(99)];
+    prop_oneof![
+        4 => one.clone().prop_map(|n| Disruption::Reboot(name(n))),
+        4 => one.prop_map(|n| Disruption::Upgrade(name(n))),
+        2 => Just(Disruption::Reboot("w1".into())),
+        1 => Just(Disruption::Upgrade("w1".into())),
+        1 => anybody.clone().prop_map(|n| Disruption::MoveLeader(id(n))),
+        2 => anybody.clone().prop_map(|n| Disruption::Defragment(id(n))),
+        1 => Just(Disruption::AddLearner),
+        2 => prop_oneof![6 => Just(n + 1), 1 => Just(1)].prop_map(|n| Disruption::Promote(id(n))),
+        3 => anybody.clone().prop_map(|n| Disruption::Remove(id(n))),
+        3 => anybody.prop_map(|n| Disruption::Replace(id(n))),
+        1 => Just(Disruption::Restore),
+    ]
+}
+
+fn build(n: u64, wanted: Disruption, mine: u8, faults: &[Worse], lifted: Vec<Code>, slots: usize) -> Question {
+    let mut cluster = healthy(n);
+    if matches!(wanted, Disruption::Promote(_)) {
+        cluster = cluster.learner();
+    }
+    // A removal is for a member that is dead, and a restore for a cluster that is: most of the time.
+    if let Disruption::Remove(member) | Disruption::Replace(member) = &wanted
+        && !mine.is_multiple_of(4)
+    {
+        Worse::PowerCut(member.0 - id(0).0).apply(&mut cluster);
+    }
+    if wanted == Disruption::Restore && !mine.is_multiple_of(4) {
+        for n in 1..=n {
+            Worse::NoLeader(n).apply(&mut cluster);
+            Worse::ReadUnknown(n).apply(&mut cluster);
+        }
+        Worse::MembershipUnknown.apply(&mut cluster);
+    }
+    let target = target(&wanted);
+    cluster = match mine {
+        0 | 1 => cluster.taken(&target),
+        2 | 3 => {
+            // What has begun may have gone far: the target is down and cordoned.
+            let mut cluster = cluster.adopted(&target);
+            if mine == 3
+                && matches!(wanted, Disruption::Reboot(_) | Disruption::Upgrade(_))
+                && let Some(n) = target.strip_prefix('k').and_then(|n| n.parse().ok())
+            {
+                Worse::PowerCut(n).apply(&mut cluster);
+                Worse::NotReady(n).apply(&mut cluster);
+            }
+            cluster
+        }
+        4 if target.starts_with('w') => cluster.worker_taken(&target),
+        _ => cluster,
+    };
+    for fault in faults {
+        fault.apply(&mut cluster);
+    }
+    cluster.policy.lifted = lifted;
+    cluster.policy.worker_slots = slots;
+    Question { cluster, wanted }
+}
+
+fn target(wanted: &Disruption) -> String {
+    match wanted {
+        Disruption::Reboot(node) | Disruption::Upgrade(node) => node.0.clone(),
+        Disruption::Defragment(member) | Disruption::Remove(member) | Disruption::Replace(member) => {
+            format!("k{}", member.0 - id(0).0)
+        }
+        _ => "k1".into(),
+    }
+}
+
+/// The same facts in another order.
+pub(crate) fn shuffle(cluster: &mut Cluster, seed: u64) {
+    let mut state = seed;
+    mix(&mut cluster.seen.etcd.members, &mut state);
+    mix(&mut cluster.seen.apiservers, &mut state);
+    mix(&mut cluster.policy.lifted, &mut state);
+    if let Fact::Known(nodes) = &mut cluster.seen.nodes {
+        mix(nodes, &mut state);
+        for node in nodes {
+            if let Fact::Known(pods) = &mut node.static_pods {
+                mix(pods, &mut state);
+            }
+        }
+    }
+    for view in &mut cluster.seen.etcd.members {
+        if let Fact::Known(list) = &mut view.member_list {
+            mix(list, &mut state);
+        }
+        if let Fact::Known(alarms) = &mut view.alarms {
+            mix(alarms, &mut state);
+        }
+    }
+    if let Fact::Known(workers) = &mut cluster.in_flight.workers {
+        mix(workers, &mut state);
+    }
+}
+
+/// Fisher and Yates with a plain generator: good enough to disturb an order.
+fn mix<T>(items: &mut [T], state: &mut u64) {
+    for at in (1..items.len()).rev() {
+        *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        items.swap(at, (*state >> 33) as usize % (at + 1));
+    }
+}

@@ -1,0 +1,71 @@
+//! A verdict on disk: what `quorate explain FILE` reads.
+
+use quorum_safety::fixture::{healthy, reboot};
+use quorum_safety::{Answer, Record};
+use serde_json::{Value, json};
+
+fn record() -> Record {
+    let cluster = healthy(3).member_dead(2);
+    Record::judged(cluster.seen, cluster.in_flight, reboot(1), cluster.policy).1
+}
+
+#[test]
+fn its_shape_is_public() {
+    let value = serde_json::to_value(record()).unwrap();
+    assert_eq!(value["apiVersion"], "quorate.dev/v1");
+    assert_eq!(value["kind"], "Verdict");
+    assert_eq!(value["disruption"], json!({ "reboot": "k1" }));
+    assert_eq!(value["verdict"]["answer"], "refused");
+    assert_eq!(value["verdict"]["reasons"][0]["code"], "Q030-quorum-would-be-lost");
+    assert_eq!(value["verdict"]["reasons"][0]["class"], "refusal");
+    assert_eq!(value["observation"]["etcd"]["members"][0]["id"], "a1");
+    let keys: Vec<&String> = value.as_object().unwrap().keys().collect();
+    assert_eq!(keys, ["apiVersion", "disruption", "inFlight", "kind", "observation", "policy", "verdict"]);
+}
+
+#[test]
+fn a_verdict_is_printed_as_it_is_stored() {
+    let cluster = healthy(5);
+    let (verdict, record) = Record::judged(cluster.seen, cluster.in_flight, reboot(1), cluster.policy);
+    let value = serde_json::to_value(&verdict).unwrap();
+    assert_eq!(value, json!({ "answer": "permitted", "reasons": [], "margin": 1 }));
+    assert_eq!(value, serde_json::to_value(&record.verdict).unwrap());
+}
+
+#[test]
+fn an_answer_that_was_changed_in_the_file_is_found_out() {
+    let mut record = record();
+    assert_eq!(record.judge_again(), record.verdict);
+    record.verdict.answer = Answer::Permitted;
+    record.verdict.reasons.clear();
+    assert_ne!(record.judge_again(), record.verdict);
+    assert_eq!(record.judge_again().answer, Answer::Refused);
+}
+
+#[test]
+fn what_cannot_be_judged_again_is_refused() {
+    let with = |change: fn(&mut Value)| {
+        let mut value = serde_json::to_value(record()).unwrap();
+        change(&mut value);
+        serde_json::from_value::<Record>(value).map_err(|error| error.to_string())
+    };
+    assert!(with(|_| {}).is_ok());
+    for (change, expected) in [
+        ((|v| v["apiVersion"] = "quorate.dev/v2".into()) as fn(&mut Value), "only `quorate.dev/v1`"),
+        (|v| v["kind"] = "Pod".into(), "only `Verdict`"),
+        (|v| v["surprise"] = 1.into(), "unknown field `surprise`"),
+        (|v| v["observation"]["etcd"]["membership"]["known"] = json!([]), "the member list has no voter"),
+        (
+            |v| {
+                let list = &mut v["observation"]["etcd"]["membership"]["known"];
+                list[1] = list[0].clone();
+            },
+            "has member a1 twice",
+        ),
+        (|v| v["observation"]["etcd"]["members"][0]["id"] = "xyz".into(), "is not an etcd id"),
+        (|v| v["verdict"]["reasons"][0]["code"] = "Q999-no-such-reason".into(), "unknown variant"),
+    ] {
+        let error = with(change).unwrap_err();
+        assert!(error.contains(expected), "{error}");
+    }
+}
