@@ -119,7 +119,11 @@ pub fn count(pods: &[(&PodRef, &Pod)], budgets: &[Budget], policy: impl Fn(&str)
     blockers
 }
 
-fn refusal<'a>(pod: &Pod, counting: &[&'a Budget], used: &mut BTreeMap<(&'a str, &'a str), i32>) -> Option<(BlockKind, String)> {
+fn refusal<'a>(
+    pod: &Pod,
+    counting: &[&'a Budget],
+    used: &mut BTreeMap<(&'a str, &'a str), i32>,
+) -> Option<(BlockKind, String)> {
     let budget = match counting {
         [] => return None,
         [budget] => *budget,
@@ -158,10 +162,8 @@ fn refusal<'a>(pod: &Pod, counting: &[&'a Budget], used: &mut BTreeMap<(&'a str,
 
 /// A blocker that the policy of its namespace will remove.
 fn escalated(mut blocker: Blocker, counting: &[&Budget], policy: BudgetPolicy) -> Blocker {
-    let removable = matches!(
-        blocker.kind,
-        BlockKind::BudgetNeverAllows | BlockKind::BudgetExhausted | BlockKind::SeveralBudgets
-    );
+    let removable =
+        matches!(blocker.kind, BlockKind::BudgetNeverAllows | BlockKind::BudgetExhausted | BlockKind::SeveralBudgets);
     let healthy = counting.iter().all(|budget| budget.status.is_some_and(|standing| !standing.degraded()));
     if removable && healthy && policy == BudgetPolicy::DeleteAfterHalf {
         blocker.kind = BlockKind::DeletedAfterHalf;

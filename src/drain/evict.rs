@@ -173,10 +173,9 @@ impl Drain<'_> {
         });
         match unknown {
             None => Ok(pods),
-            Some(((namespace, name), why)) => Err(DrainError::Api {
-                what: format!("look up DaemonSet {namespace}/{name}"),
-                said: why.clone(),
-            }),
+            Some(((namespace, name), why)) => {
+                Err(DrainError::Api { what: format!("look up DaemonSet {namespace}/{name}"), said: why.clone() })
+            }
         }
     }
 
@@ -404,12 +403,7 @@ impl Drain<'_> {
         Ok(budget::may_delete(&standing))
     }
 
-    async fn delete(
-        &mut self,
-        pod: &PodRef,
-        within: Duration,
-        overseer: &mut impl Overseer,
-    ) -> Result<(), DrainError> {
+    async fn delete(&mut self, pod: &PodRef, within: Duration, overseer: &mut impl Overseer) -> Result<(), DrainError> {
         let failed = |said| DrainError::Api { what: format!("delete pod {pod}"), said };
         let client = self.link.client().await.map_err(failed)?;
         match delete(client, pod.clone(), within).await {

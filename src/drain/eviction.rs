@@ -137,7 +137,8 @@ mod tests {
 
     #[test]
     fn a_budget_is_told_from_a_busy_server() {
-        let body = refused(r#"[{"reason":"DisruptionBudget","message":"The disruption budget web needs 2 healthy pods"}]"#, 0);
+        let body =
+            refused(r#"[{"reason":"DisruptionBudget","message":"The disruption budget web needs 2 healthy pods"}]"#, 0);
         let said = "The disruption budget web needs 2 healthy pods".to_owned();
         assert_eq!(outcome(429, None, body.as_bytes()), Outcome::Refused { said, after: None });
         let busy = outcome(429, Some("1"), b"Too many requests, please try again later.\n");

@@ -118,8 +118,20 @@ fn own(pod: &Pod, around: &Surroundings<'_>) -> Option<Fate> {
 /// The first argument of quorate's container that is a subcommand; flags may stand before it.
 fn subcommand(pod: &Pod) -> Option<&str> {
     const KNOWN: [&str; 14] = [
-        "detect", "drain", "etcd", "explain", "gate", "lease", "members", "node", "plan", "reconcile", "restore",
-        "sentinel", "status", "step",
+        "detect",
+        "drain",
+        "etcd",
+        "explain",
+        "gate",
+        "lease",
+        "members",
+        "node",
+        "plan",
+        "reconcile",
+        "restore",
+        "sentinel",
+        "status",
+        "step",
     ];
     let containers = &pod.spec.as_ref()?.containers;
     let container = containers.iter().find(|container| container.name == CONTAINER)?;
@@ -141,10 +153,9 @@ fn daemon_set(pod: &Pod, around: &Surroundings<'_>) -> Option<Fate> {
         Some(Fact::Unknown(why)) => {
             Some(Fate::Block(BlockKind::Unknown, format!("whether its DaemonSet {} exists is not known: {why}", key.1)))
         }
-        None => Some(Fate::Block(
-            BlockKind::Unknown,
-            format!("whether its DaemonSet {} exists was not looked up", key.1),
-        )),
+        None => {
+            Some(Fate::Block(BlockKind::Unknown, format!("whether its DaemonSet {} exists was not looked up", key.1)))
+        }
     }
 }
 
@@ -203,7 +214,12 @@ pub fn tolerates_cordon(pod: &Pod) -> bool {
 /// Names of the volumes whose data goes with the pod.
 pub fn empty_dirs(pod: &Pod) -> Vec<String> {
     let volumes = pod.spec.as_ref().and_then(|spec| spec.volumes.as_ref());
-    volumes.into_iter().flatten().filter(|volume| volume.empty_dir.is_some()).map(|volume| volume.name.clone()).collect()
+    volumes
+        .into_iter()
+        .flatten()
+        .filter(|volume| volume.empty_dir.is_some())
+        .map(|volume| volume.name.clone())
+        .collect()
 }
 
 fn phase(pod: &Pod) -> Option<&str> {

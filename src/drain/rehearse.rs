@@ -61,14 +61,17 @@ pub async fn rehearse(access: &Access, node: &str, options: &Options) -> Result<
     let mut daemon_sets = BTreeMap::new();
     link.daemon_sets(&pods, &mut daemon_sets, until).await;
 
-    let mut rehearsal = Rehearsal { node: node.to_owned(), pods: Vec::new(), skipped: Vec::new(), blockers: Vec::new() };
+    let mut rehearsal =
+        Rehearsal { node: node.to_owned(), pods: Vec::new(), skipped: Vec::new(), blockers: Vec::new() };
     let mut going: Vec<(PodRef, &Pod)> = Vec::new();
     for (pod, fate) in link.fates(&pods, &daemon_sets, options) {
         let reference = reference(pod, node)?;
         match fate {
             Fate::Evict => going.push((reference, pod)),
             Fate::Skip(reason) => rehearsal.skipped.push(Skipped { pod: reference, reason }),
-            Fate::Block(kind, reason) => rehearsal.blockers.push(Blocker { pod: reference, budget: None, kind, reason }),
+            Fate::Block(kind, reason) => {
+                rehearsal.blockers.push(Blocker { pod: reference, budget: None, kind, reason })
+            }
         }
     }
     going.sort_by(|a, b| a.0.cmp(&b.0));

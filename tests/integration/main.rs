@@ -2,3 +2,5 @@
 
 mod image;
 mod manifests;
+
+mod drain;
