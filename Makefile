@@ -7,9 +7,10 @@ export QUORATE_TOOLS := $(TOOLS)
 export PATH := $(TOOLS)/cargo-deny/bin:$(PATH):$(TOOLS)/go/bin
 
 # What ships is static: glibc has hosts and DNS look-ups built in. The target is named so that these flags do not reach build
-# scripts; registry paths are cut, so that the home folder of whoever builds is not in the binary.
+# scripts; paths are cut, so that where it was built does not show in the binary.
 TARGET := x86_64-unknown-linux-gnu
-STATIC := -C target-feature=+crt-static -C link-arg=-fuse-ld=mold --remap-path-prefix=$(or $(CARGO_HOME),$(HOME)/.cargo)/registry/src=/registry
+STATIC := -C target-feature=+crt-static -C link-arg=-fuse-ld=mold \
+  --remap-path-prefix=$(or $(CARGO_HOME),$(HOME)/.cargo)/registry/src=/registry --remap-path-prefix=$(CARGO_TARGET_DIR)=/target
 MAX_BYTES := 16777216
 LAB := $(CARGO_TARGET_DIR)/debug/lab
 

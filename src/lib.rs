@@ -23,7 +23,7 @@ pub mod upgrade;
 pub mod version;
 
 use crate::cli::{Cli, Command};
-use crate::exit::{ExitStatus, UsageError};
+use crate::exit::ExitStatus;
 use std::process::ExitCode;
 
 /// Runs one command to its end.
@@ -41,10 +41,11 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitStatus> {
     match &cli.command {
         Command::Gate(gate) => gate::run(global, gate, clock).await,
         Command::Status(status) => status::run(global, status, clock).await,
+        Command::Lease(lease) => lock::report::run(global, lease, clock).await,
         Command::Explain(explain) => explain::run(global, explain),
         Command::Node(node) => node::main(&node.command, clock).await,
-        Command::Plan(_) | Command::Upgrade(_) | Command::Step(_) | Command::Lease(_) => {
-            Err(UsageError("not written yet".to_owned()).into())
-        }
+        Command::Plan(plan) => upgrade::show::run(global, plan.to, clock).await,
+        Command::Upgrade(upgrade) => upgrade::follow::run(global, upgrade.to, clock).await,
+        Command::Step(step) => upgrade::step::run(global, step, clock).await,
     }
 }

@@ -8,6 +8,7 @@ use quorum_safety::{Fact, NodeName, NodeView, Observation};
 use std::collections::BTreeMap;
 
 pub mod apiserver;
+pub mod balancer;
 pub mod certificate;
 pub mod cluster;
 pub mod etcd;
@@ -78,4 +79,16 @@ fn addresses(nodes: &[NodeView], which: impl Fn(&NodeView) -> bool) -> impl Iter
 /// The client URL of an etcd member at an InternalIP.
 pub fn client_url(address: &str) -> String {
     if address.contains(':') { format!("https://[{address}]:2379") } else { format!("https://{address}:2379") }
+}
+
+/// An observation of nothing but the API, for those who may not ask etcd.
+pub fn without_etcd(cluster_uid: Fact<String>, clock: Clock) -> Observation {
+    let why = "etcd was not asked: a workstation never reaches it";
+    Observation {
+        taken_at: clock.unix(),
+        cluster_uid,
+        etcd: quorum_safety::EtcdView { membership: Fact::Unknown(why.to_owned()), members: Vec::new() },
+        nodes: Fact::Unknown("the nodes were not asked".to_owned()),
+        apiservers: Vec::new(),
+    }
 }

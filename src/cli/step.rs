@@ -1,5 +1,6 @@
 //! `quorate step`.
 
+use crate::version::Version;
 use clap::{Args, Subcommand};
 
 /// One step of an upgrade; run by Jobs
@@ -28,7 +29,7 @@ pub enum StepCommand {
 pub struct Target {
     /// The version to upgrade to, as in v1.36.3 [default: upgrade.target of the configuration]
     #[arg(long, value_name = "VERSION")]
-    pub to: Option<String>,
+    pub to: Option<Version>,
 }
 
 /// The version of an upgrade, and the node of a step.
@@ -36,7 +37,7 @@ pub struct Target {
 pub struct NodeTarget {
     /// The version to upgrade to, as in v1.36.3
     #[arg(long, value_name = "VERSION")]
-    pub to: String,
+    pub to: Version,
     /// The node to upgrade; never the one that the step runs on
     #[arg(long, value_name = "NAME")]
     pub node: String,

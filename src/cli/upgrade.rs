@@ -1,5 +1,6 @@
 //! `quorate upgrade`, `quorate plan`, `quorate status`.
 
+use crate::version::Version;
 use clap::Args;
 
 /// Upgrade the whole cluster, node by node, and follow it to the end
@@ -7,7 +8,7 @@ use clap::Args;
 pub struct Upgrade {
     /// The version to upgrade to, as in v1.36.3
     #[arg(long, value_name = "VERSION")]
-    pub to: String,
+    pub to: Version,
 }
 
 /// What an upgrade would do, in which order, and what blocks it
@@ -15,7 +16,7 @@ pub struct Upgrade {
 pub struct Plan {
     /// The version to upgrade to, as in v1.36.3
     #[arg(long, value_name = "VERSION")]
-    pub to: String,
+    pub to: Version,
 }
 
 /// The control plane at a glance, and whether one more node may go

@@ -297,9 +297,24 @@ mod tests {
         let rows = [
             (set(serde_json::json!({"name": "kured"}), plain.clone()), true),
             (set(serde_json::json!({"name": "a", "labels": {"app.kubernetes.io/name": "kured"}}), plain.clone()), true),
-            (set(serde_json::json!({"name": "a"}), serde_json::json!({"name": "c", "image": "ghcr.io/kubereboot/kured:1.23.0"})), true),
-            (set(serde_json::json!({"name": "a"}), serde_json::json!({"name": "c", "image": "r:5000/kured@sha256:0"})), true),
-            (set(serde_json::json!({"name": "a"}), serde_json::json!({"name": "c", "command": ["/usr/bin/kured"]})), true),
+            (
+                set(
+                    serde_json::json!({"name": "a"}),
+                    serde_json::json!({"name": "c", "image": "ghcr.io/kubereboot/kured:1.23.0"}),
+                ),
+                true,
+            ),
+            (
+                set(
+                    serde_json::json!({"name": "a"}),
+                    serde_json::json!({"name": "c", "image": "r:5000/kured@sha256:0"}),
+                ),
+                true,
+            ),
+            (
+                set(serde_json::json!({"name": "a"}), serde_json::json!({"name": "c", "command": ["/usr/bin/kured"]})),
+                true,
+            ),
             (set(serde_json::json!({"name": "kured-exporter", "labels": {"team": "kured"}}), plain), false),
         ];
         for (set, wanted) in rows {

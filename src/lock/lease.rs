@@ -191,7 +191,12 @@ impl Leases {
     }
 
     /// Writes a Lease, on the condition that nobody wrote since `seen`; `end` is on the boot clock.
-    pub(crate) async fn write(&self, seen: &SeenLease, write: &Write<'_>, end: Duration) -> Result<SeenLease, LeaseError> {
+    pub(crate) async fn write(
+        &self,
+        seen: &SeenLease,
+        write: &Write<'_>,
+        end: Duration,
+    ) -> Result<SeenLease, LeaseError> {
         let name = seen.name.as_str();
         let object = self.changed(seen, write)?;
         self.within(name, end, async {

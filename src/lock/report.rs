@@ -97,7 +97,7 @@ impl Report {
         }
         let kured = super::in_flight(&kured::find(&client, &config.kured, limit).await);
         let kill_switch = kill_switch::read(&client, leases.namespace(), limit).await;
-        Ok(Self { api_version: quorum_safety::API_VERSION, kind: "Leases", leases: rows, kured, kill_switch })
+        Ok(Self { api_version: quorum_safety::record::API_VERSION, kind: "Leases", leases: rows, kured, kill_switch })
     }
 
     fn status(&self) -> ExitStatus {
@@ -188,7 +188,7 @@ async fn look(leases: &Leases, client: &Client, seen: &SeenLease) -> (Life, Opti
 
 /// What came of a release by hand.
 #[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase", tag = "answer")]
+#[serde(rename_all = "camelCase", rename_all_fields = "camelCase", tag = "answer")]
 enum Released {
     /// Nobody held it.
     Free,
@@ -235,7 +235,12 @@ impl Released {
 async fn release(leases: &Leases, config: &Config, args: &ReleaseArgs) -> anyhow::Result<Released> {
     let known = super::names(config);
     if !known.contains(&args.name) {
-        return Err(UsageError(format!("no Lease of quorate is called `{}`: there are {}", args.name, known.join(", "))).into());
+        return Err(UsageError(format!(
+            "no Lease of quorate is called `{}`: there are {}",
+            args.name,
+            known.join(", ")
+        ))
+        .into());
     }
     if args.because.trim().is_empty() {
         return Err(UsageError("--because is empty: say why, it is recorded".to_owned()).into());
@@ -257,8 +262,12 @@ async fn release(leases: &Leases, config: &Config, args: &ReleaseArgs) -> anyhow
     let end = leases.clock.boottime().saturating_add(leases.request_limit());
     leases.write(&seen, &Write::Release(&release), end).await?;
     tracing::warn!(
-        lease = args.name, holder = release.identity, because = release.because, by = release.by,
-        abandoned = release.abandoned, "A Lease was released by hand"
+        lease = args.name,
+        holder = release.identity,
+        because = release.because,
+        by = release.by,
+        abandoned = release.abandoned,
+        "A Lease was released by hand"
     );
     let half_done = record.known().filter(|record| record.step.touched).cloned();
     Ok(Released::Recorded { release, half_done })

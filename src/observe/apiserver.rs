@@ -34,7 +34,24 @@ async fn ask(access: &Access, address: &str, deadline: Duration) -> (Fact<bool>,
     (Fact::Known(status == 200), expires)
 }
 
+/// The certificate that a fresh connection to `HOST:PORT` is served with, DER.
+pub(crate) async fn certificate(access: &Access, authority: &str, deadline: Duration) -> Result<Vec<u8>, String> {
+    let answer = get(access, authority, deadline).await?;
+    let info = answer.extensions().get::<reqwest::tls::TlsInfo>().ok_or("no TLS on the connection")?;
+    info.peer_certificate().map(<[u8]>::to_vec).ok_or_else(|| "the server showed no certificate".to_owned())
+}
+
+/// `HOST:PORT` of the apiserver at an InternalIP.
+pub(crate) fn authority(address: &str) -> String {
+    if address.contains(':') { format!("[{address}]:{PORT}") } else { format!("{address}:{PORT}") }
+}
+
 async fn anonymous(access: &Access, address: &str, deadline: Duration) -> Result<reqwest::Response, String> {
+    get(access, &authority(address), deadline).await
+}
+
+/// One fresh connection and one request for `/readyz`.
+async fn get(access: &Access, authority: &str, deadline: Duration) -> Result<reqwest::Response, String> {
     let mut builder = reqwest::Client::builder().tls_info(true).no_proxy().timeout(deadline);
     if let Some(authorities) = access.authorities().map_err(|error| error.to_string())? {
         let certificates: Result<Vec<_>, _> =
@@ -42,8 +59,7 @@ async fn anonymous(access: &Access, address: &str, deadline: Duration) -> Result
         builder = builder.tls_certs_only(certificates.map_err(|error| words(&error))?);
     }
     let client = builder.build().map_err(|error| words(&error))?;
-    let host = if address.contains(':') { format!("[{address}]") } else { address.to_owned() };
-    client.get(format!("https://{host}:{PORT}/readyz")).send().await.map_err(|error| words(&error))
+    client.get(format!("https://{authority}/readyz")).send().await.map_err(|error| words(&error))
 }
 
 async fn authenticated(access: &Access, address: &str, deadline: Duration) -> Fact<bool> {

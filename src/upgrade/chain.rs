@@ -157,7 +157,8 @@ impl<'a> Chain<'a> {
         let pods: Api<Pod> = Api::namespaced(client, &self.access.namespace);
         let pod = pods.get(&self.pod.name).await?;
         let statuses = pod.status.and_then(|status| status.container_statuses).unwrap_or_default();
-        let Some(own) = statuses.into_iter().find(|status| status.name == job::CONTAINER).map(|status| status.image_id) else {
+        let Some(own) = statuses.into_iter().find(|status| status.name == job::CONTAINER).map(|status| status.image_id)
+        else {
             return Ok(Some(unknown("the image of this pod is not known")));
         };
         let record = self.record(|record| {
@@ -220,7 +221,9 @@ impl<'a> Chain<'a> {
         };
         match run.await {
             Ok(end) => serde_json::from_str(&end.message)
-                .map_err(|_| format!("the node Job on {node} ended with {} and no answer: {}", end.exit_code, end.message))
+                .map_err(|_| {
+                    format!("the node Job on {node} ended with {} and no answer: {}", end.exit_code, end.message)
+                })
                 .into(),
             Err(error) => Fact::Unknown(format!("node Job on {node}: {error}")),
         }

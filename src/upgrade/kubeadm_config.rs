@@ -39,7 +39,10 @@ impl ClusterConfiguration {
     /// When it is not there or not what kubeadm writes, in words.
     pub async fn read(client: &Client) -> Result<Self, String> {
         let maps: Api<ConfigMap> = Api::namespaced(client.clone(), "kube-system");
-        let map = maps.get("kubeadm-config").await.map_err(|error| format!("ConfigMap kube-system/kubeadm-config: {error}"))?;
+        let map = maps
+            .get("kubeadm-config")
+            .await
+            .map_err(|error| format!("ConfigMap kube-system/kubeadm-config: {error}"))?;
         let text = map
             .data
             .and_then(|mut data| data.remove("ClusterConfiguration"))
@@ -48,8 +51,9 @@ impl ClusterConfiguration {
     }
 
     fn parse(text: &str) -> Result<Self, String> {
-        serde_saphyr::from_str(text)
-            .map_err(|error| format!("ClusterConfiguration of kubeadm-config: {}", error.to_string().lines().next().unwrap_or("")))
+        serde_saphyr::from_str(text).map_err(|error| {
+            format!("ClusterConfiguration of kubeadm-config: {}", error.to_string().lines().next().unwrap_or(""))
+        })
     }
 
     /// The argument of the node step: the etcd image tag that kubeadm deploys.
@@ -68,7 +72,10 @@ pub async fn service_address(client: &Client) -> Result<std::net::SocketAddr, St
     let service = services.get("kubernetes").await.map_err(|error| format!("Service default/kubernetes: {error}"))?;
     let spec = service.spec.ok_or("Service default/kubernetes has no spec")?;
     let ip = spec.cluster_ip.ok_or("Service default/kubernetes has no address")?;
-    let port = spec.ports.and_then(|ports| ports.first().map(|port| port.port)).ok_or("Service default/kubernetes has no port")?;
+    let port = spec
+        .ports
+        .and_then(|ports| ports.first().map(|port| port.port))
+        .ok_or("Service default/kubernetes has no port")?;
     let ip: std::net::IpAddr = ip.parse().map_err(|_| format!("`{ip}` of Service default/kubernetes is no address"))?;
     let port = u16::try_from(port).map_err(|_| format!("{port} of Service default/kubernetes is no port"))?;
     Ok((ip, port).into())

@@ -53,8 +53,7 @@ fn the_image_is_the_binary_the_authorities_and_the_licence() {
 
     let inner = files(of("/layer.tar").as_slice());
     let names: Vec<&str> = inner.iter().map(|(name, _)| name.as_str()).collect();
-    let expected =
-        ["etc/ssl/certs/ca-certificates.crt", "usr/local/bin/quorate", "usr/share/doc/quorate/LICENSE"];
+    let expected = ["etc/ssl/certs/ca-certificates.crt", "usr/local/bin/quorate", "usr/share/doc/quorate/LICENSE"];
     assert_eq!(names, expected);
     assert!(inner[1].1 == std::fs::read(dist("QUORATE_BIN", "quorate")).unwrap(), "another binary: `make image`");
 }

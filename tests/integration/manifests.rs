@@ -279,11 +279,12 @@ fn keys(value: &Value, path: &str, out: &mut BTreeSet<String>) {
 fn the_configuration_shows_every_key_with_its_default() {
     let text = config(&build("kustomize/base"));
     assert_eq!(Config::parse(&text).unwrap(), Config::default());
-    let defaults: String = text.lines().filter_map(|line| line.strip_prefix("# ")).fold(String::new(), |mut all, line| {
-        all.push_str(line);
-        all.push('\n');
-        all
-    });
+    let defaults: String =
+        text.lines().filter_map(|line| line.strip_prefix("# ")).fold(String::new(), |mut all, line| {
+            all.push_str(line);
+            all.push('\n');
+            all
+        });
     assert_eq!(Config::parse(&defaults).unwrap(), Config::default());
     let (mut shown, mut known) = (BTreeSet::new(), BTreeSet::new());
     keys(&serde_saphyr::from_str(&defaults).unwrap(), "", &mut shown);

@@ -46,7 +46,7 @@ pub enum Decision {
 
 /// Why a Lease is not to be had.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, thiserror::Error)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum Wait {
     /// The Lease could not be read.
     #[error("the Lease could not be read: {0}")]

@@ -54,7 +54,7 @@ pub enum PodState {
 
 /// The node of a holder, as the API shows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum NodeState {
     /// The Node object exists.
     Present {
@@ -69,7 +69,7 @@ pub enum NodeState {
 
 /// Why a holder is known to be gone.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum Proof {
     /// Its pod has ended, on a Ready node that has not rebooted.
     PodEnded,

@@ -1,0 +1,216 @@
+//! `quorate upgrade` on a workstation: starts the preflight Job, follows the chain to its end, exits with its code. The chain
+//! lives in the cluster: interrupting this changes nothing, and running it again follows what runs.
+
+use crate::access::Access;
+use crate::cli::Global;
+use crate::clock::Clock;
+use crate::exit::ExitStatus;
+use crate::job::{self, JobError, Jobs, State};
+use crate::output;
+use crate::place;
+use crate::report::{Outcome, Report};
+use crate::upgrade::chain::{operation, step_request};
+use crate::upgrade::live::Live;
+use crate::version::Version;
+use k8s_openapi::api::batch::v1::Job;
+use quorum_safety::NodeName;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// How often the chain is looked at.
+const EVERY: Duration = Duration::from_millis(700);
+/// How long the API may be away before following is given up; the chain goes on without us.
+const AWAY: Duration = Duration::from_secs(180);
+/// How long a chain may have no running step before it counts as ended.
+const GAP: Duration = Duration::from_secs(5);
+
+/// What an upgrade came to.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Ended {
+    api_version: &'static str,
+    kind: &'static str,
+    to: Version,
+    seconds: u64,
+    /// The last step.
+    step: String,
+    #[serde(flatten)]
+    report: Report,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// When the chain could not be started or followed.
+pub async fn run(global: &Global, to: Version, clock: Clock) -> anyhow::Result<ExitStatus> {
+    let access = Access::new(global).await?;
+    let jobs = Jobs::new(&access, Vec::new());
+    let operation = operation(to);
+    let began = clock.boottime();
+    let seconds = || clock.boottime().saturating_sub(began).as_secs();
+    let mut live = Live::new();
+    let running =
+        jobs.of_operation(&operation).await?.into_iter().any(|job| is_step(&job) && job::ended(&job).is_none());
+    if running {
+        live.line(seconds(), &format!("an upgrade to {to} is running: following it"));
+    } else {
+        let config = place::configuration(global, &access).await?;
+        let client = access.live(&[]).await?;
+        let nodes = crate::observe::cluster::observe(&client, config.times.answer.get()).await.nodes;
+        let nodes = nodes.as_result().map_err(|why| anyhow::anyhow!("the nodes cannot be read: {why}"))?;
+        let name = job::name("preflight", Some(&to.to_string()), None);
+        let make = |place: &NodeName| step_request(to, "preflight", &name, None, place);
+        live.line(seconds(), &format!("upgrade to {to}: starting preflight"));
+        match jobs.start_somewhere(&job::candidates(nodes, None), make, config.times.job_start.get()).await {
+            Ok(_) => {}
+            Err(JobError::NotStarted(why)) => {
+                let report = Report::with_blockers(
+                    Outcome::Unknown,
+                    "preflight did not start on any control plane node",
+                    &[],
+                    &[why],
+                );
+                return finish(global, to, seconds(), "preflight".to_owned(), report);
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let (step, report) = follow(&jobs, &operation, clock, &mut live, seconds).await?;
+    live.finish();
+    finish(global, to, seconds(), step, report)
+}
+
+fn finish(global: &Global, to: Version, seconds: u64, step: String, report: Report) -> anyhow::Result<ExitStatus> {
+    let status = report.outcome.status();
+    let ended = Ended { api_version: quorum_safety::API_VERSION, kind: "Upgrade", to, seconds, step, report };
+    output::answer(global.output, &ended, || ended.report.text())?;
+    Ok(status)
+}
+
+/// Follows until no step runs any more, and gives the last one and what it said.
+async fn follow(
+    jobs: &Jobs<'_>,
+    operation: &str,
+    clock: Clock,
+    live: &mut Live,
+    seconds: impl Fn() -> u64,
+) -> anyhow::Result<(String, Report)> {
+    let mut shown: BTreeMap<String, usize> = BTreeMap::new();
+    let mut answered = clock.boottime();
+    let mut idle_since: Option<Duration> = None;
+    loop {
+        match look(jobs, operation, live, &mut shown, &seconds).await {
+            Ok(Some((step, report))) => {
+                let since = *idle_since.get_or_insert(clock.boottime());
+                if clock.boottime().saturating_sub(since) >= GAP {
+                    return Ok((step, report));
+                }
+                answered = clock.boottime();
+            }
+            Ok(None) => {
+                idle_since = None;
+                answered = clock.boottime();
+            }
+            Err(error) => {
+                let away = clock.boottime().saturating_sub(answered);
+                if away >= AWAY {
+                    return Err(anyhow::Error::new(error).context(format!(
+                        "the API has not answered for {} s; the chain may go on without us",
+                        away.as_secs()
+                    )));
+                }
+            }
+        }
+        live.tick();
+        tokio::time::sleep(EVERY).await;
+    }
+}
+
+/// Shows what is new; gives the last step's report when none runs.
+async fn look(
+    jobs: &Jobs<'_>,
+    operation: &str,
+    live: &mut Live,
+    shown: &mut BTreeMap<String, usize>,
+    seconds: &impl Fn() -> u64,
+) -> Result<Option<(String, Report)>, JobError> {
+    let mut steps: Vec<Job> = jobs.of_operation(operation).await?.into_iter().filter(is_step).collect();
+    steps.sort_by_key(|job| job.metadata.creation_timestamp.clone().map(|time| time.0));
+    let name_of = |job: &Job| job.metadata.name.clone().unwrap_or_default();
+    let mut running = false;
+    for job in &steps {
+        let is_running = job::ended(job).is_none();
+        running |= is_running;
+        // A finished Job of an earlier run has nothing new to say.
+        if is_running || shown.contains_key(&uid(job)) {
+            show_log(jobs, job, live, shown, seconds).await?;
+        }
+    }
+    if running {
+        return Ok(None);
+    }
+    let Some(last) = steps.last() else {
+        return Ok(Some(("none".to_owned(), missing("no step is left in the cluster"))));
+    };
+    show_log(jobs, last, live, shown, seconds).await?;
+    let report = match jobs.look(&name_of(last)).await? {
+        State::Ended(end) => match serde_json::from_str::<Report>(&end.message) {
+            Ok(report) => report,
+            Err(_) => {
+                missing(&format!("pod {} on {} ended with {}: {}", end.pod, end.node, end.exit_code, end.message))
+            }
+        },
+        State::Going(state) => missing(&state),
+    };
+    Ok(Some((name_of(last), report)))
+}
+
+/// A step that ended without a report was killed: what it left is found and finished by the next run.
+fn missing(what: &str) -> Report {
+    Report::with_blockers(
+        Outcome::Midway,
+        "the last step ended without a report; run the same command again: it goes on from what is there",
+        &[],
+        &[what.to_owned()],
+    )
+}
+
+fn uid(job: &Job) -> String {
+    job.metadata.uid.clone().unwrap_or_default()
+}
+
+async fn show_log(
+    jobs: &Jobs<'_>,
+    job: &Job,
+    live: &mut Live,
+    shown: &mut BTreeMap<String, usize>,
+    seconds: &impl Fn() -> u64,
+) -> Result<(), JobError> {
+    let name = job.metadata.name.clone().unwrap_or_default();
+    let target = job.metadata.annotations.as_ref().and_then(|annotations| annotations.get(job::TARGET)).cloned();
+    let Some(pod) = jobs.pod_name(&name).await? else { return Ok(()) };
+    // A container that has not started yet, or a kubelet that is away, has no log: the next look shows it.
+    let Ok(log) = jobs.log(&pod).await else { return Ok(()) };
+    let seen = shown.entry(uid(job)).or_insert(0);
+    let lines: Vec<&str> = log.lines().filter(|line| !line.starts_with('{')).collect();
+    for line in lines.iter().skip(*seen) {
+        // The step's own clock is left out: one clock on the screen.
+        let text = line
+            .trim_start()
+            .split_once(' ')
+            .map_or(*line, |(time, rest)| if time.contains(':') { rest } else { line });
+        live.step(seconds(), target.as_deref(), text);
+    }
+    *seen = lines.len().max(*seen);
+    Ok(())
+}
+
+/// Steps, and not the node Jobs that they start.
+fn is_step(job: &Job) -> bool {
+    let args = || {
+        let pod = job.spec.as_ref()?.template.spec.as_ref()?;
+        pod.containers.iter().find(|container| container.name == job::CONTAINER)?.args.as_ref()
+    };
+    args().is_some_and(|args| args.first().is_some_and(|first| first == "step"))
+}

@@ -1,0 +1,117 @@
+//! The last step: everything is on target, every apiserver serves, nothing of ours is left behind.
+
+use crate::lock;
+use crate::observe::cluster::within;
+use crate::report::{Outcome, Report};
+use crate::seen::Seen;
+use crate::upgrade::chain::{Chain, End, end};
+use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::api::ListParams;
+use kube::{Api, Client};
+use quorum_safety::{Cordon, Fact, Lock, Mine};
+use std::time::Duration;
+
+/// How long to wait until what has just restarted is Ready everywhere.
+const SETTLE: Duration = Duration::from_secs(180);
+
+/// Checks until all is well, or says what is not.
+///
+/// # Errors
+/// When the record cannot be read.
+pub async fn run(chain: &Chain<'_>) -> anyhow::Result<End> {
+    let until = chain.clock.boottime() + SETTLE;
+    loop {
+        let seen = chain.look(Mine::Nothing).await;
+        let (plan, fleet) = match chain.plan(&seen).await? {
+            Ok((fleet, plan, _)) => (plan, fleet),
+            Err(stop) => return Ok(stop),
+        };
+        if let Some(left) = plan.steps.first() {
+            let next = chain.start_next(&seen, &plan).await?;
+            return Ok(end(Outcome::Ok, format!("{} is not on {} after all; {next} goes on", left.node, chain.to)));
+        }
+        let wrong = wrong(chain, &seen).await;
+        if wrong.is_empty() {
+            let summary = format!("all {} nodes are on {}", fleet.nodes.len(), chain.to);
+            chain.say(&format!("postflight: {summary}"));
+            return Ok(end(Outcome::Ok, summary));
+        }
+        if chain.clock.boottime() >= until {
+            let summary = format!("all nodes are on {}, but not everything is well", chain.to);
+            return Ok(Report::with_blockers(Outcome::Midway, summary, &[], &wrong));
+        }
+        tokio::time::sleep(Duration::from_secs(2)).await;
+    }
+}
+
+async fn wrong(chain: &Chain<'_>, seen: &Seen) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let operation = chain.operation();
+    let nodes = seen.observation.nodes.known().map(Vec::as_slice).unwrap_or_default();
+    for node in nodes {
+        if node.ready != Fact::Known(true) {
+            wrong.push(format!("{} is not Ready", node.name));
+        }
+        if node.cordon == Cordon::Ours(operation.clone()) {
+            wrong.push(format!("{} is still cordoned by {operation}", node.name));
+        }
+        match &node.static_pods {
+            Fact::Known(pods) => wrong.extend(
+                pods.iter()
+                    .filter(|pod| !pod.ready)
+                    .map(|pod| format!("{} of {} is not ready", pod.component.name(), node.name)),
+            ),
+            Fact::Unknown(why) => wrong.push(format!("static pods of {}: {why}", node.name)),
+        }
+    }
+    for server in &seen.observation.apiservers {
+        match &server.ready {
+            Fact::Known(true) => {}
+            Fact::Known(false) => wrong.push(format!("apiserver of {}: /readyz is not ok", server.node)),
+            Fact::Unknown(why) => wrong.push(format!("apiserver of {}: {why}", server.node)),
+        }
+    }
+    for node in nodes.iter().filter(|node| node.control_plane) {
+        if let Some(address) = node.address.known()
+            && let Err(why) = livez(chain, address).await
+        {
+            wrong.push(format!("apiserver of {}: /livez: {why}", node.name));
+        }
+    }
+    match &seen.in_flight.control_plane {
+        Fact::Known(Lock::Held(holder)) if holder.operation == operation => {
+            wrong.push(format!("Lease {} is still held for {}", lock::CONTROL_PLANE, holder.target));
+        }
+        Fact::Known(_) => {}
+        Fact::Unknown(why) => wrong.push(format!("Lease {}: {why}", lock::CONTROL_PLANE)),
+    }
+    match chain.access.live(&[]).await {
+        Ok(client) => wrong.extend(dns(&client, chain.config.times.answer.get()).await.err()),
+        Err(error) => wrong.push(error.to_string()),
+    }
+    wrong
+}
+
+async fn livez(chain: &Chain<'_>, address: &str) -> Result<(), String> {
+    let client = chain.access.client_at(address).map_err(|error| error.to_string())?;
+    let request = http::Request::get("/livez").body(Vec::new()).map_err(|error| error.to_string())?;
+    within(chain.config.times.answer.get(), client.request_text(request)).await.map(|_| ())
+}
+
+/// Cluster DNS, where there is one: the Service kube-dns has an address that is ready.
+async fn dns(client: &Client, limit: Duration) -> Result<(), String> {
+    let services: Api<Service> = Api::namespaced(client.clone(), "kube-system");
+    if within(limit, services.get_opt("kube-dns")).await?.is_none() {
+        return Ok(());
+    }
+    let slices: Api<EndpointSlice> = Api::namespaced(client.clone(), "kube-system");
+    let params = ListParams::default().labels("kubernetes.io/service-name=kube-dns");
+    let list = within(limit, slices.list(&params)).await?;
+    let ready = list
+        .items
+        .iter()
+        .flat_map(|slice| slice.endpoints.iter())
+        .any(|endpoint| endpoint.conditions.as_ref().and_then(|conditions| conditions.ready) == Some(true));
+    if ready { Ok(()) } else { Err("cluster DNS: Service kube-system/kube-dns has no ready endpoint".to_owned()) }
+}

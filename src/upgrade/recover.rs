@@ -1,0 +1,181 @@
+//! Waits until a node's recovery is proved: not a sleep, and not Node Ready (hole H06).
+
+use crate::config::LoadBalancer as Kind;
+use crate::lock::Hold;
+use crate::node::NodeReport;
+use crate::observe::balancer;
+use crate::observe::cluster::within;
+use crate::report::Outcome;
+use crate::seen::Seen;
+use crate::upgrade::chain::{Chain, End, end};
+use crate::upgrade::fleet::FleetNode;
+use crate::upgrade::kubeadm_config::ClusterConfiguration;
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::Api;
+use quorum_safety::recovery::{ConfigHash, Expectation, ExpectedPod, LeaderLeases, LoadBalancer, Recovery, Stability};
+use quorum_safety::{Component, Fact, Mine, NodeView};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// Waits for proven recovery. `Ok(None)`: proved.
+///
+/// # Errors
+/// When the lock is lost meanwhile.
+pub async fn wait(
+    chain: &Chain<'_>,
+    node: &FleetNode,
+    before: &Seen,
+    report: &NodeReport,
+    adopted: bool,
+    hold: &Hold,
+) -> anyhow::Result<Option<End>> {
+    let deadline = chain.clock.boottime() + chain.config.times.recovery.get();
+    let required = i64::try_from(chain.config.times.stable.get().as_secs()).unwrap_or(i64::MAX);
+    let expected = Expectation {
+        target: node.name.clone(),
+        static_pods: expected_pods(node, before, report, adopted),
+        load_balancer: chain.config.load_balancer == Kind::Balances,
+    };
+    let mut stability = Stability::new();
+    let mut told = String::new();
+    loop {
+        hold.guard.check()?;
+        let seen = chain.look(Mine::Adopted(hold.guard.identity().await)).await;
+        let open = if node.control_plane {
+            let leases = leader_leases(chain).await;
+            let balancer = balancer_serves(chain, node, expected.load_balancer).await;
+            let policy = chain.config.policy();
+            match stability.observe(&expected, &seen.observation, &leases, &balancer, &policy, required) {
+                Recovery::Recovered => Vec::new(),
+                Recovery::NotYet(clauses) => clauses.into_iter().map(|clause| clause.detail).collect(),
+            }
+        } else {
+            worker_clauses(&seen, node, chain)
+        };
+        if open.is_empty() {
+            return Ok(None);
+        }
+        let text = open.join("; ");
+        if text != told {
+            chain.say(&format!("{}: not recovered yet: {text}", node.name));
+            told = text;
+        }
+        if chain.clock.boottime() >= deadline {
+            let summary = format!(
+                "{} is upgraded but not proved to be back after {} s; it stays locked and cordoned, and \
+                 `quorate upgrade --to {}` looks again",
+                node.name,
+                chain.config.times.recovery.get().as_secs(),
+                chain.to
+            );
+            let mut stop = end(Outcome::Midway, summary);
+            stop.blockers = open;
+            return Ok(Some(stop));
+        }
+        // An observation takes a second between its samples; this keeps a refused connection from spinning.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+/// What the static pods must be: the images that the node step left in the manifests, and another config hash where it changed
+/// their bytes. The hash itself cannot be predicted, and a kubelet of another version may compute another one.
+fn expected_pods(
+    node: &FleetNode,
+    before: &Seen,
+    report: &NodeReport,
+    adopted: bool,
+) -> BTreeMap<Component, ExpectedPod> {
+    let nodes = before.observation.nodes.known().map(Vec::as_slice).unwrap_or_default();
+    let view = nodes.iter().find(|view| view.name == node.name);
+    let pods = view.and_then(|view: &NodeView| view.static_pods.known()).map(Vec::as_slice).unwrap_or_default();
+    let mut expected = BTreeMap::new();
+    for pod in pods {
+        let name = pod.component.name();
+        let Some(tag) = report.after.static_pods.get(name) else { continue };
+        let changed = report.manifests_changed.iter().any(|changed| changed == name);
+        let config_hash =
+            if changed && !adopted { ConfigHash::NoLonger(pod.config_hash.clone()) } else { ConfigHash::Any };
+        expected.insert(pod.component, ExpectedPod { image: retagged(&pod.image, tag), config_hash });
+    }
+    expected
+}
+
+/// The same image with another tag.
+fn retagged(image: &str, tag: &str) -> String {
+    let without_digest = image.split('@').next().unwrap_or(image);
+    match without_digest.rsplit_once(':') {
+        Some((repository, old)) if !old.contains('/') => format!("{repository}:{tag}"),
+        _ => format!("{without_digest}:{tag}"),
+    }
+}
+
+fn worker_clauses(seen: &Seen, node: &FleetNode, chain: &Chain<'_>) -> Vec<String> {
+    let nodes = match &seen.observation.nodes {
+        Fact::Known(nodes) => nodes,
+        Fact::Unknown(why) => return vec![format!("the nodes are not known: {why}")],
+    };
+    let Some(view) = nodes.iter().find(|view| view.name == node.name) else {
+        return vec![format!("{} is gone", node.name)];
+    };
+    let mut open = Vec::new();
+    match &view.ready {
+        Fact::Known(true) => {}
+        Fact::Known(false) => open.push(format!("{} is not Ready", node.name)),
+        Fact::Unknown(why) => open.push(format!("{}: {why}", node.name)),
+    }
+    match &view.kubelet_version {
+        Fact::Known(version) if *version == chain.to.to_string() => {}
+        Fact::Known(version) => open.push(format!("its kubelet reports {version}")),
+        Fact::Unknown(why) => open.push(why.clone()),
+    }
+    open
+}
+
+/// Whether somebody leads among controller-managers and schedulers: their Leases in kube-system, renewed in time.
+async fn leader_leases(chain: &Chain<'_>) -> LeaderLeases {
+    let limit = chain.config.times.answer.get();
+    let read = async |name: &str| -> Result<bool, String> {
+        let client = chain.access.live(&[]).await.map_err(|error| error.to_string())?;
+        let leases: Api<Lease> = Api::namespaced(client, "kube-system");
+        let lease = within(limit, leases.get(name)).await?;
+        let spec = lease.spec.ok_or_else(|| format!("Lease kube-system/{name} has no spec"))?;
+        let renewed = spec.renew_time.ok_or_else(|| format!("Lease kube-system/{name} was never renewed"))?;
+        let duration =
+            spec.lease_duration_seconds.ok_or_else(|| format!("Lease kube-system/{name} has no duration"))?;
+        let age = chain.clock.unix().0.saturating_sub(renewed.0.as_second());
+        let held = spec.holder_identity.is_some_and(|holder| !holder.is_empty());
+        // Another node's clock wrote it: twice the duration leaves room for skew, and a dead leader is out of it all the same.
+        Ok(held && age <= i64::from(duration) * 2)
+    };
+    let (controller_manager, scheduler) = tokio::join!(read("kube-controller-manager"), read("kube-scheduler"));
+    LeaderLeases { controller_manager: controller_manager.into(), scheduler: scheduler.into() }
+}
+
+async fn balancer_serves(chain: &Chain<'_>, node: &FleetNode, wanted: bool) -> LoadBalancer {
+    if !wanted {
+        return LoadBalancer { serves_node: Fact::Unknown("not asked: loadBalancer is not `balances`".to_owned()) };
+    }
+    let ask = async {
+        let client = chain.access.live(&[]).await.map_err(|error| error.to_string())?;
+        let configuration = ClusterConfiguration::read(&client).await?;
+        let endpoint = configuration.control_plane_endpoint.ok_or("kubeadm-config names no controlPlaneEndpoint")?;
+        balancer::serves(chain.access, &endpoint, &node.address, chain.config.times.answer.get()).await
+    };
+    LoadBalancer { serves_node: ask.await.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn images_get_another_tag() {
+        for (image, expected) in [
+            ("registry.k8s.io/etcd:3.6.8-0", "registry.k8s.io/etcd:X"),
+            ("localhost:5000/etcd:3.6.8-0@sha256:ab", "localhost:5000/etcd:X"),
+            ("localhost:5000/etcd", "localhost:5000/etcd:X"),
+        ] {
+            assert_eq!(retagged(image, "X"), expected);
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! `quorate plan`: what an upgrade would do, in which order, what blocks it, and about how long it takes. Changes nothing: the
+//! drains are rehearsed as dry runs.
+
+use crate::access::Access;
+use crate::cli::Global;
+use crate::clock::Clock;
+use crate::drain;
+use crate::exit::{ExitStatus, UsageError};
+use crate::observe::cluster;
+use crate::output;
+use crate::place;
+use crate::report::Outcome;
+use crate::seen::Seen;
+use crate::status::Status;
+use crate::upgrade::fleet::Fleet;
+use crate::upgrade::plan::{Mode, Plan};
+use crate::upgrade::record::{ChainRecord, Stored};
+use crate::version::Version;
+use quorum_safety::{Answer, Reason};
+use serde::Serialize;
+
+/// What a node takes when nothing was measured here yet: seconds.
+const CONTROL_PLANE_SECONDS: u64 = 210;
+const WORKER_SECONDS: u64 = 90;
+
+/// A plan with what blocks it.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Shown {
+    api_version: &'static str,
+    kind: &'static str,
+    #[serde(flatten)]
+    plan: Plan,
+    /// Seconds that all of it may take.
+    estimate: u64,
+    /// Whether the estimate rests on nodes that were upgraded before.
+    measured: bool,
+    /// What would stop it now.
+    blockers: Vec<String>,
+    /// Why the first node may not go now, by the last published observation.
+    reasons: Vec<Reason>,
+    /// Age of that observation, seconds; none when there is none.
+    observation_age: Option<i64>,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// When the cluster cannot be read.
+pub async fn run(global: &Global, to: Version, clock: Clock) -> anyhow::Result<ExitStatus> {
+    let access = Access::new(global).await?;
+    let config = place::configuration(global, &access).await?;
+    let client = access.live(&[]).await?;
+    let view = cluster::observe(&client, config.times.answer.get()).await;
+    let published = Seen::published(&client, &access.namespace).await?;
+    let record = Stored::read(&client, &access.namespace, to).await?.record;
+    // Who leads etcd is only known from the published observation: it decides who is last, and is looked at again then.
+    let mut observation = match &published {
+        Some(seen) => seen.observation.clone(),
+        None => crate::observe::without_etcd(view.uid.clone(), clock),
+    };
+    observation.nodes = view.nodes;
+    let fleet = Fleet::of(&observation)?;
+    let plan = Plan::make(&fleet, to, &record).map_err(|error| UsageError(error.to_string()))?;
+    let options = drain::Options::new(&config, None);
+    let mut blockers = Vec::new();
+    for step in &plan.steps {
+        let rehearsal = drain::rehearse(&access, &step.node.0, &options).await?;
+        blockers.extend(rehearsal.stopping().iter().map(|blocker| format!("{}: {blocker}", step.node)));
+    }
+    let reasons = match (&published, plan.steps.first()) {
+        (Some(seen), Some(first)) => Status::of(seen, &config)
+            .nodes
+            .into_iter()
+            .find(|may| may.node == first.node && may.verdict.answer != Answer::Permitted)
+            .map(|may| may.verdict.reasons)
+            .unwrap_or_default(),
+        _ => Vec::new(),
+    };
+    let (estimate, measured) = estimate(&plan, &record);
+    let shown = Shown {
+        api_version: quorum_safety::API_VERSION,
+        kind: "Plan",
+        estimate,
+        measured,
+        blockers,
+        reasons,
+        observation_age: published.map(|seen| clock.unix().0.saturating_sub(seen.observation.taken_at.0)),
+        plan,
+    };
+    output::answer(global.output, &shown, || text(&shown))?;
+    Ok(if shown.blockers.is_empty() { Outcome::of_reasons(&shown.reasons).status() } else { ExitStatus::Held })
+}
+
+/// Seconds for all steps: the longest that a node of its kind took here, or what they take in general.
+fn estimate(plan: &Plan, record: &ChainRecord) -> (u64, bool) {
+    let measured = record.seconds.values().max();
+    let each = |control_plane: bool| match measured {
+        Some(seconds) => *seconds,
+        None if control_plane => CONTROL_PLANE_SECONDS,
+        None => WORKER_SECONDS,
+    };
+    (plan.steps.iter().map(|step| each(step.control_plane)).sum(), measured.is_some())
+}
+
+fn text(shown: &Shown) -> String {
+    let plan = &shown.plan;
+    let mut text = format!("from {} to {}\n", plan.from, plan.to);
+    if plan.steps.is_empty() {
+        text.push_str(&format!("nothing to do: all {} nodes are on {}", plan.done.len(), plan.to));
+        return text;
+    }
+    for (number, step) in plan.steps.iter().enumerate() {
+        let what = match (step.control_plane, step.mode) {
+            (true, Mode::Apply) => "lock, drain, hand over, kubeadm upgrade apply, kubelet, recovery, uncordon",
+            (true, Mode::Node) => "lock, drain, hand over, kubeadm upgrade node, kubelet, recovery, uncordon",
+            (false, _) => "lock, drain, kubeadm upgrade node, kubelet, recovery, uncordon, soak",
+        };
+        text.push_str(&format!("{}. {}: {what}\n   {}\n", number + 1, step.node, step.missing.join(", ")));
+    }
+    if !plan.done.is_empty() {
+        let names: Vec<String> = plan.done.iter().map(ToString::to_string).collect();
+        text.push_str(&format!("left alone, on target: {}\n", names.join(", ")));
+    }
+    let basis = if shown.measured { "measured on this cluster" } else { "nothing was measured here yet" };
+    text.push_str(&format!("about {} min ({basis}), without waiting for drains\n", shown.estimate.div_ceil(60)));
+    match shown.observation_age {
+        Some(age) => text.push_str(&format!("etcd as observed {age} s ago; `quorate status --fresh` looks now\n")),
+        None => text.push_str(
+            "etcd has not been observed yet: who leads it, and goes last, is not known; `quorate status --fresh`\n",
+        ),
+    }
+    if shown.blockers.is_empty() && shown.reasons.is_empty() {
+        text.push_str("nothing blocks it");
+    } else {
+        text.push_str("blocked by:");
+        for line in shown.reasons.iter().map(ToString::to_string).chain(shown.blockers.iter().cloned()) {
+            text.push_str(&format!("\n  {line}"));
+        }
+    }
+    text
+}

@@ -1,0 +1,404 @@
+//! The locks against a real API server: who gets a Lease, when a holder stops, kured's annotation, the kill switch.
+
+mod place;
+
+use anyhow::Result;
+use lab::api::{Api, Spec};
+use lab::process::until;
+use place::{Place, past_silence, shared, timings};
+use quorate::access::Access;
+use quorate::config::Config;
+use quorate::lock::report::nobody_looks;
+use quorate::lock::{self, CONTROL_PLANE, Outcome, Taken, hold, take};
+use quorum_safety::lock::{LeaseView, Step, Wait};
+use quorum_safety::{Code, Fact, KillSwitch, Kured, Lock, Mine};
+use serde_json::{Value, json};
+use std::ops::ControlFlow;
+use std::process::{Command, Output};
+use std::sync::Arc;
+use std::time::Duration;
+
+const NOW: Duration = Duration::ZERO;
+
+/// Not a test: the other process of the tests below.
+#[tokio::test]
+#[ignore = "run by other tests, as a process of its own"]
+async fn contender() {
+    place::contend().await.unwrap();
+}
+
+fn waits(taken: &Taken) -> &[Wait] {
+    match taken {
+        Taken::Held(waits) => waits,
+        Taken::Got(guard) => panic!("it got the Lease: {guard:?}"),
+    }
+}
+
+#[tokio::test]
+async fn h04_of_many_that_ask_at_once_exactly_one_gets_the_lease() -> Result<()> {
+    let place = Place::new(shared()?, "h04")?;
+    let mut claims = Vec::new();
+    for number in 0..6 {
+        let pod = format!("cp{number}");
+        place.node_with_pod(&pod, "boot-1")?;
+        claims.push(place.claimant(&pod, "upgrade-v1.36.3", &pod).await?);
+    }
+    let leases = place.leases().await?;
+    // First on a Lease that does not exist (create), then on one that is free (update).
+    for _ in 0..2 {
+        let asked = claims.iter().map(|who| take(&leases, CONTROL_PLANE, who, NOW, nobody_looks));
+        let taken = futures::future::join_all(asked).await;
+        let (got, held): (Vec<_>, Vec<_>) = taken.into_iter().partition(|taken| matches!(taken, Taken::Got(_)));
+        assert_eq!((got.len(), held.len()), (1, 5));
+        let Some(Taken::Got(guard)) = got.into_iter().next() else { panic!("counted") };
+        let identity = guard.identity().await;
+        assert!(matches!(place.lease(CONTROL_PLANE).await?, LeaseView::Held { identity: i, .. } if i == identity));
+        guard.release().await?;
+        assert!(matches!(place.lease(CONTROL_PLANE).await?, LeaseView::Free { .. }));
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn r34_a_killed_holder_is_adopted_once_its_pod_is_seen_to_have_ended_and_not_before() -> Result<()> {
+    let place = Place::new(shared()?, "r34")?;
+    for pod in ["cp1", "cp2", "cp3"] {
+        place.node_with_pod(pod, "boot-1")?;
+    }
+    let holder = place.process(CONTROL_PLANE, "cp1", "upgrade", "cp2")?;
+    holder.says("got")?;
+    holder.process.kill()?;
+    // Its deadline passes; its pod still counts as running, as after a power cut. Expiry alone hands nothing over.
+    let taken = place.take(CONTROL_PLANE, "cp3", "upgrade", "cp2", past_silence()).await?;
+    assert!(waits(&taken).contains(&Wait::PodRuns), "{taken:?}");
+    assert!(!waits(&taken).contains(&Wait::DeadlineNotPassed), "{taken:?}");
+    place.pod_ended("cp1")?;
+    // Half done: nobody else may have it, not even with the proof.
+    let taken = place.take(CONTROL_PLANE, "cp3", "defragment", "cp3", NOW).await?;
+    assert!(matches!(waits(&taken), [Wait::HalfDone { step, .. }] if step == "drain"), "{taken:?}");
+    let Taken::Got(guard) = place.take(CONTROL_PLANE, "cp3", "upgrade", "cp2", NOW).await? else { panic!("held") };
+    assert_eq!(guard.adopted(), Some(&Step::touching("drain")));
+    assert_eq!(guard.mine(), Mine::Adopted(guard.identity().await));
+    guard.release().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_frozen_holder_loses_the_lease_only_after_a_look_at_the_host_and_stops_when_it_wakes() -> Result<()> {
+    let place = Place::new(shared()?, "frozen")?;
+    for pod in ["cp1", "cp3"] {
+        place.node_with_pod(pod, "boot-1")?;
+    }
+    let holder = place.process(CONTROL_PLANE, "cp1", "upgrade", "cp2")?;
+    holder.says("acted")?;
+    holder.process.pause()?;
+    let leases = place.leases().await?;
+    let who = place.claimant("cp3", "upgrade", "cp2").await?;
+    for (unit, reason) in [
+        (Fact::Unknown("nobody looked".to_owned()), Wait::UnitUnknown("nobody looked".to_owned())),
+        (Fact::Known(true), Wait::UnitRuns),
+    ] {
+        let taken = take(&leases, CONTROL_PLANE, &who, past_silence(), |_| async { unit.clone() }).await;
+        assert!(waits(&taken).contains(&reason), "{taken:?}");
+    }
+    let taken = take(&leases, CONTROL_PLANE, &who, past_silence(), |_| async { Fact::Known(false) }).await;
+    let Taken::Got(guard) = taken else { panic!("{taken:?}") };
+    let handed_over = leases.clock.boottime();
+    holder.process.resume()?;
+    let last_words = holder.says("stopped")?;
+    assert!(last_words.contains("the deadline passed"), "{last_words}");
+    let after = holder.acted()?.into_iter().filter(|at| *at >= handed_over).count();
+    assert_eq!(after, 0, "it acted after the Lease was handed over");
+    guard.check()?;
+    guard.release().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_pod_deleted_on_a_ready_node_hands_the_lease_over_and_on_an_unreachable_one_it_does_not() -> Result<()> {
+    let place = Place::new(shared()?, "deleted")?;
+    for pod in ["cp1", "cp3"] {
+        place.node_with_pod(pod, "boot-1")?;
+    }
+    // Gone without a word, before it touched anything.
+    let Taken::Got(guard) = place.take(CONTROL_PLANE, "cp1", "upgrade", "cp2", NOW).await? else { panic!("held") };
+    drop(guard);
+    place.api.finish_pod_deletion("deleted", "cp1")?;
+    place.not_ready("cp1")?;
+    let taken = place.take(CONTROL_PLANE, "cp3", "defragment", "cp3", past_silence()).await?;
+    assert!(waits(&taken).contains(&Wait::NodeUnreachable), "{taken:?}");
+    place.api.set_node_ready(&place.node("cp1").0, place.api.address(1))?;
+    let taken = place.take(CONTROL_PLANE, "cp3", "defragment", "cp3", NOW).await?;
+    assert!(waits(&taken).contains(&Wait::MayStillRun), "deleted by force a moment ago, as far as we know: {taken:?}");
+    let Taken::Got(guard) = place.take(CONTROL_PLANE, "cp3", "defragment", "cp3", past_silence()).await? else {
+        panic!("held")
+    };
+    assert_eq!((guard.adopted(), guard.step_so_far().await), (None, Step::acquired()));
+    guard.release().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_new_boot_id_proves_at_once_and_the_same_one_does_not() -> Result<()> {
+    let place = Place::new(shared()?, "rebooted")?;
+    for pod in ["cp1", "cp3"] {
+        place.node_with_pod(pod, "boot-1")?;
+    }
+    let Taken::Got(guard) = place.take(CONTROL_PLANE, "cp1", "upgrade", "cp2", NOW).await? else { panic!("held") };
+    drop(guard);
+    assert!(!waits(&place.take(CONTROL_PLANE, "cp3", "upgrade", "cp2", NOW).await?).is_empty());
+    place.boot("cp1", "boot-2")?;
+    let taken = place.take(CONTROL_PLANE, "cp3", "upgrade", "cp2", NOW).await?;
+    assert!(matches!(taken, Taken::Got(_)), "{taken:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_holder_that_cannot_renew_reports_late_and_goes_on_only_through_a_new_look() -> Result<()> {
+    let place = Place::new(Arc::new(Api::start(Spec::default())?), "late")?;
+    place.node_with_pod("cp1", "boot-1")?;
+    let who = place.claimant("cp1", "upgrade", "cp2").await?;
+    let leases = place.leases().await?;
+    let Taken::Got(guard) = take(&leases, CONTROL_PLANE, &who, NOW, nobody_looks).await else { panic!("held") };
+    guard.step(Step::touching("drain")).await?;
+    // Renewed past the first deadline.
+    tokio::time::sleep(timings().lease + Duration::from_secs(1)).await;
+    guard.check()?;
+    place.api.apiserver(1)?.pause()?;
+    assert!(guard.act(Duration::from_secs(3600), async {}).await.is_err(), "longer than the deadline");
+    let late = tokio::time::timeout(Duration::from_secs(20), guard.stopped()).await?;
+    assert!(guard.act(Duration::from_millis(1), async {}).await.is_err(), "{late}");
+    assert!(guard.step(Step::touching("node-step")).await.is_err());
+    place.api.apiserver(1)?.resume()?;
+    place.api.wait_ready(1, Duration::from_secs(30))?;
+    assert!(guard.check().is_err(), "late is final");
+    assert!(guard.release().await.is_err(), "what is late gives nothing back");
+    // It looks again, finds that the Lease is still its own, and goes on where it was.
+    let Taken::Got(guard) = take(&leases, CONTROL_PLANE, &who, Duration::from_secs(5), nobody_looks).await else {
+        panic!("held")
+    };
+    assert_eq!(guard.step_so_far().await, Step::touching("drain"));
+    assert_eq!(guard.mine(), Mine::Adopted(who.claim.identity.clone()));
+    guard.release().await?;
+    Ok(())
+}
+
+fn kured(place: &Place, annotations: &Value) -> Result<Config> {
+    let labels = json!({"app": place.namespace});
+    let set = json!({
+        "apiVersion": "apps/v1", "kind": "DaemonSet",
+        "metadata": {"name": "kured", "namespace": place.namespace, "annotations": annotations},
+        "spec": {"selector": {"matchLabels": labels}, "template": {
+            "metadata": {"labels": labels},
+            "spec": {"containers": [{"name": "kured", "image": "ghcr.io/kubereboot/kured:1.23.0"}]},
+        }},
+    });
+    place.api.apply(&set.to_string())?;
+    Ok(Config { kured: format!("{}/kured", place.namespace), ..Config::default() })
+}
+
+fn annotation(place: &Place) -> Result<Option<Value>> {
+    let set = place.api.kubectl(["get", "daemonset", "kured", "-n", place.namespace, "-o", "json"])?;
+    let set: Value = serde_json::from_str(&set)?;
+    let lock = &set["metadata"]["annotations"]["weave.works/kured-node-lock"];
+    Ok(lock.as_str().map(serde_json::from_str).transpose()?)
+}
+
+#[tokio::test]
+async fn kureds_lock_held_by_a_node_gives_the_lease_back() -> Result<()> {
+    let place = Place::new(shared()?, "kured-held")?;
+    place.node_with_pod("cp1", "boot-1")?;
+    let who = place.claimant("cp1", "upgrade", "cp2").await?;
+    let leases = place.leases().await?;
+    for (lock, code) in [
+        (
+            r#"{"nodeID":"worker1","metadata":{"unschedulable":false},"created":"2026-11-22T10:00:00Z","TTL":0}"#,
+            Code::KuredLockHeld,
+        ),
+        (r#"{"nodeID""#, Code::KuredUnknown),
+    ] {
+        let config = kured(&place, &json!({"weave.works/kured-node-lock": lock}))?;
+        let Outcome::Held(reasons) = hold(&leases, CONTROL_PLANE, &who, &config, NOW, nobody_looks).await else {
+            panic!("it holds both")
+        };
+        assert_eq!(reasons.iter().map(|reason| reason.code).collect::<Vec<_>>(), [code]);
+        assert!(
+            matches!(place.lease(CONTROL_PLANE).await?, LeaseView::Free { .. }),
+            "nobody waits for kured with the Lease"
+        );
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn kureds_lock_is_taken_after_the_lease_and_given_back_before_it() -> Result<()> {
+    let place = Place::new(shared()?, "kured-free")?;
+    for pod in ["cp1", "cp3"] {
+        place.node_with_pod(pod, "boot-1")?;
+    }
+    let config = kured(&place, &json!({}))?;
+    let leases = place.leases().await?;
+    let client = leases.client().await?;
+    let first = place.claimant("cp1", "upgrade-v1.36.3", "cp2").await?;
+    let Outcome::Got(held) = hold(&leases, CONTROL_PLANE, &first, &config, NOW, nobody_looks).await else {
+        panic!("held")
+    };
+    let block = annotation(&place)?.unwrap();
+    assert_eq!(block["nodeID"], "quorate/upgrade-v1.36.3");
+    let seen = lock::observe(&client, place.namespace, &config, held.mine()).await;
+    assert_eq!(seen.kured, Fact::Known(Kured::Held("quorate/upgrade-v1.36.3".to_owned())));
+    assert!(matches!(&seen.control_plane, Fact::Known(Lock::Held(holder)) if holder.identity == first.claim.identity));
+    // Another slot's operation finds kured's lock taken by an operation that lives.
+    let other = place.claimant("cp3", "upgrade-v1.36.3", "worker1").await?;
+    let worker = lock::worker(0);
+    let Outcome::Held(reasons) = hold(&leases, &worker, &other, &config, NOW, nobody_looks).await else {
+        panic!("both")
+    };
+    assert_eq!(reasons.first().map(|reason| reason.code), Some(Code::KuredLockHeld));
+    held.release().await?;
+    assert_eq!(annotation(&place)?, None);
+    assert!(matches!(place.lease(CONTROL_PLANE).await?, LeaseView::Free { .. }));
+    // Left behind by an attempt that is gone: the next holder writes over it.
+    let Outcome::Got(held) = hold(&leases, CONTROL_PLANE, &first, &config, NOW, nobody_looks).await else {
+        panic!("held")
+    };
+    drop(held);
+    place.pod_ended("cp1")?;
+    let Outcome::Got(held) = hold(&leases, CONTROL_PLANE, &other, &config, NOW, nobody_looks).await else {
+        panic!("held")
+    };
+    assert_eq!(annotation(&place)?.unwrap()["quorateHolder"], other.claim.identity);
+    held.release().await?;
+    assert_eq!(annotation(&place)?, None);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_block_that_nobody_holds_a_lease_for_is_cleared_and_no_other() -> Result<()> {
+    let place = Place::new(shared()?, "kured-stale")?;
+    place.node_with_pod("cp1", "boot-1")?;
+    let leases = place.leases().await?;
+    let ours = r#"{"nodeID":"quorate/upgrade","quorateHolder":"upgrade/cp2/gone"}"#;
+    let config = kured(&place, &json!({"weave.works/kured-node-lock": ours}))?;
+    let names = lock::names(&config);
+    let Taken::Got(guard) = place.take(CONTROL_PLANE, "cp1", "upgrade", "cp2", NOW).await? else { panic!("held") };
+    assert_eq!(lock::kured::clear_stale(&leases, &config.kured, &names).await, Ok(None));
+    guard.release().await?;
+    assert_eq!(lock::kured::clear_stale(&leases, &config.kured, &names).await, Ok(Some("quorate/upgrade".to_owned())));
+    assert_eq!(annotation(&place)?, None);
+    kured(&place, &json!({"weave.works/kured-node-lock": r#"{"nodeID":"worker1"}"#}))?;
+    assert_eq!(lock::kured::clear_stale(&leases, &config.kured, &names).await, Ok(None));
+    assert!(annotation(&place)?.is_some());
+    Ok(())
+}
+
+#[tokio::test]
+async fn r31_the_kill_switch_is_engaged_by_kubectl_and_what_cannot_be_read_is_unknown() -> Result<()> {
+    let place = Place::new(shared()?, "r31")?;
+    let config = Config { kured: "auto".to_owned(), ..Config::default() };
+    let leases = place.leases().await?;
+    let admin = leases.client().await?;
+    assert_eq!(lock::observe(&admin, "r31", &config, Mine::Nothing).await.kill_switch, Fact::Known(KillSwitch::Off));
+    place.api.kubectl([
+        "create",
+        "configmap",
+        "quorate-kill-switch",
+        "-n",
+        "r31",
+        "--from-literal=reason=storage is on fire",
+    ])?;
+    let engaged = lock::observe(&admin, "r31", &config, Mine::Nothing).await.kill_switch;
+    assert_eq!(engaged, Fact::Known(KillSwitch::Engaged("storage is on fire".to_owned())));
+    assert_eq!(lock::stopped_by(&engaged).map(|reason| reason.code), Some(Code::KillSwitchEngaged));
+    // An account that may read nothing: the switch was switched off, and it still counts as engaged.
+    place.api.kubectl(["delete", "configmap", "quorate-kill-switch", "-n", "r31"])?;
+    let kubeconfig = place.api.kubeconfig_for("r31", "default")?;
+    let nobody = Access::from_file(&kubeconfig, "r31").await?.live(&[]).await?;
+    let seen = lock::observe(&nobody, "r31", &config, Mine::Nothing).await;
+    let refused = |why: &str| assert!(why.contains("403"), "{why}");
+    refused(seen.kill_switch.as_result().unwrap_err());
+    refused(seen.control_plane.as_result().unwrap_err());
+    refused(seen.workers.as_result().unwrap_err());
+    refused(seen.snapshot.as_result().unwrap_err());
+    refused(seen.kured.as_result().unwrap_err());
+    assert_eq!(lock::stopped_by(&seen.kill_switch).map(|reason| reason.code), Some(Code::KillSwitchUnknown));
+    Ok(())
+}
+
+fn quorate(place: &Place, args: &[&str]) -> Result<Output> {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_quorate"));
+    command.arg("--kubeconfig").arg(place.api.kubeconfig()?).args(["--namespace", place.namespace]).args(args);
+    Ok(command.env_remove("KUBERNETES_SERVICE_HOST").output()?)
+}
+
+fn text(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+#[tokio::test]
+async fn a_release_by_hand_needs_a_reason_and_stops_a_holder_that_lives() -> Result<()> {
+    let place = Place::new(shared()?, "by-hand")?;
+    for pod in ["cp1", "cp3"] {
+        place.node_with_pod(pod, "boot-1")?;
+    }
+    kured(&place, &json!({}))?;
+    place.api.apply(
+        &json!({
+            "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "quorate-config", "namespace": "by-hand"},
+            "data": {"config.yaml": "kured: by-hand/kured\n"},
+        })
+        .to_string(),
+    )?;
+    let free = quorate(&place, &["lease", "release", CONTROL_PLANE, "--because", "a test"])?;
+    assert_eq!(free.status.code(), Some(0), "{}", text(&free));
+    let holder = place.process(CONTROL_PLANE, "cp1", "upgrade", "cp2")?;
+    holder.says("got")?;
+    let show = quorate(&place, &["lease", "show"])?;
+    assert_eq!(show.status.code(), Some(0), "{}", text(&show));
+    for word in [
+        "control-plane-disruption",
+        "upgrade/by-hand-cp2/",
+        "drain",
+        "alive",
+        "worker-disruption-0",
+        "kured's lock: free",
+        "kill switch: off",
+    ] {
+        assert!(text(&show).contains(word), "no `{word}` in:\n{}", text(&show));
+    }
+    for (args, code) in [
+        (vec!["lease", "release", CONTROL_PLANE], 2),
+        (vec!["lease", "release", CONTROL_PLANE, "--because", " "], 2),
+        (vec!["lease", "release", "control-plane", "--because", "x"], 2),
+        (vec!["lease", "release", CONTROL_PLANE, "--because", "x"], 10),
+    ] {
+        let refused = quorate(&place, &args)?;
+        assert_eq!(refused.status.code(), Some(code), "{args:?}: {}", text(&refused));
+    }
+    let LeaseView::Held { release: Fact::Known(None), .. } = place.lease(CONTROL_PLANE).await? else {
+        panic!("released")
+    };
+    let args = ["lease", "release", CONTROL_PLANE, "--because", "cp1 is on fire", "--even-if-alive", "-o", "json"];
+    let released = quorate(&place, &args)?;
+    assert_eq!(released.status.code(), Some(0), "{}", text(&released));
+    let answer: Value = serde_json::from_slice(&released.stdout)?;
+    assert_eq!(answer["release"]["because"], "cp1 is on fire");
+    assert_eq!(answer["halfDone"]["step"]["name"], "drain");
+    // It may not have seen it yet.
+    let taken = place.take(CONTROL_PLANE, "cp3", "upgrade", "cp2", NOW).await?;
+    assert!(waits(&taken).contains(&Wait::ReleaseTooFresh), "{taken:?}");
+    let last_words = holder.says("stopped")?;
+    assert!(last_words.contains("released by hand"), "{last_words}");
+    let Taken::Got(guard) = place.take(CONTROL_PLANE, "cp3", "upgrade", "cp2", past_silence()).await? else {
+        panic!("held")
+    };
+    assert_eq!(guard.adopted(), Some(&Step::touching("drain")));
+    until("the holder has ended", Duration::from_secs(10), || {
+        Ok(match holder.process.running() {
+            Err(_) => ControlFlow::Break(()),
+            Ok(()) => ControlFlow::Continue(anyhow::anyhow!("it runs")),
+        })
+    })?;
+    guard.release().await?;
+    Ok(())
+}
