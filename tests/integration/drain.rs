@@ -59,6 +59,7 @@ fn options() -> Options {
         namespaces: BTreeMap::new(),
         unmanaged: UnmanagedPods::Evict,
         own_uid: None,
+        settle: Duration::ZERO,
     }
 }
 
@@ -138,9 +139,17 @@ fn node(api: &Api, name: &str, namespace: &str) {
     api.set_node_ready(name, api.address(1)).unwrap();
 }
 
+/// What becomes of a pod that was bound to a node.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Bound {
+    /// Its status is written, as a kubelet does when its containers answer.
+    BecomesReady,
+    /// Nothing.
+    StaysPending,
+}
+
 /// Ends pods that were told to go, for as long as the closure runs: what a kubelet does when their containers have ended.
-/// With `ready`, also writes the status of pods that were bound, as a kubelet does when their containers answer.
-fn confirm_deletions<T>(api: &Api, namespace: &str, ready: bool, during: impl FnOnce() -> T) -> T {
+fn confirm_deletions<T>(api: &Api, namespace: &str, bound: Bound, during: impl FnOnce() -> T) -> T {
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -152,7 +161,10 @@ fn confirm_deletions<T>(api: &Api, namespace: &str, ready: bool, during: impl Fn
                     let name = pod["metadata"]["name"].as_str().unwrap_or_default();
                     let _ = if pod["metadata"]["deletionTimestamp"].is_string() {
                         api.finish_pod_deletion(namespace, name)
-                    } else if ready && pod["spec"]["nodeName"].is_string() && pod["status"]["phase"] == "Pending" {
+                    } else if bound == Bound::BecomesReady
+                        && pod["spec"]["nodeName"].is_string()
+                        && pod["status"]["phase"] == "Pending"
+                    {
                         api.set_pod_ready(namespace, name)
                     } else {
                         Ok(())

@@ -138,16 +138,16 @@ fn a_budget_lets_pods_go_in_turn_and_is_never_undercut() {
         scope.spawn(|| {
             while !done.load(Ordering::Relaxed) {
                 let ready = |pod: &&Value| {
-                    let conditions = pod["status"]["conditions"].as_array().unwrap();
+                    let mut conditions = pod["status"]["conditions"].as_array().into_iter().flatten();
                     pod["metadata"]["deletionTimestamp"].is_null()
-                        && conditions.iter().any(|c| c["type"] == "Ready" && c["status"] == "True")
+                        && conditions.any(|c| c["type"] == "Ready" && c["status"] == "True")
                 };
                 let count = items(&api, ns).iter().filter(ready).count();
                 let mut fewest = fewest.lock().unwrap();
                 *fewest = count.min(*fewest);
             }
         });
-        let report = confirm_deletions(&api, ns, true, || {
+        let report = confirm_deletions(&api, ns, Bound::BecomesReady, || {
             run(async { drain(&access(&api).await, "turns-a", &options(), &mut Watcher::new()).await })
         });
         done.store(true, Ordering::Relaxed);
@@ -183,7 +183,7 @@ fn r33_delete_after_half_never_touches_a_degraded_workload() {
     let options = Options { deadline: Duration::from_secs(12), namespaces: deleting_after_half(ns), ..options() };
     let mut watcher = Watcher::new();
     let begin = Instant::now();
-    let error = confirm_deletions(&api, ns, false, || {
+    let error = confirm_deletions(&api, ns, Bound::StaysPending, || {
         run(async { drain(&access(&api).await, "half", &options, &mut watcher).await.unwrap_err() })
     });
     assert!(begin.elapsed() >= Duration::from_secs(12));

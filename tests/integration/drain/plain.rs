@@ -139,7 +139,7 @@ fn mirror_daemon_set_and_node_job_pods_stay() {
     bound(&api, "staying", "impostor", "staying", job);
     let orphan = json!({"metadata": {"ownerReferences": owned_by("DaemonSet", "deleted", "6c2f")}});
     bound(&api, "staying", "orphan", "staying", orphan);
-    let (rehearsal, blocked, report, watcher) = confirm_deletions(&api, "staying", false, || {
+    let (rehearsal, blocked, report, watcher) = confirm_deletions(&api, "staying", Bound::StaysPending, || {
         run(async {
             let access = access(&api).await;
             let rehearsal = rehearse(&access, "staying", &options()).await.unwrap();
@@ -307,4 +307,35 @@ fn the_restart_of_an_apiserver_does_not_fail_a_drain() {
     });
     assert_eq!(report.gone.len(), 2);
     assert!(watcher.events.iter().any(|event| matches!(event, Progress::Trouble(_))), "it did not meet the restart");
+}
+
+#[test]
+fn a_rehearsal_waits_for_the_step_before_it_to_end() {
+    let api = api();
+    namespace(&api, "settling");
+    node(&api, "settling", "settling");
+    let step = json!({"metadata": {"labels": {"quorate.dev/operation": "upgrade"}},
+        "spec": {"containers": [{"name": "quorate", "image": "q", "args": ["step", "preflight"]}]}});
+    bound(&api, QUORATE, "before", "settling", step);
+    let options = Options { settle: Duration::from_secs(30), ..options() };
+    let rehearsal = std::thread::scope(|scope| {
+        let api = &api;
+        scope.spawn(move || {
+            std::thread::sleep(Duration::from_secs(1));
+            api.kubectl([
+                "-n",
+                QUORATE,
+                "patch",
+                "pod",
+                "before",
+                "--subresource=status",
+                "-p",
+                r#"{"status":{"phase":"Succeeded"}}"#,
+            ])
+            .unwrap();
+        });
+        run(async { rehearse(&access(api).await, "settling", &options).await.unwrap() })
+    });
+    assert_eq!(rehearsal.blockers, []);
+    assert_eq!(rehearsal.skipped[0].reason, SkipReason::Record);
 }
