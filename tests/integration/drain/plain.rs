@@ -339,3 +339,44 @@ fn a_rehearsal_waits_for_the_step_before_it_to_end() {
     assert_eq!(rehearsal.blockers, []);
     assert_eq!(rehearsal.skipped[0].reason, SkipReason::Record);
 }
+
+/// A controller that binds its pod to the node by name brings it back each time; one whose pod tolerates the cordon has the
+/// scheduler do it. Neither keeps a drain from ending, and both are named.
+#[test]
+fn pods_that_come_back_to_a_cordoned_node_do_not_keep_it_from_ending() {
+    let api = api();
+    namespace(&api, "returning");
+    node(&api, "returning", "returning");
+    let pinned = json!({"metadata": {"ownerReferences": owned_by("ReplicaSet", "pinned", "1")}});
+    let tolerant = json!({"metadata": {"ownerReferences": owned_by("ReplicaSet", "tolerant", "2")},
+        "spec": {"tolerations": [{"operator": "Exists"}]}});
+    bound(&api, "returning", "pinned-0", "returning", pinned.clone());
+    bound(&api, "returning", "tolerant-0", "returning", tolerant.clone());
+    let mut watcher = Watcher::new();
+    let done = AtomicBool::new(false);
+    let report = std::thread::scope(|scope| {
+        let (api, done) = (&api, &done);
+        scope.spawn(move || {
+            let mut made = 0;
+            while !done.load(Ordering::Relaxed) {
+                for gone in items(api, "returning").iter().filter(|p| p["metadata"]["deletionTimestamp"].is_string()) {
+                    let name = gone["metadata"]["name"].as_str().unwrap();
+                    made += 1;
+                    let (kind, pod) =
+                        if name.starts_with("pinned") { ("pinned", &pinned) } else { ("tolerant", &tolerant) };
+                    bound(api, "returning", &format!("{kind}-{made}"), "returning", pod.clone());
+                    api.finish_pod_deletion("returning", name).unwrap();
+                }
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        });
+        let report = run(async { drain(&access(api).await, "returning", &options(), &mut watcher).await });
+        done.store(true, Ordering::Relaxed);
+        report.unwrap()
+    });
+    let count = |kind: &str| watcher.evicted().iter().filter(|name| name.starts_with(kind)).count();
+    assert_eq!((count("pinned"), count("tolerant")), (4, 1), "{:?}", watcher.evicted());
+    let mut stayed: Vec<_> = report.stayed.into_iter().map(|skipped| skipped.reason).collect();
+    stayed.sort();
+    assert_eq!(stayed, [SkipReason::ToleratesCordon, SkipReason::KeepsReturning]);
+}
