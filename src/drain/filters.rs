@@ -260,13 +260,15 @@ mod tests {
             "ownerReferences": [{"apiVersion": version, "kind": kind, "name": name, "uid": uid, "controller": true}]})
     }
 
+    type Expected = Box<dyn Fn(&Fate) -> bool>;
+
     #[test]
     fn each_filter_has_its_say() {
         let block = |kind| move |fate: &Fate| matches!(fate, Fate::Block(found, _) if *found == kind);
         let is = |wanted: Fate| move |fate: &Fate| *fate == wanted;
         let daemon = |name: &str, uid: &str| json!({"metadata": owned("DaemonSet", name, uid)});
         let alone = json!({"namespace": "ns", "name": "p", "uid": "u"});
-        let rows: Vec<(&str, Value, Box<dyn Fn(&Fate) -> bool>)> = vec![
+        let rows: Vec<(&str, Value, Expected)> = vec![
             ("of a ReplicaSet", json!({"metadata": owned("ReplicaSet", "web", "x")}), Box::new(is(Fate::Evict))),
             ("alone", json!({"metadata": alone}), Box::new(block(BlockKind::Unmanaged))),
             ("alone, finished", json!({"metadata": alone, "status": {"phase": "Failed"}}), Box::new(is(Fate::Evict))),
