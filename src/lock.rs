@@ -138,6 +138,72 @@ pub async fn hold<F: Future<Output = Fact<bool>>>(
     }
 }
 
+/// The same for one of several slots, such as those for workers. A slot that already names the target decides: what is half done on it is
+/// adopted there, and nobody works on one node under two slots.
+///
+/// The first pass asks every slot once; then the first one is waited for.
+pub async fn hold_any<F: Future<Output = Fact<bool>>>(
+    leases: &Leases,
+    slots: &[String],
+    who: &Claimant,
+    config: &Config,
+    patience: Duration,
+    unit: impl Fn(quorum_safety::NodeName) -> F,
+) -> Outcome {
+    match slot_of_target(leases, slots, who).await {
+        Err(reason) => return Outcome::Held(vec![reason]),
+        Ok(Some(slot)) => return hold(leases, slot, who, config, patience, &unit).await,
+        Ok(None) => {}
+    }
+    let mut refused = Vec::new();
+    let passes = slots.iter().map(|slot| (slot, Duration::ZERO)).chain(slots.first().map(|slot| (slot, patience)));
+    for (slot, patience) in passes {
+        let held = match hold(leases, slot, who, config, patience, &unit).await {
+            Outcome::Got(held) => held,
+            Outcome::Held(reasons) => {
+                refused.extend(reasons);
+                continue;
+            }
+        };
+        // Somebody may have taken another slot for the same target at the same time: then both give theirs back.
+        let others: Vec<String> = slots.iter().filter(|other| *other != slot).cloned().collect();
+        let reason = match slot_of_target(leases, &others, who).await {
+            Ok(None) => return Outcome::Got(held),
+            Ok(Some(other)) => Reason::new(Code::LeaseHeld, format!("{other}: it is held for the same node")),
+            Err(reason) => reason,
+        };
+        let mut reasons = vec![reason];
+        if let Err(error) = held.release().await {
+            reasons.push(Reason::new(Code::LeaseHeld, format!("{slot}: not given back: {error}")));
+        }
+        return Outcome::Held(reasons);
+    }
+    refused.sort();
+    refused.dedup();
+    Outcome::Held(refused)
+}
+
+/// The slot that is held for the target of this claimant, if any.
+async fn slot_of_target<'a>(
+    leases: &Leases,
+    slots: &'a [String],
+    who: &Claimant,
+) -> Result<Option<&'a String>, Reason> {
+    for slot in slots {
+        let unknown = |why: String| Reason::new(Code::LeaseUnknown, format!("{slot}: {why}"));
+        let seen = leases.read(slot).await.map_err(|error| unknown(error.to_string()))?;
+        match &seen.view {
+            LeaseView::Held { record: Fact::Known(record), .. } if record.target == who.claim.target => {
+                return Ok(Some(slot));
+            }
+            // It may be the same node.
+            LeaseView::Held { record: Fact::Unknown(why), .. } => return Err(unknown(why.clone())),
+            LeaseView::Held { .. } | LeaseView::Free { .. } | LeaseView::Absent => {}
+        }
+    }
+    Ok(None)
+}
+
 impl Hold {
     /// Gives kured's lock back, then the Lease. Only when the operation is finished or undone: the record goes with it.
     ///
@@ -197,5 +263,33 @@ pub fn stopped_by(kill_switch: &Fact<KillSwitch>) -> Option<Reason> {
         Fact::Known(KillSwitch::Off) => None,
         Fact::Known(KillSwitch::Engaged(why)) => Some(Reason::new(Code::KillSwitchEngaged, why.clone())),
         Fact::Unknown(why) => Some(Reason::new(Code::KillSwitchUnknown, why.clone())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::task::Poll;
+
+    /// The pause of a process falls between two steps of its request: what would have been sent afterwards is not.
+    #[tokio::test]
+    async fn nothing_is_sent_after_a_pause_past_the_deadline() {
+        let clock = Clock::system();
+        for (pause, sent) in [(Duration::ZERO, true), (Duration::from_millis(300), false)] {
+            let mut paused = false;
+            let mut reached = false;
+            let request = std::future::poll_fn(|context| {
+                if !paused {
+                    paused = true;
+                    std::thread::sleep(pause);
+                    context.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+                reached = true;
+                Poll::Ready(())
+            });
+            let answer = until(clock, clock.boottime() + Duration::from_millis(200), request).await;
+            assert_eq!((answer.is_ok(), reached), (sent, sent));
+        }
     }
 }

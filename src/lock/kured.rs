@@ -39,18 +39,21 @@ pub async fn find(client: &Client, setting: &str, limit: Duration) -> Fact<Optio
         return Fact::Known(None);
     }
     let answer = match setting.split_once('/') {
-        Some((namespace, name)) => named(client, namespace, name, limit).await.map(Some),
+        Some((namespace, name)) => named(client, namespace, name, limit).await.and_then(|found| match found {
+            Some(found) => Ok(Some(found)),
+            None => Err(format!("DaemonSet {setting} of kured, which the configuration names, does not exist")),
+        }),
         None => search(client, limit).await,
     };
     Fact::from(answer)
 }
 
-async fn named(client: &Client, namespace: &str, name: &str, limit: Duration) -> Result<Found, String> {
+async fn named(client: &Client, namespace: &str, name: &str, limit: Duration) -> Result<Option<Found>, String> {
     let what = format!("DaemonSet {namespace}/{name} of kured");
     let api: Api<DaemonSet> = Api::namespaced(client.clone(), namespace);
     match tokio::time::timeout(limit, api.get_opt(name)).await {
-        Ok(Ok(Some(set))) => Found::of(&set).ok_or_else(|| format!("{what} has no name")),
-        Ok(Ok(None)) => Err(format!("{what}, which the configuration names, does not exist")),
+        Ok(Ok(Some(set))) => Found::of(&set).map(Some).ok_or_else(|| format!("{what} has no name")),
+        Ok(Ok(None)) => Ok(None),
         Ok(Err(error)) => Err(format!("{what}: {}", said(&error))),
         Err(_) => Err(format!("{what}: no answer in {limit:?}")),
     }
@@ -226,7 +229,9 @@ pub(crate) async fn release(guard: &Guard, found: &Found) -> Result<(), GuardErr
     let identity = guard.identity().await;
     let client = leases.client().await?;
     for _ in 0..ATTEMPTS {
+        // Uninstalled meanwhile: its lock went with it.
         let now = named(&client, &found.namespace, &found.name, limit).await.map_err(GuardError::Kured)?;
+        let Some(now) = now else { return Ok(()) };
         let lock = now.lock.as_result().map_err(|why| GuardError::Kured(why.to_owned()))?;
         let mine = |block: &KuredBlock| block.is_ours() && block.holder.as_deref() == Some(identity.as_str());
         let Some(lock) = lock else { return Ok(()) };
@@ -240,9 +245,8 @@ pub(crate) async fn release(guard: &Guard, found: &Found) -> Result<(), GuardErr
             }
             KuredLock::Many { .. } | KuredLock::One(_) => None,
         };
-        match guard.act(limit, now.write(&client, rest.as_ref())).await?.map_err(GuardError::Kured)? {
-            Ok(()) => return Ok(()),
-            Err(Conflict) => {}
+        if let Ok(()) = guard.act(limit, now.write(&client, rest.as_ref())).await?.map_err(GuardError::Kured)? {
+            return Ok(());
         }
     }
     Err(GuardError::Kured(format!("the DaemonSet changed {ATTEMPTS} times while the lock was given back")))

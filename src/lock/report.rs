@@ -188,6 +188,7 @@ async fn look(leases: &Leases, client: &Client, seen: &SeenLease) -> (Life, Opti
 
 /// What came of a release by hand.
 #[derive(Debug, Serialize)]
+#[expect(clippy::large_enum_variant, reason = "one is made")]
 #[serde(rename_all = "camelCase", rename_all_fields = "camelCase", tag = "answer")]
 enum Released {
     /// Nobody held it.

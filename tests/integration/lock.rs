@@ -270,6 +270,15 @@ async fn kureds_lock_is_taken_after_the_lease_and_given_back_before_it() -> Resu
     assert_eq!(annotation(&place)?.unwrap()["quorateHolder"], other.claim.identity);
     held.release().await?;
     assert_eq!(annotation(&place)?, None);
+    // kured is uninstalled while its lock is ours: nothing to give back.
+    let Outcome::Got(held) = hold(&leases, CONTROL_PLANE, &other, &config, NOW, nobody_looks).await else {
+        panic!("held")
+    };
+    place.api.kubectl(["delete", "daemonset", "kured", "-n", place.namespace])?;
+    held.release().await?;
+    assert!(matches!(place.lease(CONTROL_PLANE).await?, LeaseView::Free { .. }));
+    let named = lock::kured::find(&client, &config.kured, timings().lease).await;
+    assert!(named.as_result().unwrap_err().contains("does not exist"), "named and not there is not absent");
     Ok(())
 }
 
@@ -354,6 +363,7 @@ async fn a_release_by_hand_needs_a_reason_and_stops_a_holder_that_lives() -> Res
     let holder = place.process(CONTROL_PLANE, "cp1", "upgrade", "cp2")?;
     holder.says("got")?;
     let show = quorate(&place, &["lease", "show"])?;
+    println!("{}", text(&show));
     assert_eq!(show.status.code(), Some(0), "{}", text(&show));
     for word in [
         "control-plane-disruption",
@@ -400,5 +410,88 @@ async fn a_release_by_hand_needs_a_reason_and_stops_a_holder_that_lives() -> Res
         })
     })?;
     guard.release().await?;
+    Ok(())
+}
+
+/// The shipped manifests, and who may do what under them.
+#[tokio::test]
+async fn r03_the_shipped_roles_suffice_for_the_locks_and_observing_cannot_take_one() -> Result<()> {
+    let place = Place::new(Arc::new(Api::start(Spec::default())?), "quorate")?;
+    let manifests = concat!(env!("CARGO_MANIFEST_DIR"), "/manifests");
+    place.api.kubectl(["apply", "-k", manifests])?;
+    for pod in ["cp1", "cp3"] {
+        place.node_with_pod(pod, "boot-1")?;
+    }
+    let config = Config::default();
+    let step = place.leases_as("quorate-step").await?;
+    let client = step.client().await?;
+    // kured is found in any namespace by itself; absent is a fact.
+    assert_eq!(lock::observe(&client, "quorate", &config, Mine::Nothing).await.kured, Fact::Known(Kured::Absent));
+    kured(&place, &json!({}))?;
+    let first = place.claimant("cp1", "upgrade", "cp2").await?;
+    let Outcome::Got(held) = hold(&step, CONTROL_PLANE, &first, &config, NOW, nobody_looks).await else {
+        panic!("held")
+    };
+    assert_eq!(annotation(&place)?.unwrap()["quorateHolder"], first.claim.identity);
+    held.guard.step(Step::touching("drain")).await?;
+    drop(held);
+    place.pod_ended("cp1")?;
+    let second = place.claimant("cp3", "upgrade", "cp2").await?;
+    let Outcome::Got(held) = hold(&step, CONTROL_PLANE, &second, &config, NOW, nobody_looks).await else {
+        panic!("held")
+    };
+    assert_eq!(held.guard.adopted(), Some(&Step::touching("drain")));
+    held.release().await?;
+    assert_eq!(annotation(&place)?, None);
+    // The account that observes reads everything and writes nothing.
+    let observer = place.leases_as("quorate-observe").await?;
+    let seen = lock::observe(&observer.client().await?, "quorate", &config, Mine::Nothing).await;
+    assert_eq!(seen.control_plane, Fact::Known(Lock::Free));
+    assert_eq!(seen.workers, Fact::Known(vec![Lock::Free]));
+    assert_eq!((seen.snapshot, seen.kured), (Fact::Known(Lock::Free), Fact::Known(Kured::Free)));
+    assert_eq!(seen.kill_switch, Fact::Known(KillSwitch::Off));
+    let taken = take(&observer, CONTROL_PLANE, &second, NOW, nobody_looks).await;
+    assert!(matches!(waits(&taken), [Wait::LeaseUnknown(why)] if why.contains("403")), "{taken:?}");
+    // Two of them: which one holds the reboots back is not known.
+    let other = json!({"apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": {"name": "kured", "namespace": "default"},
+        "spec": {"selector": {"matchLabels": {"a": "b"}}, "template": {"metadata": {"labels": {"a": "b"}},
+            "spec": {"containers": [{"name": "kured", "image": "ghcr.io/kubereboot/kured:1.23.0"}]}}}});
+    place.api.apply(&other.to_string())?;
+    let seen = lock::observe(&client, "quorate", &config, Mine::Nothing).await.kured;
+    assert!(seen.as_result().unwrap_err().contains("more than one kured"), "{seen:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn one_of_two_slots_is_taken_and_never_two_for_one_node() -> Result<()> {
+    let place = Place::new(shared()?, "slots")?;
+    for pod in ["cp1", "cp2", "cp3"] {
+        place.node_with_pod(pod, "boot-1")?;
+    }
+    let config = Config { kured: "none".to_owned(), ..Config::default() };
+    let leases = place.leases().await?;
+    let slots = [lock::worker(0), lock::worker(1)];
+    let who = async |pod: &'static str, target: &'static str| place.claimant(pod, "upgrade", target).await;
+    let ask = async |who| lock::hold_any(&leases, &slots, &who, &config, NOW, nobody_looks).await;
+    // The second of two workers gets the second slot; a third none.
+    let Outcome::Got(first) = ask(who("cp1", "w1").await?).await else { panic!("no slot") };
+    let Outcome::Got(second) = ask(who("cp2", "w2").await?).await else { panic!("no slot") };
+    assert!(matches!(ask(who("cp3", "w3").await?).await, Outcome::Held(reasons) if reasons.len() >= 2));
+    // Half done in slot 1 and left there; slot 0 is free. The next attempt adopts it where it is.
+    second.guard.step(Step::touching("drain")).await?;
+    drop(second);
+    first.release().await?;
+    let Outcome::Held(reasons) = ask(who("cp3", "w2").await?).await else { panic!("took a second slot for the node") };
+    assert!(reasons.iter().all(|reason| reason.code == Code::LeaseHeld || reason.code == Code::LeaseUnknown));
+    assert!(matches!(place.lease(&slots[0]).await?, LeaseView::Free { .. }));
+    place.pod_ended("cp2")?;
+    let Outcome::Got(adopted) = ask(who("cp3", "w2").await?).await else { panic!("not adopted") };
+    assert_eq!(adopted.guard.adopted(), Some(&Step::touching("drain")));
+    adopted.release().await?;
+    // Two at once for the same node: never both.
+    let (one, other) = (who("cp1", "w4").await?, who("cp3", "w4").await?);
+    let (one, other) = tokio::join!(ask(one), ask(other));
+    let got = [&one, &other].into_iter().filter(|outcome| matches!(outcome, Outcome::Got(_))).count();
+    assert!(got <= 1, "{one:?}\n{other:?}");
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! The integration tests, one binary: each test binary links kube, tonic and the lab again.
 
 mod image;
+#[cfg(test)]
 mod lock;
 mod manifests;
 

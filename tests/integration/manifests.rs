@@ -218,6 +218,9 @@ fn readers_of_etcd_mount_three_files_and_nothing_else() {
         let mounts = pod.containers[0].volume_mounts.as_ref().unwrap();
         assert!(mounts.iter().all(|mount| mount.read_only == Some(true)), "{name}");
         assert_eq!(mounts.iter().map(|mount| mount.mount_path.clone()).collect::<Vec<_>>(), expected, "{name}");
+        // What src/place.rs reads: who this pod is, and where (incident R01).
+        let variables = pod.containers[0].env.iter().flatten().map(|variable| variable.name.as_str());
+        assert!(variables.eq(["QUORATE_NODE_NAME", "QUORATE_POD_NAME", "QUORATE_POD_UID"]), "{name}");
         let security = pod.containers[0].security_context.as_ref().unwrap();
         assert_eq!(security.capabilities.as_ref().unwrap().drop, Some(vec!["ALL".to_owned()]), "{name}");
         assert_eq!(security.allow_privilege_escalation, Some(false), "{name}");

@@ -1,5 +1,6 @@
 //! The lock protocol: who gets a Lease, on what proof, and until when a holder may act.
 
+#[cfg(test)]
 #[path = "lock/world.rs"]
 mod world;
 

@@ -106,6 +106,11 @@ impl Place {
         leases(self.api.kubeconfig()?, self.namespace).await
     }
 
+    /// The same, as this service account of the namespace.
+    pub(super) async fn leases_as(&self, account: &str) -> Result<Leases> {
+        leases(&self.api.kubeconfig_for(self.namespace, account)?, self.namespace).await
+    }
+
     /// Who that pod is, asking for this.
     pub(super) async fn claimant(&self, pod: &str, operation: &str, target: &str) -> Result<Claimant> {
         claimant(&self.leases().await?, pod, operation, &self.node(target)).await

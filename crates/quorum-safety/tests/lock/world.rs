@@ -456,3 +456,29 @@ fn the_world_takes_adopts_and_takes_over() {
     }
     assert_eq!((world.taken, world.adopted), (4, 1));
 }
+
+/// The race that the deadline of each request is there for: a request sent just before the holder's deadline, and a successor that acts as
+/// soon as it may.
+#[test]
+fn no_request_is_under_way_when_the_successor_acts() {
+    let mut world = World::new();
+    let all = [
+        Event::Try(0),
+        Event::Announce(0),
+        Event::Read(1),
+        Event::Wait(5),
+        // Four seconds, one before the deadline: not sent.
+        Event::Act(0, 4),
+        Event::ForceDelete(0),
+        Event::Wait(2),
+        Event::Try(1),
+        Event::Announce(1),
+        Event::Act(1, 1),
+    ];
+    for event in all {
+        world.step(event);
+        world.check();
+    }
+    assert_eq!(world.adopted, 1);
+    assert_eq!(world.actors[1].acting_until, world.now + 1, "the successor did act");
+}
