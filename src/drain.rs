@@ -141,6 +141,9 @@ pub struct Options {
     pub unmanaged: UnmanagedPods,
     /// UID of the pod that this process runs in, if any: it never drains its own node (incident R01).
     pub own_uid: Option<String>,
+    /// How long a rehearsal waits for another pod that acts for quorate to end: the step before this one may only just
+    /// have started it.
+    pub settle: Duration,
 }
 
 impl Options {
@@ -155,6 +158,7 @@ impl Options {
             poll: Duration::from_secs(1),
             namespaces: config.drain.namespaces.clone(),
             unmanaged: config.drain.unmanaged_pods,
+            settle: if own_uid.is_some() { Duration::from_secs(30) } else { Duration::ZERO },
             own_uid,
         }
     }

@@ -193,3 +193,122 @@ pub fn may_delete(counting: &[(&Budget, usize)]) -> Result<(), String> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn budget(name: &str, change: Value, [allowed, healthy, desired, expected]: [i32; 4]) -> Budget {
+        let mut pdb = json!({
+            "metadata": {"namespace": "ns", "name": name, "generation": 2},
+            "spec": {"selector": {"matchLabels": {"app": "web"}}},
+            "status": {"observedGeneration": 2, "disruptionsAllowed": allowed, "currentHealthy": healthy,
+                "desiredHealthy": desired, "expectedPods": expected},
+        });
+        for (key, value) in change.as_object().unwrap() {
+            for (inner, value) in value.as_object().unwrap() {
+                pdb[key][inner] = value.clone();
+            }
+        }
+        Budget::read(&serde_json::from_value(pdb).unwrap()).unwrap()
+    }
+
+    fn pod(name: &str, ready: &str, phase: &str) -> (PodRef, Pod) {
+        let pod: Pod = serde_json::from_value(json!({
+            "metadata": {"namespace": "ns", "name": name, "uid": name, "labels": {"app": "web", "tier": "front"}},
+            "status": {"phase": phase, "conditions": [{"type": "Ready", "status": ready}]},
+        }))
+        .unwrap();
+        (PodRef::of(&pod).unwrap(), pod)
+    }
+
+    fn kinds(pods: &[(PodRef, Pod)], budgets: &[Budget], policy: BudgetPolicy) -> Vec<(String, BlockKind)> {
+        let pods: Vec<_> = pods.iter().map(|(reference, pod)| (reference, pod)).collect();
+        count(&pods, budgets, |_| policy).into_iter().map(|blocker| (blocker.pod.name, blocker.kind)).collect()
+    }
+
+    #[test]
+    fn the_pods_of_a_budget_are_counted_together() {
+        let pods = [pod("a", "True", "Running"), pod("b", "True", "Running"), pod("c", "True", "Running")];
+        let expect = |standing, expected: &[BlockKind]| {
+            let found = kinds(&pods, &[budget("web", json!({}), standing)], BudgetPolicy::Honour);
+            assert_eq!(found.into_iter().map(|(_, kind)| kind).collect::<Vec<_>>(), expected, "{standing:?}");
+        };
+        expect([3, 5, 2, 5], &[]);
+        expect([2, 4, 2, 5], &[BlockKind::BudgetInTurn]);
+        expect([1, 3, 2, 3], &[BlockKind::BudgetInTurn; 2]);
+        expect([0, 3, 3, 3], &[BlockKind::BudgetNeverAllows; 3]);
+        expect([0, 2, 2, 3], &[BlockKind::BudgetExhausted; 3]);
+    }
+
+    #[test]
+    fn pods_that_no_budget_guards_use_none_up() {
+        let free = [
+            pod("pending", "False", "Pending"),
+            pod("ended", "False", "Succeeded"),
+            pod("unready", "False", "Running"),
+        ];
+        let met = budget("web", json!({}), [0, 2, 2, 3]);
+        assert_eq!(kinds(&free, &[met], BudgetPolicy::Honour), []);
+        let short = || budget("web", json!({}), [0, 1, 2, 3]);
+        let unready = ("unready".to_owned(), BlockKind::BudgetExhausted);
+        assert_eq!(kinds(&free, &[short()], BudgetPolicy::Honour), [unready]);
+        let lenient = budget("web", json!({"spec": {"unhealthyPodEvictionPolicy": "AlwaysAllow"}}), [0, 1, 2, 3]);
+        assert_eq!(kinds(&free, &[lenient], BudgetPolicy::Honour), []);
+    }
+
+    #[test]
+    fn what_the_eviction_api_cannot_do_is_said() {
+        let pods = [pod("a", "True", "Running")];
+        let two = [budget("one", json!({}), [1, 3, 2, 3]), budget("two", json!({}), [1, 3, 2, 3])];
+        let borrowed: Vec<_> = pods.iter().map(|(reference, pod)| (reference, pod)).collect();
+        let blockers = count(&borrowed, &two, |_| BudgetPolicy::Honour);
+        assert_eq!(blockers[0].kind, BlockKind::SeveralBudgets);
+        assert_eq!(blockers[0].budget.as_deref(), Some("one, two"));
+        let new = budget("web", json!({"status": {"observedGeneration": 1}}), [3, 3, 0, 3]);
+        assert_eq!(kinds(&pods, &[new], BudgetPolicy::Honour), [("a".to_owned(), BlockKind::BudgetExhausted)]);
+    }
+
+    #[test]
+    fn selectors_match_as_the_api_server_does() {
+        let (_, pod) = pod("a", "True", "Running");
+        for (selector, expected) in [
+            (json!({}), true),
+            (Value::Null, false),
+            (json!({"matchLabels": {"app": "db"}}), false),
+            (json!({"matchExpressions": [{"key": "app", "operator": "In", "values": ["db", "web"]}]}), true),
+            (json!({"matchExpressions": [{"key": "app", "operator": "NotIn", "values": ["web"]}]}), false),
+            (json!({"matchExpressions": [{"key": "none", "operator": "NotIn", "values": ["web"]}]}), true),
+            (json!({"matchExpressions": [{"key": "tier", "operator": "Exists"}]}), true),
+            (
+                json!({"matchLabels": {"app": "web"}, "matchExpressions": [{"key": "tier", "operator": "DoesNotExist"}]}),
+                false,
+            ),
+        ] {
+            let budget = budget("web", json!({"spec": {"selector": selector}}), [1, 1, 0, 1]);
+            assert_eq!(budget.counts(&pod), expected, "{selector}");
+        }
+        let mut elsewhere = budget("web", json!({}), [1, 1, 0, 1]);
+        elsewhere.namespace = "other".to_owned();
+        assert!(!elsewhere.counts(&pod));
+    }
+
+    #[test]
+    fn r33_a_workload_below_its_budget_is_never_cut_further() {
+        let single = budget("single", json!({}), [0, 1, 1, 1]);
+        let short = budget("short", json!({}), [0, 1, 2, 3]);
+        let new = budget("new", json!({"status": {"observedGeneration": 1}}), [0, 1, 1, 1]);
+        assert_eq!(may_delete(&[(&single, 1)]), Ok(()));
+        // The budget's controller has not yet seen the one that we have just deleted.
+        assert!(may_delete(&[(&single, 0)]).unwrap_err().contains("has 0"));
+        assert!(may_delete(&[(&short, 2)]).unwrap_err().contains("needs 2 healthy pods and has 1"));
+        assert!(may_delete(&[(&single, 1), (&short, 1)]).is_err());
+        assert!(may_delete(&[(&new, 1)]).is_err());
+        // The rehearsal promises a deletion only where it would be done.
+        let pods = [pod("a", "True", "Running")];
+        let after_half = BudgetPolicy::DeleteAfterHalf;
+        assert_eq!(kinds(&pods, &[single], after_half), [("a".to_owned(), BlockKind::DeletedAfterHalf)]);
+        assert_eq!(kinds(&pods, &[short], after_half), [("a".to_owned(), BlockKind::BudgetExhausted)]);
+    }
+}

@@ -15,7 +15,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// Annotation that says whose cordon it is; its value is a [`CordonRecord`] as JSON.
-pub const ANNOTATION: &str = "quorate.dev/cordon";
+pub const ANNOTATION: &str = crate::observe::cluster::CORDON;
 /// How often a conflict is met with another look. The kubelet and the node controller write to a Node too.
 const ATTEMPTS: usize = 8;
 
@@ -226,5 +226,60 @@ impl<'a> Hand<'a> {
                 said: failure.to_string(),
             }),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn node(unschedulable: bool, annotation: Option<&str>) -> Node {
+        let mut node = json!({"metadata": {"name": "k1"}, "spec": {"unschedulable": unschedulable}});
+        if let Some(text) = annotation {
+            node["metadata"]["annotations"] = json!({ANNOTATION: text});
+        }
+        serde_json::from_value(node).unwrap()
+    }
+
+    fn text(operation: &str, owner: &str, prior: bool) -> String {
+        json!({"operation": operation, "owner": owner, "since": "2026-11-22T18:00:00Z", "priorUnschedulable": prior})
+            .to_string()
+    }
+
+    #[test]
+    fn what_was_there_before_is_never_lost() {
+        let me = Owner { operation: "up".to_owned(), identity: "me".to_owned() };
+        let now: Timestamp = "2026-11-22T19:00:00Z".parse().unwrap();
+        let (mine, adopted, other) = (text("up", "me", true), text("up", "gone", true), text("down", "me", false));
+        for (unschedulable, annotation, expected) in [
+            (false, None, "write false"),
+            (true, None, "write true"),
+            (true, Some(&mine), "nothing true"),
+            (true, Some(&adopted), "write true"),
+            (false, Some(&adopted), "write false"),
+            (true, Some(&other), "held false"),
+            (false, Some(&other), "held false"),
+        ] {
+            let found = match plan(&node(unschedulable, annotation.map(String::as_str)), &me, now).unwrap() {
+                Plan::Write(record) => format!("write {}", record.prior_unschedulable),
+                Plan::Nothing(record) => format!("nothing {}", record.prior_unschedulable),
+                Plan::HeldBy(record) => format!("held {}", record.prior_unschedulable),
+            };
+            assert_eq!(found, expected, "{unschedulable} {annotation:?}");
+        }
+        assert!(plan(&node(true, Some("{}")), &me, now).is_err(), "what cannot be read is not overwritten");
+    }
+
+    #[test]
+    fn a_cordon_that_cannot_be_read_is_somebody_elses() {
+        assert_eq!(read(&node(false, None)), Cordon::None);
+        assert_eq!(read(&node(true, None)), Cordon::Foreign);
+        assert_eq!(read(&node(true, Some("{}"))), Cordon::Foreign);
+        assert_eq!(read(&node(true, Some(&text("up", "me", false)))), Cordon::Ours("up".to_owned()));
+        assert_eq!(read(&node(false, Some(&text("up", "me", false)))), Cordon::None);
+        // A key that a later version adds does not make it somebody else's.
+        let later = text("up", "me", false).replace("\"owner\"", "\"new\":1,\"owner\"");
+        assert_eq!(read(&node(true, Some(&later))), Cordon::Ours("up".to_owned()));
     }
 }

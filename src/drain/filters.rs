@@ -1,18 +1,15 @@
 //! Which pods of a node go. Pure, after kubectl's filters (kubectl `drain/filters.go`): the first that has an opinion wins.
 
 use super::{BlockKind, PodRef};
+use crate::job::{CONTAINER, OPERATION};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use quorum_safety::Fact;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// Label of every pod that works for an operation of ours; its value names the operation.
-pub const OPERATION: &str = "quorate.dev/operation";
 /// Annotation that the kubelet sets on the API object of a static pod.
 const MIRROR: &str = "kubernetes.io/config.mirror";
-/// Name of the container that runs quorate.
-const CONTAINER: &str = "quorate";
 /// Taint of a cordoned node.
 const UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
 
@@ -234,4 +231,127 @@ pub struct Skipped {
     pub pod: PodRef,
     /// Why.
     pub reason: SkipReason,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn pod(value: Value) -> Pod {
+        serde_json::from_value(value).unwrap()
+    }
+
+    fn fate_of(value: Value, unmanaged: UnmanagedPods) -> Fate {
+        let sets = [
+            ("there", Fact::Known(Some("uid-there".to_owned()))),
+            ("deleted", Fact::Known(None)),
+            ("unseen", Fact::Unknown("no answer".to_owned())),
+        ];
+        let daemon_sets = sets.map(|(name, found)| (("ns".to_owned(), name.to_owned()), found)).into();
+        let around =
+            Surroundings { namespace: "quorate", own_uid: Some("uid-me"), daemon_sets: &daemon_sets, unmanaged };
+        fate(&pod(value), &around)
+    }
+
+    fn owned(kind: &str, name: &str, uid: &str) -> Value {
+        let version = if kind == "Job" { "batch/v1" } else { "apps/v1" };
+        json!({"namespace": "ns", "name": "p", "uid": "u",
+            "ownerReferences": [{"apiVersion": version, "kind": kind, "name": name, "uid": uid, "controller": true}]})
+    }
+
+    type Expected = Box<dyn Fn(&Fate) -> bool>;
+
+    #[test]
+    fn each_filter_has_its_say() {
+        let block = |kind| move |fate: &Fate| matches!(fate, Fate::Block(found, _) if *found == kind);
+        let is = |wanted: Fate| move |fate: &Fate| *fate == wanted;
+        let daemon = |name: &str, uid: &str| json!({"metadata": owned("DaemonSet", name, uid)});
+        let alone = json!({"namespace": "ns", "name": "p", "uid": "u"});
+        let rows: Vec<(&str, Value, Expected)> = vec![
+            ("of a ReplicaSet", json!({"metadata": owned("ReplicaSet", "web", "x")}), Box::new(is(Fate::Evict))),
+            ("alone", json!({"metadata": alone}), Box::new(block(BlockKind::Unmanaged))),
+            ("alone, finished", json!({"metadata": alone, "status": {"phase": "Failed"}}), Box::new(is(Fate::Evict))),
+            (
+                "alone, running",
+                json!({"metadata": alone, "status": {"phase": "Running"}}),
+                Box::new(block(BlockKind::Unmanaged)),
+            ),
+            (
+                "mirror",
+                json!({"metadata": {"annotations": {"kubernetes.io/config.mirror": "x"}}}),
+                Box::new(is(Fate::Skip(SkipReason::Mirror))),
+            ),
+            (
+                "daemon",
+                daemon("there", "uid-there"),
+                Box::new(is(Fate::Skip(SkipReason::DaemonSet("there".to_owned())))),
+            ),
+            ("daemon, made again", daemon("there", "uid-before"), Box::new(block(BlockKind::Unmanaged))),
+            ("daemon, deleted", daemon("deleted", "x"), Box::new(block(BlockKind::Unmanaged))),
+            ("daemon, unseen", daemon("unseen", "x"), Box::new(block(BlockKind::Unknown))),
+            ("daemon, not asked", daemon("other", "x"), Box::new(block(BlockKind::Unknown))),
+            ("myself", json!({"metadata": {"namespace": "ns", "uid": "uid-me"}}), Box::new(block(BlockKind::OwnActor))),
+        ];
+        for (what, value, expected) in rows {
+            let fate = fate_of(value, UnmanagedPods::Block);
+            assert!(expected(&fate), "{what}: {fate:?}");
+        }
+        assert_eq!(fate_of(json!({"metadata": alone}), UnmanagedPods::Evict), Fate::Evict);
+        assert_eq!(fate_of(daemon("deleted", "x"), UnmanagedPods::Evict), Fate::Evict);
+        // Unknown stays unknown, whatever is allowed.
+        assert!(block(BlockKind::Unknown)(&fate_of(daemon("unseen", "x"), UnmanagedPods::Evict)));
+    }
+
+    #[test]
+    fn r01_our_own_pods_are_told_apart_by_what_they_run() {
+        let ours = |namespace: &str, args: &[&str], phase: &str| {
+            let mut metadata = owned("Job", "job", "x");
+            metadata["namespace"] = json!(namespace);
+            metadata["labels"] = json!({OPERATION: "upgrade-v1.36.3"});
+            let containers = json!([{"name": "sidecar", "args": ["gate"]}, {"name": CONTAINER, "args": args}]);
+            let pod = json!({"metadata": metadata, "spec": {"containers": containers}, "status": {"phase": phase}});
+            match fate_of(pod, UnmanagedPods::Block) {
+                Fate::Evict => "evict",
+                Fate::Skip(SkipReason::NodeJob) => "node job",
+                Fate::Skip(SkipReason::Record) => "record",
+                Fate::Block(BlockKind::OwnActor, _) => "actor",
+                Fate::Block(BlockKind::Unknown, _) => "unknown",
+                other => panic!("{other:?}"),
+            }
+        };
+        for (args, phase, expected) in [
+            (&["node", "upgrade"][..], "Running", "node job"),
+            (&["--log", "info", "node", "upgrade"], "Pending", "node job"),
+            (&["step", "control-plane", "--node", "k1"], "Running", "actor"),
+            (&["step", "control-plane", "--node", "k1"], "Succeeded", "record"),
+            (&["reconcile"], "Running", "actor"),
+            (&["gate", "--node", "step"], "Running", "evict"),
+            (&[], "Running", "unknown"),
+        ] {
+            assert_eq!(ours("quorate", args, phase), expected, "{args:?} {phase}");
+        }
+        assert_eq!(ours("ns", &["node", "upgrade"], "Running"), "evict", "the label counts in our namespace only");
+    }
+
+    #[test]
+    fn a_cordon_is_tolerated_as_the_scheduler_says() {
+        for (toleration, expected) in [
+            (json!({"operator": "Exists"}), true),
+            (json!({"key": UNSCHEDULABLE, "operator": "Exists", "effect": "NoSchedule"}), true),
+            (json!({"key": UNSCHEDULABLE}), true),
+            (json!({"operator": "Exists", "effect": "NoExecute"}), false),
+            (json!({"key": "node-role.kubernetes.io/control-plane", "operator": "Exists"}), false),
+            (json!({"key": UNSCHEDULABLE, "value": "x"}), false),
+        ] {
+            let pod = pod(json!({"spec": {"containers": [], "tolerations": [toleration]}}));
+            assert_eq!(tolerates_cordon(&pod), expected, "{toleration}");
+        }
+    }
+
+    #[test]
+    fn data_that_goes_is_named() {
+        let volumes = json!([{"name": "cache", "emptyDir": {}}, {"name": "config", "configMap": {}}]);
+        assert_eq!(empty_dirs(&pod(json!({"spec": {"containers": [], "volumes": volumes}}))), ["cache"]);
+    }
 }

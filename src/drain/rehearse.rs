@@ -55,30 +55,22 @@ pub struct Departing {
 /// # Errors
 /// When the pods, their DaemonSets or their budgets cannot be read. A refusal is not an error: it is in the rehearsal.
 pub async fn rehearse(access: &Access, node: &str, options: &Options) -> Result<Rehearsal, DrainError> {
-    let until = Instant::now() + REHEARSAL;
+    let until = Instant::now() + REHEARSAL + options.settle;
+    let settled = Instant::now() + options.settle;
     let mut link = Link::new(access, options.request);
-    let pods = link.pods(node, until).await?;
-    let mut daemon_sets = BTreeMap::new();
-    link.daemon_sets(&pods, &mut daemon_sets, until).await;
-
-    let mut rehearsal =
-        Rehearsal { node: node.to_owned(), pods: Vec::new(), skipped: Vec::new(), blockers: Vec::new() };
-    let mut going: Vec<(PodRef, &Pod)> = Vec::new();
-    for (pod, fate) in link.fates(&pods, &daemon_sets, options) {
-        let reference = reference(pod, node)?;
-        match fate {
-            Fate::Evict => going.push((reference, pod)),
-            Fate::Skip(reason) => rehearsal.skipped.push(Skipped { pod: reference, reason }),
-            Fate::Block(kind, reason) => {
-                rehearsal.blockers.push(Blocker { pod: reference, budget: None, kind, reason })
-            }
+    let (mut rehearsal, going) = loop {
+        let (rehearsal, going) = sort(&mut link, node, options, until).await?;
+        let own = options.own_uid.as_ref();
+        let ending = |blocker: &Blocker| blocker.kind == BlockKind::OwnActor && own != Some(&blocker.pod.uid);
+        if Instant::now() >= settled || !rehearsal.blockers.iter().any(ending) {
+            break (rehearsal, going);
         }
-    }
-    going.sort_by(|a, b| a.0.cmp(&b.0));
+        tokio::time::sleep(options.poll).await;
+    };
 
     let namespaces: BTreeSet<&str> = going.iter().map(|(pod, _)| pod.namespace.as_str()).collect();
     let budgets = link.budgets(&namespaces, until).await?;
-    let borrowed: Vec<(&PodRef, &Pod)> = going.iter().map(|(reference, pod)| (reference, *pod)).collect();
+    let borrowed: Vec<(&PodRef, &Pod)> = going.iter().map(|(reference, pod)| (reference, pod)).collect();
     let counted = budget::count(&borrowed, &budgets, |namespace| options.policy(namespace));
     let mut counted: BTreeMap<PodRef, Blocker> =
         counted.into_iter().map(|blocker| (blocker.pod.clone(), blocker)).collect();
@@ -106,6 +98,33 @@ pub async fn rehearse(access: &Access, node: &str, options: &Options) -> Result<
     rehearsal.skipped.sort();
     rehearsal.blockers.sort();
     Ok(rehearsal)
+}
+
+/// Who goes, who stays and who stands in the way by the filters alone.
+async fn sort(
+    link: &mut Link<'_>,
+    node: &str,
+    options: &Options,
+    until: Instant,
+) -> Result<(Rehearsal, Vec<(PodRef, Pod)>), DrainError> {
+    let pods = link.pods(node, until).await?;
+    let mut daemon_sets = BTreeMap::new();
+    link.daemon_sets(&pods, &mut daemon_sets, until).await;
+    let mut rehearsal =
+        Rehearsal { node: node.to_owned(), pods: Vec::new(), skipped: Vec::new(), blockers: Vec::new() };
+    let mut going = Vec::new();
+    for (pod, fate) in link.fates(&pods, &daemon_sets, options) {
+        let reference = reference(pod, node)?;
+        match fate {
+            Fate::Evict => going.push((reference, pod.clone())),
+            Fate::Skip(reason) => rehearsal.skipped.push(Skipped { pod: reference, reason }),
+            Fate::Block(kind, reason) => {
+                rehearsal.blockers.push(Blocker { pod: reference, budget: None, kind, reason });
+            }
+        }
+    }
+    going.sort_by(|a, b| a.0.cmp(&b.0));
+    Ok((rehearsal, going))
 }
 
 /// What an answer to a dry run says of the real one; none when nothing speaks against it.
