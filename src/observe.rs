@@ -43,7 +43,7 @@ pub async fn observe(sources: &Sources<'_>, config: &Config, clock: Clock) -> Ob
     };
     let control_plane: Vec<(NodeName, String)> =
         nodes.known().map(|nodes| addresses(nodes, |node| node.control_plane).collect()).unwrap_or_default();
-    let mut seeds: Vec<String> = control_plane.iter().map(|(_, address)| client_url(address)).collect();
+    let mut seeds: Vec<String> = control_plane.iter().map(|(_, address)| etcd::client_url(address)).collect();
     seeds.extend(sources.seeds.iter().cloned());
     seeds.sort();
     seeds.dedup();
@@ -74,11 +74,6 @@ fn addresses(nodes: &[NodeView], which: impl Fn(&NodeView) -> bool) -> impl Iter
         .filter_map(|node| node.address.known().map(|address| (node.name.clone(), address.clone())))
         .collect();
     known.into_iter()
-}
-
-/// The client URL of an etcd member at an InternalIP.
-pub fn client_url(address: &str) -> String {
-    if address.contains(':') { format!("https://[{address}]:2379") } else { format!("https://{address}:2379") }
 }
 
 /// An observation of nothing but the API, for those who may not ask etcd.

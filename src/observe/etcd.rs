@@ -299,6 +299,11 @@ async fn view(pem: &ClientPem, member: &Member, nodes: &Fact<BTreeMap<String, No
     }
 }
 
+/// The client URL of an etcd member at an InternalIP.
+pub fn client_url(address: &str) -> String {
+    if address.contains(':') { format!("https://[{address}]:2379") } else { format!("https://{address}:2379") }
+}
+
 /// Where a member is asked: its first client URL that is not loopback.
 fn endpoint(member: &Member) -> Option<String> {
     let loopback =

@@ -148,7 +148,7 @@ impl<'a> Chain<'a> {
         crate::lock::stopped_by(&read)
     }
 
-    /// A chain keeps the image that it began with.
+    /// A chain keeps the image that it began with; until a node was touched, it has not begun.
     ///
     /// # Errors
     /// When the own pod or the record cannot be read.
@@ -162,7 +162,9 @@ impl<'a> Chain<'a> {
             return Ok(Some(unknown("the image of this pod is not known")));
         };
         let record = self.record(|record| {
-            record.image.get_or_insert_with(|| own.clone());
+            if !record.begun() || record.image.is_none() {
+                record.image = Some(own.clone());
+            }
         });
         let began_with = record.await?.image;
         Ok(match began_with {

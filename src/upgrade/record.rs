@@ -28,6 +28,13 @@ pub struct ChainRecord {
     pub seconds: BTreeMap<NodeName, u64>,
 }
 
+impl ChainRecord {
+    /// Whether a node was touched for this upgrade.
+    pub fn begun(&self) -> bool {
+        self.apply_node.is_some() || !self.seconds.is_empty()
+    }
+}
+
 /// The record as it is in the cluster.
 #[derive(Clone, Debug, Default)]
 pub struct Stored {

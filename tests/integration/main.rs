@@ -3,7 +3,13 @@
 // The lints that allow unwrap in tests know a test by this attribute.
 #[cfg(test)]
 mod drain;
+#[cfg(test)]
+mod gate;
+#[cfg(test)]
 mod image;
 #[cfg(test)]
 mod lock;
+#[cfg(test)]
+mod machines;
+#[cfg(test)]
 mod manifests;

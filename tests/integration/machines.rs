@@ -1,0 +1,153 @@
+//! Real machines: three control plane nodes and a worker, kubelet, containerd, kubeadm, HAProxy. One cluster serves all of these
+//! tests: the story is told once, in order, and each test asserts what it is about.
+
+mod story;
+
+use serde_json::Value;
+use story::{TO, story};
+
+#[test]
+fn h05_three_seconds_after_a_power_cut_the_gate_refuses_although_every_node_is_ready() {
+    let cut = &story().power_cut;
+    assert!(
+        cut.all_ready_before && cut.all_ready_after,
+        "the nodes were to be Ready still: the lab is too slow for this case"
+    );
+    cut.gate.refused_with("Q030-quorum-would-be-lost", "k3");
+}
+
+#[test]
+fn h05_a_frozen_member_is_refused_and_named() {
+    story().frozen.refused_with("Q004-member-unanswered", "k3");
+    story().frozen.refused_with("Q030-quorum-would-be-lost", "k3");
+}
+
+#[test]
+fn h03_an_administrators_cordon_on_another_control_plane_node_is_refused() {
+    story().cordoned.refused_with("Q054-foreign-cordon", "k3");
+}
+
+#[test]
+fn h01_the_target_is_not_counted() {
+    // With one of three down, two are Ready "including the target": the published plan would take the second.
+    story().power_cut.gate.refused_with("Q030-quorum-would-be-lost", "1 of 3");
+}
+
+#[test]
+fn the_gate_reads_in_place_on_a_node() {
+    let here = &story().here;
+    assert_eq!(here.code, 0, "{here:?}");
+    assert_eq!(here.document()["verdict"]["answer"], "permitted", "{here:?}");
+}
+
+#[test]
+fn r31_the_kill_switch_stops_an_upgrade_from_beginning() {
+    let said = &story().kill_switch;
+    assert_eq!(said.code, 11, "{said:?}");
+    assert!(said.out.contains("Q075-kill-switch-engaged: paused by hand"), "{said:?}");
+}
+
+#[test]
+fn r33_a_budget_that_never_allows_is_named_before_anything_is_cordoned() {
+    let said = &story().budget;
+    assert_eq!(said.code, 11, "{said:?}");
+    assert!(said.out.contains("shop/"), "{said:?}");
+    assert!(said.out.contains("keeps-all"), "{said:?}");
+}
+
+#[test]
+fn r21_a_copy_of_a_manifest_is_found_before_the_upgrade() {
+    let said = &story().stray;
+    assert_eq!(said.code, 11, "{said:?}");
+    assert!(said.out.contains("k2") && said.out.contains("kube-scheduler.yaml.bak"), "{said:?}");
+}
+
+#[test]
+fn refusals_leave_every_node_as_it_was() {
+    assert_eq!(story().nodes_before_refusals, story().nodes_after_refusals);
+}
+
+#[test]
+fn the_upgrade_brings_every_node_to_the_target_and_leaves_nothing_behind() {
+    let story = story();
+    assert_eq!(story.upgrade.code, 0, "{:?}", story.upgrade);
+    let nodes = items(&story.nodes);
+    assert_eq!(nodes.len(), 4);
+    for node in nodes {
+        assert_eq!(node["status"]["nodeInfo"]["kubeletVersion"], TO);
+        assert!(node["spec"]["unschedulable"].is_null(), "{}", node["metadata"]["name"]);
+        assert!(node["metadata"]["annotations"]["quorate.dev/cordon"].is_null(), "{}", node["metadata"]["name"]);
+    }
+    let images: Vec<&str> = items(&story.static_pods)
+        .iter()
+        .filter_map(|pod| pod["spec"]["containers"][0]["image"].as_str())
+        .filter(|image| !image.contains("etcd"))
+        .collect();
+    assert_eq!(images.len(), 9);
+    assert!(images.iter().all(|image| image.ends_with(TO)), "{images:?}");
+    for lease in items(&story.leases) {
+        assert!(lease["spec"]["holderIdentity"].as_str().unwrap_or("").is_empty(), "{lease}");
+    }
+}
+
+#[test]
+fn h02_apply_runs_on_one_node_and_node_on_all_others() {
+    let orders: Vec<Vec<String>> = node_orders(&story().jobs);
+    let apply = orders.iter().filter(|order| order.iter().any(|word| word == "--mode=apply")).count();
+    let node = orders.iter().filter(|order| order.iter().any(|word| word == "--mode=node")).count();
+    assert_eq!((apply, node), (1, 3), "{orders:?}");
+    // Incident R18: the target is always said.
+    assert!(orders.iter().all(|order| order.iter().any(|word| *word == format!("--to={TO}"))), "{orders:?}");
+}
+
+#[test]
+fn r01_no_step_ran_on_the_node_that_it_took_down() {
+    let mut steps = 0;
+    for pod in items(&story().pods) {
+        let target = pod["metadata"]["annotations"]["quorate.dev/target"].as_str();
+        let is_step = pod["spec"]["containers"][0]["args"][0] == "step";
+        if let (Some(target), true) = (target, is_step) {
+            steps += 1;
+            assert_ne!(pod["spec"]["nodeName"], target);
+        }
+    }
+    assert_eq!(steps, 4);
+}
+
+#[test]
+fn r12_nodes_come_from_the_api() {
+    // Nothing names a node: the machines have no DNS records, and all four were found.
+    assert_eq!(node_orders(&story().jobs).len(), 4);
+}
+
+#[test]
+fn r02_a_finished_cluster_is_success() {
+    let again = &story().again;
+    assert_eq!(again.code, 0, "{again:?}");
+    assert!(again.out.contains("nothing to do: all 4 nodes are on v1.36.3"), "{again:?}");
+}
+
+#[test]
+fn r07_finished_nodes_are_left_alone() {
+    let story = story();
+    assert_eq!(
+        story.untouched_before, story.untouched_after,
+        "nodes, pods outside of our namespace and their start times"
+    );
+    assert_eq!(story.writes_of_second_run, Vec::<String>::new(), "writes beyond our own namespace in the audit log");
+    assert!(story.writes_of_first_run > 0, "the audit log shows what the first run wrote");
+}
+
+fn items(list: &Value) -> &[Value] {
+    list["items"].as_array().map_or(&[], Vec::as_slice)
+}
+
+/// The arguments of the node Jobs that changed something.
+fn node_orders(jobs: &Value) -> Vec<Vec<String>> {
+    items(jobs)
+        .iter()
+        .map(|job| &job["spec"]["template"]["spec"]["containers"][0]["args"])
+        .filter(|args| args[0] == "node" && args[1] == "upgrade")
+        .map(|args| args.as_array().unwrap().iter().map(|word| word.as_str().unwrap().to_owned()).collect())
+        .collect()
+}

@@ -1,0 +1,358 @@
+//! What happens on the machines, once: refusals, the upgrade, and a second run of it.
+
+use lab::{Lab, Spec};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+/// The target of the upgrade.
+pub(super) const TO: &str = "v1.36.3";
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// What a command said.
+#[derive(Debug)]
+pub(super) struct Said {
+    /// Its exit code.
+    pub(super) code: i32,
+    /// Standard output.
+    pub(super) out: String,
+    /// Standard error.
+    pub(super) err: String,
+}
+
+impl Said {
+    /// Standard output as JSON.
+    pub(super) fn document(&self) -> Value {
+        serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    /// Asserts a refusal for a reason that names somebody.
+    pub(super) fn refused_with(&self, code: &str, about: &str) {
+        assert_eq!(self.code, 10, "{self:?}");
+        let verdict = &self.document()["verdict"];
+        assert_eq!(verdict["answer"], "refused", "{self:?}");
+        let reasons = verdict["reasons"].as_array().unwrap();
+        assert!(
+            reasons.iter().any(|r| r["code"] == code && r["detail"].as_str().unwrap().contains(about)),
+            "{code} about {about}: {reasons:?}"
+        );
+    }
+}
+
+/// A power cut of a control plane node, and the gate right after it.
+pub(super) struct PowerCut {
+    /// The nodes were all Ready in the API before the gate was asked.
+    pub(super) all_ready_before: bool,
+    /// And after it had answered.
+    pub(super) all_ready_after: bool,
+    /// What the gate said of another node.
+    pub(super) gate: Said,
+}
+
+/// Everything that happened.
+pub(super) struct Story {
+    pub(super) here: Said,
+    pub(super) power_cut: PowerCut,
+    pub(super) frozen: Said,
+    pub(super) cordoned: Said,
+    pub(super) kill_switch: Said,
+    pub(super) budget: Said,
+    pub(super) stray: Said,
+    pub(super) nodes_before_refusals: Value,
+    pub(super) nodes_after_refusals: Value,
+    pub(super) upgrade: Said,
+    pub(super) nodes: Value,
+    pub(super) static_pods: Value,
+    pub(super) leases: Value,
+    pub(super) jobs: Value,
+    pub(super) pods: Value,
+    pub(super) again: Said,
+    pub(super) untouched_before: Value,
+    pub(super) untouched_after: Value,
+    pub(super) writes_of_first_run: usize,
+    pub(super) writes_of_second_run: Vec<String>,
+}
+
+/// The story; told by whichever test asks first.
+pub(super) fn story() -> &'static Story {
+    static STORY: OnceLock<Story> = OnceLock::new();
+    STORY.get_or_init(tell)
+}
+
+fn dist(variable: &str, name: &str) -> PathBuf {
+    std::env::var_os(variable)
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("dist").join(name), PathBuf::from)
+}
+
+struct Stage {
+    lab: Lab,
+    binary: PathBuf,
+}
+
+impl Stage {
+    fn quorate<const N: usize>(&self, args: [&str; N]) -> Said {
+        let binary = self.binary.to_str().unwrap();
+        let words: Vec<&str> = [binary].into_iter().chain(args).collect();
+        let output = self.lab.run(words).unwrap();
+        Said {
+            code: output.status.code().unwrap_or(-1),
+            out: String::from_utf8_lossy(&output.stdout).into_owned(),
+            err: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+
+    fn kubectl<const N: usize>(&self, args: [&str; N]) -> String {
+        let words: Vec<&str> = ["kubectl"].into_iter().chain(args).collect();
+        self.lab.run_checked(words).unwrap()
+    }
+
+    fn get<const N: usize>(&self, args: [&str; N]) -> Value {
+        let words: Vec<&str> = ["kubectl", "get", "-o", "json"].into_iter().chain(args).collect();
+        serde_json::from_str(&self.lab.run_checked(words).unwrap()).unwrap()
+    }
+
+    fn gate(&self) -> Said {
+        self.quorate(["gate", "--node", "k2", "-o", "json"])
+    }
+
+    /// Waits until the gate permits again: whatever was broken is mended.
+    fn whole(&self) {
+        until("the gate to permit k2", || {
+            let said = self.gate();
+            if said.code == 0 { Ok(()) } else { Err(format!("{said:?}")) }
+        });
+    }
+
+    fn all_ready(&self) -> bool {
+        let nodes = self.get(["nodes"]);
+        super::items(&nodes).iter().all(|node| {
+            node["status"]["conditions"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
+        })
+    }
+
+    /// What an upgrade would change on nodes, without what heartbeats change.
+    fn nodes(&self) -> Value {
+        let nodes = self.get(["nodes"]);
+        super::items(&nodes)
+            .iter()
+            .map(|node| {
+                serde_json::json!({
+                    "name": node["metadata"]["name"], "labels": node["metadata"]["labels"],
+                    "annotations": node["metadata"]["annotations"], "spec": node["spec"],
+                    "info": node["status"]["nodeInfo"],
+                })
+            })
+            .collect()
+    }
+
+    /// Nodes, and every pod outside of our namespace with its resourceVersion and its containers' start times.
+    fn untouched(&self) -> Value {
+        let pods = self.get(["pods", "--all-namespaces"]);
+        let pods: Vec<Value> = super::items(&pods)
+            .iter()
+            .filter(|pod| pod["metadata"]["namespace"] != "quorate")
+            .map(|pod| {
+                let started: Vec<&Value> = pod["status"]["containerStatuses"]
+                    .as_array()
+                    .map_or_else(Vec::new, |list| list.iter().map(|status| &status["state"]).collect());
+                serde_json::json!({
+                    "name": pod["metadata"]["name"], "version": pod["metadata"]["resourceVersion"], "started": started,
+                })
+            })
+            .collect();
+        serde_json::json!({"nodes": self.nodes(), "pods": pods})
+    }
+
+    /// Writes of our service accounts beyond our own namespace, as the apiservers' audit logs have them. Dry runs change nothing.
+    fn writes(&self) -> Vec<String> {
+        let mut writes = Vec::new();
+        for number in 1..=3 {
+            let log = self.lab.machine(number).unwrap().read_file("/var/log/kubernetes/audit.log").unwrap();
+            for line in String::from_utf8_lossy(&log).lines() {
+                let Ok(event) = serde_json::from_str::<Value>(line) else { continue };
+                let user = event["user"]["username"].as_str().unwrap_or("");
+                let verb = event["verb"].as_str().unwrap_or("");
+                let uri = event["requestURI"].as_str().unwrap_or("");
+                let writing = !["get", "list", "watch"].contains(&verb);
+                let ours = user.starts_with("system:serviceaccount:quorate:");
+                let elsewhere = event["objectRef"]["namespace"] != "quorate";
+                if ours && writing && elsewhere && !uri.contains("dryRun=All") && !uri.contains("selfsubject") {
+                    writes.push(format!("{} {verb} {uri}", event["auditID"].as_str().unwrap_or("")));
+                }
+            }
+        }
+        writes
+    }
+}
+
+fn until(what: &str, mut check: impl FnMut() -> Result<(), String>) {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        match check() {
+            Ok(()) => return,
+            Err(said) => assert!(Instant::now() < end, "waited in vain for {what}: {said}"),
+        }
+        std::thread::sleep(Duration::from_millis(500));
+    }
+}
+
+fn tell() -> Story {
+    Lab::down().unwrap();
+    let lab = Lab::up(Spec { workers: 1, audit: true, ..Spec::default() }).unwrap();
+    lab.load_image(&dist("QUORATE_IMAGE", "quorate-image.tar")).unwrap();
+    let stage = Stage { lab, binary: dist("QUORATE_BIN", "quorate") };
+    let overlay = Path::new(env!("CARGO_MANIFEST_DIR")).join("kustomize/overlays/lab");
+    stage.kubectl(["apply", "-k", overlay.to_str().unwrap()]);
+    stage.whole();
+
+    let nodes_before_refusals = stage.nodes();
+    let here = in_place(&stage);
+    let power_cut = power_cut(&stage);
+    let frozen = frozen(&stage);
+    let cordoned = cordoned(&stage);
+    let kill_switch = kill_switch(&stage);
+    let budget = budget(&stage);
+    let stray = stray(&stage);
+    let nodes_after_refusals = stage.nodes();
+
+    let upgrade = stage.quorate(["upgrade", "--to", TO]);
+    let (nodes, static_pods) =
+        (stage.get(["nodes"]), stage.get(["pods", "-n", "kube-system", "-l", "tier=control-plane"]));
+    let leases = stage.get(["leases", "-n", "quorate"]);
+    let (jobs, pods) = (stage.get(["jobs", "-n", "quorate"]), stage.get(["pods", "-n", "quorate"]));
+    let first = stage.writes();
+    let untouched_before = stage.untouched();
+    let again = stage.quorate(["upgrade", "--to", TO]);
+    let untouched_after = stage.untouched();
+    let writes_of_second_run = stage.writes().into_iter().filter(|write| !first.contains(write)).collect();
+    Story {
+        here,
+        power_cut,
+        frozen,
+        cordoned,
+        kill_switch,
+        budget,
+        stray,
+        nodes_before_refusals,
+        nodes_after_refusals,
+        upgrade,
+        nodes,
+        static_pods,
+        leases,
+        jobs,
+        pods,
+        again,
+        untouched_before,
+        untouched_after,
+        writes_of_first_run: first.len(),
+        writes_of_second_run,
+    }
+}
+
+/// `gate --here` as root on k1, for k2.
+fn in_place(stage: &Stage) -> Said {
+    let machine = stage.lab.machine(1).unwrap();
+    machine.write_file("/root/quorate", &std::fs::read(&stage.binary).unwrap()).unwrap();
+    machine.run_checked(["chmod", "755", "/root/quorate"]).unwrap();
+    let output = machine.run(["/root/quorate", "gate", "--here", "--node", "k2", "-o", "json"]).unwrap();
+    Said {
+        code: output.status.code().unwrap_or(-1),
+        out: String::from_utf8_lossy(&output.stdout).into_owned(),
+        err: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
+fn power_cut(stage: &Stage) -> PowerCut {
+    let machine = stage.lab.machine(3).unwrap();
+    machine.crash().unwrap();
+    // The case is about the half minute in which the API does not know yet.
+    std::thread::sleep(Duration::from_secs(3));
+    let all_ready_before = stage.all_ready();
+    let gate = stage.gate();
+    let all_ready_after = stage.all_ready();
+    machine.start().unwrap();
+    stage.whole();
+    PowerCut { all_ready_before, all_ready_after, gate }
+}
+
+fn frozen(stage: &Stage) -> Said {
+    let machine = stage.lab.machine(3).unwrap();
+    machine.pause("etcd").unwrap();
+    let said = stage.gate();
+    machine.resume("etcd").unwrap();
+    stage.whole();
+    said
+}
+
+fn cordoned(stage: &Stage) -> Said {
+    stage.kubectl(["cordon", "k3"]);
+    let said = stage.gate();
+    stage.kubectl(["uncordon", "k3"]);
+    stage.whole();
+    said
+}
+
+fn kill_switch(stage: &Stage) -> Said {
+    stage.kubectl([
+        "-n",
+        "quorate",
+        "create",
+        "configmap",
+        "quorate-kill-switch",
+        "--from-literal=reason=paused by hand",
+    ]);
+    let said = stage.quorate(["upgrade", "--to", TO]);
+    stage.kubectl(["-n", "quorate", "delete", "configmap", "quorate-kill-switch"]);
+    said
+}
+
+/// A single replica behind a budget that needs it, on the worker.
+fn budget(stage: &Stage) -> Said {
+    const SHOP: &str = r#"
+apiVersion: v1
+kind: Namespace
+metadata: {name: shop}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: till, namespace: shop}
+spec:
+  replicas: 1
+  selector: {matchLabels: {app: till}}
+  template:
+    metadata: {labels: {app: till}}
+    spec:
+      terminationGracePeriodSeconds: 0
+      containers: [{name: pause, image: "registry.k8s.io/pause:3.10.2", imagePullPolicy: Never}]
+---
+apiVersion: policy/v1
+kind: PodDisruptionBudget
+metadata: {name: keeps-all, namespace: shop}
+spec: {minAvailable: 1, selector: {matchLabels: {app: till}}}
+"#;
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), SHOP).unwrap();
+    stage.kubectl(["apply", "-f", file.path().to_str().unwrap()]);
+    stage.kubectl(["-n", "shop", "rollout", "status", "deployment/till", "--timeout=180s"]);
+    let said = stage.quorate(["upgrade", "--to", TO]);
+    stage.kubectl(["delete", "namespace", "shop", "--wait=true"]);
+    said
+}
+
+/// A backup copy of a manifest in the kubelet's folder becomes a second static pod.
+fn stray(stage: &Stage) -> Said {
+    let machine = stage.lab.machine(2).unwrap();
+    let folder = "/etc/kubernetes/manifests";
+    machine
+        .run_checked(["cp", &format!("{folder}/kube-scheduler.yaml"), &format!("{folder}/kube-scheduler.yaml.bak")])
+        .unwrap();
+    let said = stage.quorate(["upgrade", "--to", TO]);
+    machine.run_checked(["rm", &format!("{folder}/kube-scheduler.yaml.bak")]).unwrap();
+    stage.whole();
+    said
+}
