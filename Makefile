@@ -18,7 +18,14 @@ LAB := $(CARGO_TARGET_DIR)/debug/lab
 export QUORATE_BIN := $(CURDIR)/dist/quorate
 export QUORATE_IMAGE := $(CURDIR)/dist/quorate-image.tar
 
-.PHONY: help demo demo-down test test-long lint image binary bench setup lab lab-build lab-down
+.PHONY: help demo demo-down test test-long lint image binary bench setup lab lab-build lab-down ours
+
+# Cargo names what it builds by the path inside the workspace and judges it by age, so in a target folder that several
+# checkouts share an older checkout would get a newer one's code. Whoever comes after another checkout builds its own again.
+ours:
+	@mkdir -p $(CARGO_TARGET_DIR)
+	@[ "$$(cat $(CARGO_TARGET_DIR)/.checkout 2>/dev/null)" = "$(CURDIR)" ] || \
+	  { find src crates tests -name '*.rs' -exec touch {} + && echo "$(CURDIR)" >$(CARGO_TARGET_DIR)/.checkout; }
 
 help:
 	@sed -n 's/^## //p' $(MAKEFILE_LIST)
@@ -39,7 +46,7 @@ test-long: setup lint lab-down lab-build image
 	scripts/test --workspace -- --include-ignored
 
 ## make lint       format, clippy, licences, bans, sources; advisories where their database can be fetched
-lint: setup
+lint: setup ours
 	scripts/lint
 
 ## make image      dist/quorate and dist/quorate-image.tar (localhost/quorate:dev)
@@ -57,7 +64,7 @@ bench: setup lab-build image
 setup:
 	@scripts/setup
 
-binary: setup
+binary: setup ours
 	RUSTFLAGS="$(STATIC)" cargo build --release --locked --target $(TARGET) -p quorate --bin quorate
 	@mkdir -p dist
 	@cmp -s $(CARGO_TARGET_DIR)/$(TARGET)/release/quorate dist/quorate || cp $(CARGO_TARGET_DIR)/$(TARGET)/release/quorate dist/quorate
@@ -65,7 +72,7 @@ binary: setup
 	@bytes=$$(stat -c %s dist/quorate); echo "dist/quorate: $$bytes bytes, $$(( (bytes + 1048575) / 1048576 )) MiB of 16"; \
 	  [ $$bytes -le $(MAX_BYTES) ] || { echo "error: dist/quorate is larger than $(MAX_BYTES) bytes, the promise of README.md" >&2; exit 1; }
 
-lab: setup
+lab: setup ours
 	cargo build --locked -p lab --bin lab
 
 # A run that was killed may have left machines; they would be in the way.

@@ -47,8 +47,11 @@ pub struct MayGo {
 }
 
 impl Status {
-    /// Judges every node on what was seen.
+    /// Judges every node on what was seen, as somebody who holds nothing: a published observation may be that of a step
+    /// which holds the Lease.
     pub fn of(seen: &Seen, config: &Config) -> Self {
+        let mut seen = seen.clone();
+        seen.in_flight.mine = Mine::Nothing;
         let names = seen.observation.nodes.known().map(Vec::as_slice).unwrap_or_default();
         let nodes = names
             .iter()
@@ -59,12 +62,7 @@ impl Status {
                 MayGo { node: node.name.clone(), verdict: record.verdict }
             })
             .collect();
-        Self {
-            api_version: quorum_safety::record::API_VERSION.to_owned(),
-            kind: "Status".to_owned(),
-            seen: seen.clone(),
-            nodes,
-        }
+        Self { api_version: quorum_safety::record::API_VERSION.to_owned(), kind: "Status".to_owned(), seen, nodes }
     }
 
     /// One sentence.

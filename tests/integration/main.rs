@@ -8,6 +8,8 @@ mod gate;
 #[cfg(test)]
 mod image;
 #[cfg(test)]
+mod incidents;
+#[cfg(test)]
 mod lock;
 #[cfg(test)]
 mod machines;

@@ -12,14 +12,19 @@ use crate::image::{self, Image};
 use crate::output::stage;
 use crate::version::{Version, sorted};
 
-const PAUSE: &str = "#include <signal.h>
+const PAUSE: &str = r#"#include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
 static void down(int s) { (void)s; exit(0); }
 static void reap(int s) { (void)s; while (waitpid(-1, 0, WNOHANG) > 0); }
-int main(void) { signal(SIGINT, down); signal(SIGTERM, down); signal(SIGCHLD, reap); for (;;) pause(); }
-";
+int main(int argc, char **argv) {
+  if (argc > 1 && strcmp(argv[1], "-v") == 0) return puts("pause") < 0; /* kubeadm's upgrade health check */
+  signal(SIGINT, down); signal(SIGTERM, down); signal(SIGCHLD, reap); for (;;) pause();
+}
+"#;
 
 /// The folders with the images that machines of these versions need: one a version, and one with etcd and pause.
 ///

@@ -1,0 +1,46 @@
+//! docs/incidents.md maps incidents to tests: every test that it names exists.
+
+use std::fs;
+use std::path::Path;
+
+#[test]
+fn every_test_that_the_incidents_name_exists() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut sources = String::new();
+    for folder in ["src", "crates", "tests"] {
+        read(&root.join(folder), &mut sources);
+    }
+    let page = fs::read_to_string(root.join("docs/incidents.md")).unwrap();
+    let mut named = 0;
+    for row in page.lines().filter(|line| line.starts_with("| R") || line.starts_with("| H")) {
+        let names: Vec<&str> = row.split('`').filter(|text| is_test(text)).collect();
+        assert!(!names.is_empty(), "no test stands for {row}");
+        for name in names {
+            assert!(sources.contains(&format!("fn {name}()")), "there is no test {name}: {row}");
+            named += 1;
+        }
+    }
+    for id in
+        ["R01", "R02", "R06", "R07", "R10", "R12", "R14", "R18", "R21", "R31", "R33", "H01", "H02", "H03", "H05", "H06"]
+    {
+        assert!(page.contains(&format!("| {id} |")), "{id} has no row");
+    }
+    assert!(named > 20, "{named}");
+}
+
+/// Test names begin with the incident's id, or are sentences.
+fn is_test(text: &str) -> bool {
+    text.matches('_').count() >= 3
+        && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
+}
+
+fn read(folder: &Path, into: &mut String) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            read(&path, into);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            into.push_str(&fs::read_to_string(&path).unwrap());
+        }
+    }
+}
