@@ -1,5 +1,5 @@
 //! The only place that prints: answers to standard output, errors to standard error, reports to the termination log.
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "this is the place that prints")]
+#![expect(clippy::print_stderr, reason = "this is the place that prints")]
 
 use crate::exit::{ExitStatus, UsageError};
 use serde::Serialize;

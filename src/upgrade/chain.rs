@@ -18,6 +18,9 @@ use kube::Api;
 use quorum_safety::{Disruption, Fact, Mine, NodeName, Reason, Record, Verdict};
 use std::time::Duration;
 
+/// How long the kubelet may take to report this pod's own container.
+const OWN_STATUS: Duration = Duration::from_secs(60);
+
 /// A step of an upgrade, in its pod.
 pub struct Chain<'a> {
     /// The API.
@@ -148,17 +151,30 @@ impl<'a> Chain<'a> {
         crate::lock::stopped_by(&read)
     }
 
+    /// The image id of this pod; the kubelet reports it a moment after the container has started.
+    async fn own_image(&self) -> anyhow::Result<Option<String>> {
+        let end = self.clock.boottime() + OWN_STATUS;
+        loop {
+            let client = self.access.live(&[]).await?;
+            let pods: Api<Pod> = Api::namespaced(client, &self.access.namespace);
+            let statuses = pods.get(&self.pod.name).await?.status.and_then(|status| status.container_statuses);
+            let own = statuses.unwrap_or_default().into_iter().find(|status| status.name == job::CONTAINER);
+            if let Some(image) = own.map(|status| status.image_id).filter(|image| !image.is_empty()) {
+                return Ok(Some(image));
+            }
+            if self.clock.boottime() >= end {
+                return Ok(None);
+            }
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    }
+
     /// A chain keeps the image that it began with; until a node was touched, it has not begun.
     ///
     /// # Errors
     /// When the own pod or the record cannot be read.
     pub async fn same_image(&self) -> anyhow::Result<Option<End>> {
-        let client = self.access.live(&[]).await?;
-        let pods: Api<Pod> = Api::namespaced(client, &self.access.namespace);
-        let pod = pods.get(&self.pod.name).await?;
-        let statuses = pod.status.and_then(|status| status.container_statuses).unwrap_or_default();
-        let Some(own) = statuses.into_iter().find(|status| status.name == job::CONTAINER).map(|status| status.image_id)
-        else {
+        let Some(own) = self.own_image().await? else {
             return Ok(Some(unknown("the image of this pod is not known")));
         };
         let record = self.record(|record| {

@@ -134,7 +134,7 @@ impl Work<'_, '_> {
             Err(stop) if self.adopted => return Ok(Some(self.left_as_it_is(stop))),
             Err(stop) => return Ok(Some(self.undo(stop).await)),
         };
-        match self.from_the_node_step(&before).await {
+        match self.node_step_and_after(&before).await {
             Ok(None) => {}
             Ok(Some(stop)) => return Ok(Some(stop)),
             Err(error) => return Ok(Some(self.midway(format!("{error:#}")))),
@@ -269,7 +269,7 @@ impl Work<'_, '_> {
     }
 
     /// The node step, proven recovery, uncordon. `Ok(Some(…))` and errors leave the lock and the cordon: half done.
-    async fn from_the_node_step(&self, before: &Seen) -> anyhow::Result<Option<End>> {
+    async fn node_step_and_after(&self, before: &Seen) -> anyhow::Result<Option<End>> {
         let (chain, node) = (self.chain, self.node);
         if self.plan.mode == Mode::Apply {
             // Written before it starts: this node resumes first, and no other one gets `apply`.

@@ -43,17 +43,29 @@ fn gate(cluster: &Cluster, node: &str) -> Record {
     Record::judged(whole.seen, in_flight, wanted, whole.policy).1
 }
 
-/// The gate once it permits; for a cluster that has just been mended.
-fn permitted_in_time(cluster: &Cluster, node: &str) {
+/// The gate's first verdict of that answer; for a cluster that has just been broken or mended. Until an election is over the
+/// member list cannot be read, which is Held; what must never come meanwhile is the opposite of what is waited for.
+fn in_time(cluster: &Cluster, node: &str, answer: Answer, never: Answer) -> Record {
     let end = std::time::Instant::now() + PATIENCE;
     loop {
         let record = gate(cluster, node);
-        if record.verdict.answer == Answer::Permitted {
-            assert_eq!(record.verdict.margin, Some(0));
-            return;
+        if record.verdict.answer == answer {
+            return record;
+        }
+        if never == Answer::Permitted {
+            assert_ne!(record.verdict.answer, never, "{:?}", record.verdict);
         }
         assert!(std::time::Instant::now() < end, "{:?}", record.verdict);
     }
+}
+
+fn permitted_in_time(cluster: &Cluster, node: &str) {
+    let record = in_time(cluster, node, Answer::Permitted, Answer::Refused);
+    assert_eq!(record.verdict.margin, Some(0));
+}
+
+fn refused_in_time(cluster: &Cluster, node: &str) -> Record {
+    in_time(cluster, node, Answer::Refused, Answer::Permitted)
 }
 
 fn has(record: &Record, code: Code, about: &str) -> bool {
@@ -67,8 +79,7 @@ fn refuses_the_dead_the_frozen_and_the_learner(version: EtcdVersion) {
 
     // Killed: the node would still be Ready for 40 s.
     cluster.member(3).unwrap().kill().unwrap();
-    let record = gate(&cluster, "k2");
-    assert_eq!(record.verdict.answer, Answer::Refused, "{number}: {:?}", record.verdict);
+    let record = refused_in_time(&cluster, "k2");
     assert!(has(&record, Code::QuorumWouldBeLost, "k3"), "{number}: {:?}", record.verdict);
     assert!(has(&record, Code::MemberUnanswered, ""), "{number}: {:?}", record.verdict);
     cluster.member(3).unwrap().restart().unwrap();
@@ -76,8 +87,7 @@ fn refuses_the_dead_the_frozen_and_the_learner(version: EtcdVersion) {
 
     // Frozen: its sockets are open, its peers count it as connected.
     cluster.member(1).unwrap().pause().unwrap();
-    let record = gate(&cluster, "k2");
-    assert_eq!(record.verdict.answer, Answer::Refused, "{number}: {:?}", record.verdict);
+    let record = refused_in_time(&cluster, "k2");
     assert!(has(&record, Code::QuorumWouldBeLost, "k1"), "{number}: {:?}", record.verdict);
     cluster.member(1).unwrap().resume().unwrap();
     permitted_in_time(&cluster, "k2");

@@ -296,7 +296,9 @@ fn the_configuration_shows_every_key_with_its_default() {
 }
 
 #[test]
-fn the_lab_ignores_one_preflight_check_and_says_why() {
+fn the_lab_ignores_no_more_preflight_checks_than_it_must() {
     let config = Config::parse(&config(&build("kustomize/overlays/lab"))).unwrap();
-    assert_eq!(config.upgrade.ignore_preflight_errors.keys().collect::<Vec<_>>(), ["SystemVerification"]);
+    let ignored: Vec<&String> = config.upgrade.ignore_preflight_errors.keys().collect();
+    assert_eq!(ignored, ["CoreDNSMigration", "CoreDNSUnsupportedPlugins", "SystemVerification"]);
+    assert_eq!(config.upgrade.skip_phases, ["addon/coredns"]);
 }

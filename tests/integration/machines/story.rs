@@ -12,6 +12,7 @@ const PATIENCE: Duration = Duration::from_secs(300);
 
 /// What a command said.
 #[derive(Debug)]
+#[expect(dead_code, reason = "standard error is read by whoever reads a failure's Debug output")]
 pub(super) struct Said {
     /// Its exit code.
     pub(super) code: i32,
