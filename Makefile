@@ -43,7 +43,7 @@ test: setup lint lab-down lab-build image
 
 ## make test-long  what takes longer than make test may
 test-long: setup lint lab-down lab-build image
-	scripts/test --workspace -- --include-ignored
+	PROPTEST_CASES=10000 scripts/test --workspace -- --include-ignored
 
 ## make lint       format, clippy, licences, bans, sources; advisories where their database can be fetched
 lint: setup ours

@@ -16,6 +16,7 @@ pub mod holder;
 pub mod kill_switch;
 pub mod kured;
 pub mod lease;
+mod release;
 pub mod report;
 pub mod take;
 

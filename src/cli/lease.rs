@@ -34,6 +34,9 @@ pub struct Release {
     #[arg(long)]
     pub even_if_alive: bool,
     /// What the holder left half done has been finished or undone by hand: forget it
+    ///
+    /// A holder that may still act has to stop first: then this waits until it has, exits with 11, and wants to be told again after
+    /// another look at the target.
     #[arg(long)]
     pub abandon: bool,
 }

@@ -1,18 +1,17 @@
-//! `quorate lease`: what is held by whom, and releases by hand.
+//! `quorate lease`: what is held by whom.
 
-use super::lease::{Leases, SeenLease, Write};
+use super::lease::{Leases, SeenLease};
+use super::release::release;
 use super::{holder, kill_switch, kured};
 use crate::access::Access;
 use crate::cli::Global;
-use crate::cli::lease::{Lease, LeaseCommand, Release as ReleaseArgs};
+use crate::cli::lease::{Lease, LeaseCommand};
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::exit::{ExitStatus, UsageError};
+use crate::exit::ExitStatus;
 use crate::{output, place};
 use comfy_table::{Table, presets};
-use k8s_openapi::api::authentication::v1::SelfSubjectReview;
-use kube::api::PostParams;
-use kube::{Api, Client};
+use kube::Client;
 use quorum_safety::lock::{HolderFacts, LeaseView, Life, Record, Release, life};
 use quorum_safety::{Fact, KillSwitch, Kured, NodeName};
 use serde::Serialize;
@@ -170,122 +169,25 @@ async fn row(leases: &Leases, client: &Client, seen: SeenLease) -> Row {
 
 /// One look: a single one never shows that a deadline has passed.
 async fn look(leases: &Leases, client: &Client, seen: &SeenLease) -> (Life, Option<Fact<Release>>) {
-    let LeaseView::Held { identity, record, release, .. } = &seen.view else { return (Life::Nobody, None) };
+    let LeaseView::Held { release, .. } = &seen.view else { return (Life::Nobody, None) };
     let release = match release {
         Fact::Known(None) => None,
         Fact::Known(Some(release)) => Some(Fact::Known(release.clone())),
         Fact::Unknown(why) => Some(Fact::Unknown(why.clone())),
     };
-    let facts = match record {
-        Fact::Known(record) => {
+    (life(&seen.view, &facts(leases, client, &seen.view, false).await), release)
+}
+
+/// What a command line sees of the holder of a Lease.
+pub(super) async fn facts(leases: &Leases, client: &Client, view: &LeaseView, silent: bool) -> HolderFacts {
+    match view {
+        LeaseView::Absent | LeaseView::Free { .. } => HolderFacts::unknown("", "nobody holds the Lease"),
+        LeaseView::Held { record: Fact::Known(record), .. } => {
             let unit = Fact::Unknown(NOT_LOOKED.to_owned());
-            holder::look(client, record, unit, false, leases.request_limit()).await
+            holder::look(client, record, unit, silent, leases.request_limit()).await
         }
-        Fact::Unknown(why) => HolderFacts::unknown(identity, why),
-    };
-    (life(&seen.view, &facts), release)
-}
-
-/// What came of a release by hand.
-#[derive(Debug, Serialize)]
-#[expect(clippy::large_enum_variant, reason = "one is made")]
-#[serde(rename_all = "camelCase", rename_all_fields = "camelCase", tag = "answer")]
-enum Released {
-    /// Nobody held it.
-    Free,
-    /// Recorded; the next actor takes it once the holder has had the time to see it.
-    Recorded { release: Release, half_done: Option<Record> },
-    /// The holder lives.
-    Alive { identity: String },
-}
-
-impl Released {
-    fn status(&self) -> ExitStatus {
-        match self {
-            Self::Free | Self::Recorded { .. } => ExitStatus::Ok,
-            Self::Alive { .. } => ExitStatus::Refused,
-        }
-    }
-
-    fn text(&self, name: &str) -> String {
-        match self {
-            Self::Free => format!("nobody holds {name}: nothing to release"),
-            Self::Alive { identity } => format!(
-                "refused: `{identity}` holds {name}, and its pod runs on a Ready node\n\nhint: stop that pod (its Job) instead; with \
-                 `--even-if-alive` the holder is told to stop, and the next actor waits for its deadline"
-            ),
-            Self::Recorded { release, half_done } => {
-                let mut text = format!(
-                    "released {name} of `{}` because: {} (by {})",
-                    release.identity, release.because, release.by
-                );
-                match half_done {
-                    Some(record) if !release.abandoned => text.push_str(&format!(
-                        "\n{} on {} is half done (step {}): the next run finishes or undoes it before anything else starts; \
-                         `--abandon` says that this was done by hand",
-                        record.operation, record.target, record.step
-                    )),
-                    _ => text.push_str("\nthe next actor takes it once the holder's deadline has passed"),
-                }
-                text
-            }
-        }
-    }
-}
-
-async fn release(leases: &Leases, config: &Config, args: &ReleaseArgs) -> anyhow::Result<Released> {
-    let known = super::names(config);
-    if !known.contains(&args.name) {
-        return Err(UsageError(format!(
-            "no Lease of quorate is called `{}`: there are {}",
-            args.name,
-            known.join(", ")
-        ))
-        .into());
-    }
-    if args.because.trim().is_empty() {
-        return Err(UsageError("--because is empty: say why, it is recorded".to_owned()).into());
-    }
-    let client = leases.client().await?;
-    let seen = leases.read(&args.name).await?;
-    let LeaseView::Held { identity, record, .. } = &seen.view else { return Ok(Released::Free) };
-    let (life, _) = look(leases, &client, &seen).await;
-    if life == Life::Alive && !args.even_if_alive {
-        return Ok(Released::Alive { identity: identity.clone() });
-    }
-    let release = Release {
-        identity: identity.clone(),
-        because: args.because.clone(),
-        by: whoami(&client).await,
-        at: leases.clock.unix(),
-        abandoned: args.abandon,
-    };
-    let end = leases.clock.boottime().saturating_add(leases.request_limit());
-    leases.write(&seen, &Write::Release(&release), end).await?;
-    tracing::warn!(
-        lease = args.name,
-        holder = release.identity,
-        because = release.because,
-        by = release.by,
-        abandoned = release.abandoned,
-        "A Lease was released by hand"
-    );
-    let half_done = record.known().filter(|record| record.step.touched).cloned();
-    Ok(Released::Recorded { release, half_done })
-}
-
-/// Who the API server says we are; only recorded, so an unknown name stops nothing.
-async fn whoami(client: &Client) -> String {
-    let api: Api<SelfSubjectReview> = Api::all(client.clone());
-    match api.create(&PostParams::default(), &SelfSubjectReview::default()).await {
-        Ok(review) => review
-            .status
-            .and_then(|status| status.user_info)
-            .and_then(|user| user.username)
-            .unwrap_or_else(|| "unknown".to_owned()),
-        Err(error) => {
-            tracing::debug!(%error, "The API server does not say who we are");
-            "unknown".to_owned()
+        LeaseView::Held { identity, record: Fact::Unknown(why), .. } => {
+            HolderFacts { silent, ..HolderFacts::unknown(identity, why) }
         }
     }
 }

@@ -9,7 +9,7 @@ use std::future::Future;
 use std::time::Duration;
 
 /// Longest pause between two looks at a Lease that another holds.
-const LOOK_AGAIN: Duration = Duration::from_secs(2);
+pub(super) const LOOK_AGAIN: Duration = Duration::from_secs(2);
 
 /// What came of asking.
 #[derive(Debug)]

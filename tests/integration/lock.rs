@@ -413,6 +413,42 @@ async fn a_release_by_hand_needs_a_reason_and_stops_a_holder_that_lives() -> Res
     Ok(())
 }
 
+#[tokio::test]
+async fn what_is_half_done_is_abandoned_only_after_its_holder_has_stopped() -> Result<()> {
+    let place = Place::new(shared()?, "abandon")?;
+    for pod in ["cp1", "cp3"] {
+        place.node_with_pod(pod, "boot-1")?;
+    }
+    place.api.apply(
+        &json!({
+            "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "quorate-config", "namespace": "abandon"},
+            "data": {"config.yaml": "times:\n  lease: 6s\n  renew: 2s\n"},
+        })
+        .to_string(),
+    )?;
+    let holder = place.process(CONTROL_PLANE, "cp1", "upgrade", "cp2")?;
+    holder.says("acted")?;
+    // Cut off: it sees no release, and may act until its deadline.
+    place.not_ready("cp1")?;
+    holder.process.pause()?;
+    let args = ["lease", "release", CONTROL_PLANE, "--because", "cp1 is on fire", "--abandon", "-o", "json"];
+    let first = quorate(&place, &args)?;
+    assert_eq!(first.status.code(), Some(11), "{}", text(&first));
+    assert_eq!(serde_json::from_slice::<Value>(&first.stdout)?["release"]["stage"], "stopped");
+    let taken = place.take(CONTROL_PLANE, "cp3", "defragment", "cp3", past_silence()).await?;
+    assert!(matches!(waits(&taken), [Wait::HalfDone { step, .. }] if step == "drain"), "{taken:?}");
+    let second = quorate(&place, &args)?;
+    assert_eq!(second.status.code(), Some(0), "{}", text(&second));
+    assert_eq!(serde_json::from_slice::<Value>(&second.stdout)?["release"]["stage"], "abandoned");
+    let taken = place.take(CONTROL_PLANE, "cp3", "defragment", "cp3", past_silence()).await?;
+    let Taken::Got(guard) = taken else { panic!("{taken:?}") };
+    holder.process.resume()?;
+    let last_words = holder.says("stopped")?;
+    assert!(last_words.contains("the deadline passed"), "{last_words}");
+    guard.release().await?;
+    Ok(())
+}
+
 /// The shipped manifests, and who may do what under them.
 #[tokio::test]
 async fn r03_the_shipped_roles_suffice_for_the_locks_and_observing_cannot_take_one() -> Result<()> {

@@ -6,7 +6,7 @@
 //!    the Lease was sent; each disruptive request ends before it ([`Held::may_act`]).
 //! 2. *Expiry alone never hands a Lease over.* A successor needs a [`Proof`] that the holder is gone ([`prove_gone`]).
 //! 3. *What is half done stays the business of the lock.* It is adopted (same operation, same target) before anything else is
-//!    started under the same Lease ([`decide`]).
+//!    started under the same Lease ([`decide`]). A hand gives it up only once its holder is known to have stopped ([`by_hand`]).
 //!
 //! What is assumed: clocks of two machines advance at the same rate within [`Timings::margin`]; the API server's writes with a
 //! resourceVersion precondition are linearizable; a request that has been sent has its effect before its deadline or never. A
@@ -17,9 +17,11 @@ mod facts;
 mod held;
 mod kured;
 mod record;
+mod release;
 
 pub use decide::{Claim, Decision, Wait, decide, life};
 pub use facts::{HolderFacts, Life, NodeState, PodState, Proof, Sighting, prove_gone};
 pub use held::{Held, RequestDeadline, Timings, TooLate};
 pub use kured::{KuredBlock, KuredLock, KuredStep, kured_step};
-pub use record::{LeaseView, PodRef, Record, Release, Step};
+pub use record::{LeaseView, PodRef, Record, Release, Stage, Step};
+pub use release::by_hand;

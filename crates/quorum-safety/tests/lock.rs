@@ -6,7 +6,7 @@ mod world;
 
 use quorum_safety::lock::{
     Claim, Decision, Held, HolderFacts, KuredBlock, KuredLock, KuredStep, LeaseView, Life, NodeState, PodRef, PodState,
-    Proof, Record, Release, Sighting, Step, Timings, TooLate, Wait, decide, kured_step, life,
+    Proof, Record, Release, Sighting, Stage, Step, Timings, TooLate, Wait, by_hand, decide, kured_step, life,
 };
 use quorum_safety::{Code, Fact, Kured, Lock, NodeName, UnixSeconds};
 use std::time::Duration;
@@ -39,13 +39,13 @@ fn held(record: Record) -> LeaseView {
     }
 }
 
-fn released(record: Record, abandoned: bool) -> LeaseView {
+fn released(record: Record, stage: Stage) -> LeaseView {
     let release = Release {
         identity: record.identity.clone(),
         because: "cp1 burnt down".to_owned(),
         by: "admin".to_owned(),
         at: UnixSeconds(1_700_000_200),
-        abandoned,
+        stage,
     };
     LeaseView::Held {
         version: "42".to_owned(),
@@ -188,7 +188,7 @@ fn every_proof_lets_the_same_operation_adopt_and_every_twin_waits() {
     let step = Step::touching("node-step");
     let view = |is_released| {
         let record = record(step.clone());
-        Fact::Known(if is_released { released(record, false) } else { held(record) })
+        Fact::Known(if is_released { released(record, Stage::Told) } else { held(record) })
     };
     for row in rows() {
         let wanted = Decision::Adopt { proof: row.proof.clone(), step: step.clone() };
@@ -205,7 +205,7 @@ fn every_proof_lets_another_operation_take_an_untouched_lease_and_every_twin_wai
     let me = claim("defragment", "cp3");
     let view = |is_released| {
         let record = record(Step::acquired());
-        Fact::Known(if is_released { released(record, false) } else { held(record) })
+        Fact::Known(if is_released { released(record, Stage::Told) } else { held(record) })
     };
     for row in rows() {
         let wanted = Decision::TakeOver { proof: row.proof.clone() };
@@ -222,7 +222,7 @@ fn another_operation_never_takes_what_is_half_done() {
     for me in [claim("defragment", "cp2"), claim("upgrade-v1.36.3", "cp3"), claim("upgrade-v1.36.4", "cp2")] {
         for row in rows() {
             let half = record(Step::touching("drain"));
-            let view = Fact::Known(if row.released { released(half, false) } else { held(half) });
+            let view = Fact::Known(if row.released { released(half, Stage::Told) } else { held(half) });
             let Decision::Wait(reasons) = decide(&view, &me, &row.facts) else { panic!("{}", row.name) };
             let named = Wait::HalfDone {
                 operation: "upgrade-v1.36.3".to_owned(),
@@ -241,20 +241,53 @@ fn what_is_half_done_is_given_up_only_by_an_explicit_release() {
     let half = record(Step::touching("drain"));
     let because = "cp1 burnt down".to_owned();
     assert_eq!(
-        decide(&Fact::Known(released(half.clone(), true)), &me, &facts),
+        decide(&Fact::Known(released(half.clone(), Stage::Abandoned)), &me, &facts),
         Decision::TakeOver { proof: Proof::Released { because } }
     );
-    assert!(waits(&decide(&Fact::Known(released(half.clone(), false)), &me, &facts)));
+    assert!(waits(&decide(&Fact::Known(released(half.clone(), Stage::Stopped)), &me, &facts)));
     let fresh = HolderFacts { silent: false, ..facts.clone() };
-    assert!(waits(&decide(&Fact::Known(released(half.clone(), true)), &me, &fresh)));
+    assert!(waits(&decide(&Fact::Known(released(half.clone(), Stage::Abandoned)), &me, &fresh)));
     // A release names the holder it releases: it is of no use against the next one.
-    let LeaseView::Held { version, identity, record, release: Fact::Known(Some(release)) } = released(half, true)
+    let LeaseView::Held { version, identity, record, release: Fact::Known(Some(release)) } =
+        released(half, Stage::Abandoned)
     else {
         panic!("constructed")
     };
     let of_another = Release { identity: "another".to_owned(), ..release };
     let view = LeaseView::Held { version, identity, record, release: Fact::Known(Some(of_another)) };
     assert!(waits(&decide(&Fact::Known(view), &me, &facts)));
+}
+
+#[test]
+fn a_hand_gives_up_only_what_a_stopped_holder_left() {
+    let half = record(Step::touching("drain"));
+    let silent = HolderFacts { silent: true, ..alive() };
+    let ended = HolderFacts { pod: Fact::Known(PodState::Terminal), ..alive() };
+    let rows = [
+        // However much it is wished: the holder may act until its deadline.
+        (held(half.clone()), alive(), true, Stage::Told),
+        (held(half.clone()), silent.clone(), true, Stage::Told),
+        (released(half.clone(), Stage::Told), alive(), true, Stage::Told),
+        (released(half.clone(), Stage::Told), silent.clone(), true, Stage::Stopped),
+        (held(half.clone()), ended.clone(), true, Stage::Stopped),
+        (released(half.clone(), Stage::Stopped), alive(), true, Stage::Abandoned),
+        // Nothing is given up that was not said to be, and nothing said is taken back.
+        (released(half.clone(), Stage::Stopped), silent, false, Stage::Stopped),
+        (released(half.clone(), Stage::Abandoned), alive(), false, Stage::Abandoned),
+    ];
+    for (view, facts, abandon, wanted) in rows {
+        assert_eq!(by_hand(&view, &facts, abandon), Some(wanted), "{view:?} {facts:?}");
+    }
+    let stopped = released(half, Stage::Stopped);
+    assert_eq!(by_hand(&stopped, &HolderFacts { of: "another".to_owned(), ..ended.clone() }, true), None);
+    assert_eq!(by_hand(&LeaseView::Absent, &ended, true), None);
+    // That another was stopped says nothing of this one.
+    let LeaseView::Held { version, identity, record, release: Fact::Known(Some(release)) } = stopped else {
+        panic!("constructed")
+    };
+    let of_another = Fact::Known(Some(Release { identity: "another".to_owned(), ..release }));
+    let view = LeaseView::Held { version, identity, record, release: of_another };
+    assert_eq!(by_hand(&view, &alive(), true), Some(Stage::Told));
 }
 
 #[test]
@@ -273,7 +306,7 @@ fn an_unreadable_record_is_released_only_by_hand_and_as_a_whole() {
         because: "a test object".to_owned(),
         by: "admin".to_owned(),
         at: UnixSeconds(0),
-        abandoned: true,
+        stage: Stage::Abandoned,
     };
     let gone = HolderFacts {
         of: "somebody".to_owned(),
@@ -283,7 +316,7 @@ fn an_unreadable_record_is_released_only_by_hand_and_as_a_whole() {
         ..alive()
     };
     assert!(waits(&decide(&view(None), &me, &gone)));
-    let kept = Release { abandoned: false, ..release.clone() };
+    let kept = Release { stage: Stage::Stopped, ..release.clone() };
     assert!(waits(&decide(&view(Some(kept)), &me, &gone)));
     let proof = Proof::Released { because: "a test object".to_owned() };
     assert_eq!(decide(&view(Some(release)), &me, &gone), Decision::TakeOver { proof });
@@ -315,7 +348,7 @@ fn free_absent_and_own() {
     let mine = Record { identity: me.identity.clone(), ..record(Step::touching("drain")) };
     assert_eq!(decide(&Fact::Known(held(mine.clone())), &me, &nobody), Decision::Renew);
     // Mine, but released by hand: stop.
-    assert!(waits(&decide(&Fact::Known(released(mine.clone(), false)), &me, &nobody)));
+    assert!(waits(&decide(&Fact::Known(released(mine.clone(), Stage::Told)), &me, &nobody)));
     // My identity with another purpose is not mine.
     let other = Record { target: NodeName::from("cp3"), ..mine };
     assert!(waits(&decide(&Fact::Known(held(other)), &me, &nobody)));

@@ -1,7 +1,7 @@
 //! What an actor does about a Lease.
 
 use super::facts::{HolderFacts, Life, NodeState, PodState, Proof, prove_gone};
-use super::record::{LeaseView, Record, Step};
+use super::record::{LeaseView, Record, Stage, Step};
 use crate::membership::NodeName;
 use crate::observation::Fact;
 use crate::reason::{Code, Reason};
@@ -156,7 +156,7 @@ pub fn decide(lease: &Fact<LeaseView>, me: &Claim, facts: &HolderFacts) -> Decis
     if facts.of != *identity {
         return Decision::Wait(vec![Wait::FactsOfAnother]);
     }
-    let abandoned = release.is_some_and(|release| release.abandoned && release.identity == *identity);
+    let abandoned = release.is_some_and(|release| release.stage == Stage::Abandoned && release.identity == *identity);
     let proof = match prove_gone(record, release, facts) {
         Ok(proof) => proof,
         Err(mut doubts) => {

@@ -93,8 +93,20 @@ pub struct Release {
     pub by: String,
     /// When. For people.
     pub at: UnixSeconds,
-    /// Whether what is half done is given up too: somebody has finished or undone it by hand.
-    pub abandoned: bool,
+    /// How far the release has come.
+    pub stage: Stage,
+}
+
+/// How far a release by hand has come. What may be recorded when: [`super::by_hand`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Stage {
+    /// The holder is told to stop. Until it has seen that, or its deadline passes, it goes on with what it announced.
+    Told,
+    /// The holder acts no more; that was proven before this was recorded.
+    Stopped,
+    /// What the holder left half done was finished or undone by hand after it had stopped, and is given up.
+    Abandoned,
 }
 
 /// A Lease as it was read, linearizably.
