@@ -16,6 +16,7 @@
 //! # }
 //! ```
 
+pub mod account;
 pub mod api;
 pub mod binaries;
 pub mod build;
@@ -33,6 +34,7 @@ mod network;
 pub mod output;
 pub mod pki;
 mod proc;
+pub mod prober;
 pub mod process;
 mod tree;
 mod version;
