@@ -127,7 +127,11 @@ fn clock(millis: u64) -> String {
 fn table(out: &mut String, title: &str, sum: &Sum) -> std::fmt::Result {
     let killed = if sum.killed == 0 { String::new() } else { format!(", {} of them killed", sum.killed) };
     writeln!(out, "\n{title} ({} prober(s){killed}; no retry, deadline 5 s)", sum.probers)?;
-    writeln!(out, "  {:<16} {:>9} {:>7} {:>12} {:>15} {:>9}", "", "requests", "failed", "longest gap", "slowest answer", "reopened")?;
+    writeln!(
+        out,
+        "  {:<16} {:>9} {:>7} {:>12} {:>15} {:>9}",
+        "", "requests", "failed", "longest gap", "slowest answer", "reopened"
+    )?;
     for class in Class::ALL {
         match sum.classes.get(&class) {
             Some(tally) => writeln!(
@@ -217,7 +221,13 @@ pub fn text(folder: &Path) -> Result<String> {
     let voters: Margin = document(&folder.join("voters.json"))?;
 
     let mut out = String::new();
-    writeln!(out, "the upgrade: exit code {}, {} min {:02} s", upgrade.exit, upgrade.seconds / 60, upgrade.seconds % 60)?;
+    writeln!(
+        out,
+        "the upgrade: exit code {}, {} min {:02} s",
+        upgrade.exit,
+        upgrade.seconds / 60,
+        upgrade.seconds % 60
+    )?;
     writeln!(out, "\nnode   {:<40} {:<40} step", "before", "after")?;
     for node in before.keys().chain(after.keys()).collect::<BTreeSet<_>>() {
         let of = |versions: &BTreeMap<String, String>| versions.get(node).cloned().unwrap_or_else(|| "gone".to_owned());
@@ -248,9 +258,7 @@ mod tests {
                 "complete": true, "classes": classes,
                 "failures": [{"at": "2026-11-22T19:00:10.5Z", "class": "kept", "error": "connect: refused"}]})
         };
-        let tally = |failed: u64, gap: u64| {
-            json!({"requests": 1200, "failed": failed, "reopened": 3, "slowestMs": 80, "longestGapMs": gap, "gapFromMs": 5000})
-        };
+        let tally = |failed: u64, gap: u64| json!({"requests": 1200, "failed": failed, "reopened": 3, "slowestMs": 80, "longestGapMs": gap, "gapFromMs": 5000});
         for (when, version) in [("before", "v1.36.1"), ("after", "v1.36.3")] {
             put(
                 &format!("nodes-{when}.json"),

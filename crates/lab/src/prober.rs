@@ -226,8 +226,7 @@ fn start(
             lanes.spawn(lane(class).open(every));
         }
     }
-    let kept =
-        [(Class::Kept, options.kept_rate, Protocol::Http1), (Class::Http2, options.http2_rate, Protocol::Http2)];
+    let kept = [(Class::Kept, options.kept_rate, Protocol::Http1), (Class::Http2, options.http2_rate, Protocol::Http2)];
     for (class, rate, protocol) in kept {
         if let Some(pause) = every(rate, options.connections) {
             for number in 0..options.connections {

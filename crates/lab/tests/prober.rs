@@ -106,11 +106,18 @@ fn probe(api: &Api, class: Class, fault: Option<Fault>, rate: u32) -> Report {
 }
 
 /// The same for several classes at once.
-fn probes(api: &Api, classes: &[Class], fault: impl Fn(Class) -> Option<Fault> + Sync, rate: u32) -> Vec<(Class, Report)> {
+fn probes(
+    api: &Api,
+    classes: &[Class],
+    fault: impl Fn(Class) -> Option<Fault> + Sync,
+    rate: u32,
+) -> Vec<(Class, Report)> {
     thread::scope(|scope| {
         let fault = &fault;
-        let running: Vec<_> =
-            classes.iter().map(|class| (*class, scope.spawn(move || probe(api, *class, fault(*class), rate)))).collect();
+        let running: Vec<_> = classes
+            .iter()
+            .map(|class| (*class, scope.spawn(move || probe(api, *class, fault(*class), rate))))
+            .collect();
         running.into_iter().map(|(class, thread)| (class, thread.join().unwrap())).collect()
     })
 }
@@ -135,9 +142,7 @@ fn one_cut_connection_of_each_class_is_one_failure_and_a_proper_close_is_none() 
     }
 
     // The first piece is TLS's hello: a new connection is cut in its handshake, a kept one in a request.
-    let cut = |class| {
-        Some(Fault::Cut { at: if matches!(class, Class::New | Class::Write) { 1 } else { 10 } })
-    };
+    let cut = |class| Some(Fault::Cut { at: if matches!(class, Class::New | Class::Write) { 1 } else { 10 } });
     for (class, report) in probes(&api, &CLASSES, cut, 10) {
         assert_eq!(counted(class, &report).0, 1, "one cut: {report:?}");
     }
@@ -160,7 +165,10 @@ fn a_refused_write_is_a_failure() {
         while deleted.is_err() && std::time::Instant::now() < deadline {
             let list = api.request("GET", "/api/v1/namespaces/default/configmaps", None).unwrap();
             let name = list["items"].as_array().unwrap().iter().find_map(|map| {
-                map["data"]["writes"].as_str().is_some_and(|number| number != "0").then(|| map["metadata"]["name"].clone())
+                map["data"]["writes"]
+                    .as_str()
+                    .is_some_and(|number| number != "0")
+                    .then(|| map["metadata"]["name"].clone())
             });
             if let Some(name) = name {
                 let path = format!("/api/v1/namespaces/default/configmaps/{}", name.as_str().unwrap());

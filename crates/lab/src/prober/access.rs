@@ -92,7 +92,8 @@ impl Access {
     pub(super) fn from_kubeconfig(path: &Path, server: &str) -> Result<Self> {
         let text = String::from_utf8(read(path)?)?;
         let wrong = || format!("{} is no kubeconfig of one cluster and one user", path.display());
-        let config: Kubeconfig = serde_saphyr::from_str(&text).map_err(|error| anyhow!("{error}")).with_context(wrong)?;
+        let config: Kubeconfig =
+            serde_saphyr::from_str(&text).map_err(|error| anyhow!("{error}")).with_context(wrong)?;
         let ([cluster], [user]) = (config.clusters.as_slice(), config.users.as_slice()) else { bail!(wrong()) };
         let (cluster, user) = (&cluster.value, &user.value);
         let read = |what: &str, data: Option<&String>, file: Option<&PathBuf>| pem(what, path, data, file);

@@ -91,14 +91,8 @@ mod tests {
         account.failure();
         account.success(ms(900), ms(5));
         account.success(ms(950), ms(5));
-        let expected = Tally {
-            requests: 5,
-            failed: 1,
-            reopened: 0,
-            slowest_ms: 7,
-            longest_gap_ms: 800,
-            gap_from_ms: 100,
-        };
+        let expected =
+            Tally { requests: 5, failed: 1, reopened: 0, slowest_ms: 7, longest_gap_ms: 800, gap_from_ms: 100 };
         assert_eq!(account.tally(ms(1000)), expected);
         // Silence at the end counts as well.
         assert_eq!(account.tally(ms(2000)).longest_gap_ms, 1050);
