@@ -64,7 +64,7 @@ prober-image: ours lab
 
 ## make bench      beside the incumbents, in one run: time, CPU, memory
 bench: setup lab-build image
-	scripts/bench
+	LAB=$(LAB) scripts/bench
 
 ## make setup      Debian packages and tools that building and testing take
 setup:
