@@ -3,11 +3,15 @@
 
 #![cfg(test)]
 
+use std::fs;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use lab::api::{Api, Spec};
 use lab::prober::{self, Class, Options, Report};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -81,16 +85,55 @@ async fn carry(mut client: TcpStream, server: SocketAddr, plan: Option<Plan>) {
     }
 }
 
-/// A prober of one class only, and what became of the fault.
+/// An apiserver with the demo's own account and role.
+fn start(apiserver_args: &[&str]) -> Api {
+    let args = apiserver_args.iter().map(ToString::to_string).collect();
+    let api = Api::start(Spec { apiserver_args: args, ..Spec::default() }).unwrap();
+    api.apply(include_str!("../demo/prober.yaml")).unwrap();
+    fs::create_dir(folder(&api)).unwrap();
+    kubeadm_config(&api);
+    pod_account(&api);
+    api
+}
+
+/// Where the accounts of the probers are; gone with the apiserver.
+fn folder(api: &Api) -> PathBuf {
+    api.etcd().dir().join("prober")
+}
+
+/// A kubeconfig as kubeadm writes it: certificates in the file.
+fn kubeadm_config(api: &Api) {
+    let read = |name: &str| STANDARD.encode(fs::read(api.pki_dir().join(name)).unwrap());
+    let text = format!(
+        "apiVersion: v1\nclusters:\n- cluster:\n    certificate-authority-data: {}\n    server: https://10.10.0.10:6443\n  \
+         name: kubernetes\ncontexts: []\nkind: Config\nusers:\n- name: kubernetes-admin\n  user:\n    \
+         client-certificate-data: {}\n    client-key-data: {}\n",
+        read("ca.crt"),
+        read("admin.crt"),
+        read("admin.key")
+    );
+    fs::write(folder(api).join("admin.conf"), text).unwrap();
+}
+
+/// What the kubelet mounts into a pod.
+fn pod_account(api: &Api) {
+    let kubeconfig = fs::read(api.kubeconfig_for("quorate-demo", "prober").unwrap()).unwrap();
+    let kubeconfig: serde_json::Value = serde_json::from_slice(&kubeconfig).unwrap();
+    fs::write(folder(api).join("token"), kubeconfig["users"][0]["user"]["token"].as_str().unwrap()).unwrap();
+    fs::copy(api.pki_dir().join("ca.crt"), folder(api).join("ca.crt")).unwrap();
+}
+
+/// A prober of one class only, and what became of the fault. Half of the classes ask as the administrator, half as a pod.
 fn probe(api: &Api, class: Class, fault: Option<Fault>, rate: u32) -> Report {
+    let administrator = matches!(class, Class::New | Class::Kept);
     let server = SocketAddr::new(api.address(1).into(), 6443);
     let (address, plan) = proxy(server, fault);
     let of = |one: Class| if one == class { rate } else { 0 };
     let options = Options {
         server: format!("https://{address}"),
-        kubeconfig: Some(api.kubeconfig().unwrap().to_owned()),
-        account: "/nowhere".into(),
-        namespace: "default".to_owned(),
+        kubeconfig: administrator.then(|| folder(api).join("admin.conf")),
+        account: folder(api),
+        namespace: "quorate-demo".to_owned(),
         config_map: format!("prober-{}", address.port()),
         new_rate: of(Class::New),
         kept_rate: of(Class::Kept),
@@ -135,7 +178,7 @@ fn counted(class: Class, report: &Report) -> (u64, u64) {
 #[test]
 fn one_cut_connection_of_each_class_is_one_failure_and_a_proper_close_is_none() {
     // GOAWAY now and then: how a real apiserver closes HTTP/2 properly.
-    let api = Api::start(Spec { apiserver_args: vec!["--goaway-chance=0.02".to_owned()], ..Spec::default() }).unwrap();
+    let api = start(&["--goaway-chance=0.02"]);
 
     for (class, report) in probes(&api, &CLASSES, |_| None, 10) {
         assert_eq!(counted(class, &report).0, 0, "without a cut: {report:?}");
@@ -156,14 +199,14 @@ fn one_cut_connection_of_each_class_is_one_failure_and_a_proper_close_is_none() 
 
 #[test]
 fn a_refused_write_is_a_failure() {
-    let api = Api::start(Spec::default()).unwrap();
+    let api = start(&[]);
     // What no apiserver does by itself: the object that is written goes away under the prober.
     thread::scope(|scope| {
         let running = scope.spawn(|| probe(&api, Class::Write, None, 10));
         let mut deleted = Err(anyhow::anyhow!("not tried"));
         let deadline = std::time::Instant::now() + Duration::from_secs(5);
         while deleted.is_err() && std::time::Instant::now() < deadline {
-            let list = api.request("GET", "/api/v1/namespaces/default/configmaps", None).unwrap();
+            let list = api.request("GET", "/api/v1/namespaces/quorate-demo/configmaps", None).unwrap();
             let name = list["items"].as_array().unwrap().iter().find_map(|map| {
                 map["data"]["writes"]
                     .as_str()
@@ -171,7 +214,7 @@ fn a_refused_write_is_a_failure() {
                     .then(|| map["metadata"]["name"].clone())
             });
             if let Some(name) = name {
-                let path = format!("/api/v1/namespaces/default/configmaps/{}", name.as_str().unwrap());
+                let path = format!("/api/v1/namespaces/quorate-demo/configmaps/{}", name.as_str().unwrap());
                 deleted = api.request("DELETE", &path, None).map(drop);
             }
         }
