@@ -18,7 +18,7 @@ LAB := $(CARGO_TARGET_DIR)/debug/lab
 export QUORATE_BIN := $(CURDIR)/dist/quorate
 export QUORATE_IMAGE := $(CURDIR)/dist/quorate-image.tar
 
-.PHONY: help demo demo-down test test-long lint image binary bench setup lab lab-build lab-down ours
+.PHONY: help demo demo-down test test-long lint image prober-image binary bench setup lab lab-build lab-down ours
 
 # Cargo names what it builds by the path inside the workspace and judges it by age, so in a target folder that several
 # checkouts share an older checkout would get a newer one's code. Whoever comes after another checkout builds its own again.
@@ -31,8 +31,8 @@ help:
 	@sed -n 's/^## //p' $(MAKEFILE_LIST)
 
 ## make demo       a real cluster of three control plane nodes and a worker, upgraded under a prober
-demo: setup lab-build image
-	scripts/demo
+demo: setup lab-build image prober-image
+	LAB=$(LAB) scripts/demo
 
 ## make demo-down  takes it away; nothing is left
 demo-down: lab-down
@@ -56,9 +56,15 @@ image: binary lab
 	  --file usr/share/doc/quorate/LICENSE=LICENSE \
 	  localhost/quorate:dev dist/quorate-image.tar dist/quorate
 
+# For the demo's pods; never shipped.
+prober-image: ours lab
+	RUSTFLAGS="$(STATIC)" cargo build --release --locked --target $(TARGET) -p lab --bin prober
+	@mkdir -p dist
+	$(LAB) image localhost/quorate-prober:dev dist/quorate-prober-image.tar $(CARGO_TARGET_DIR)/$(TARGET)/release/prober
+
 ## make bench      beside the incumbents, in one run: time, CPU, memory
 bench: setup lab-build image
-	scripts/bench
+	LAB=$(LAB) scripts/bench
 
 ## make setup      Debian packages and tools that building and testing take
 setup:

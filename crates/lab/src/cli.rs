@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::prober;
 use crate::version::Version;
 
 /// Real kubeadm machines on one host, for tests, benchmarks and the demo.
@@ -61,6 +62,15 @@ pub enum Command {
     Pause(Process),
     /// Let paused processes go on (SIGCONT)
     Resume(Process),
+    /// Count what clients of an apiserver see, and print the account: raw connections, a fixed rate, no retry
+    Probe(prober::Options),
+    /// Watch how many etcd members answer, until SIGTERM or SIGINT
+    Voters(prober::voters::Options),
+    /// Print the account of a demo from the files that it left
+    Account {
+        /// The folder with those files
+        folder: PathBuf,
+    },
     /// Write a container image of one static binary as a docker archive; the same input gives the same bytes
     Image {
         /// Its name, such as localhost/quorate:dev

@@ -16,6 +16,7 @@
 //! # }
 //! ```
 
+pub mod account;
 pub mod api;
 pub mod binaries;
 pub mod build;
@@ -32,6 +33,7 @@ mod machine;
 mod network;
 pub mod output;
 pub mod pki;
+pub mod prober;
 mod proc;
 pub mod process;
 mod tree;

@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::Parser as _;
 use lab::cli::{Cli, Command, Up};
 use lab::image::{self, Image};
-use lab::{Lab, Spec, build, output};
+use lab::{Lab, Spec, account, build, output, prober};
 
 fn main() -> ExitCode {
     match run(Cli::parse()) {
@@ -39,6 +39,9 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Load { archive } => Lab::attach()?.load_image(&archive)?,
         Command::Pause(process) => machine(process.machine)?.pause(&process.name)?,
         Command::Resume(process) => machine(process.machine)?.resume(&process.name)?,
+        Command::Probe(options) => output::answer(serde_json::to_string_pretty(&prober::run(&options)?)?),
+        Command::Voters(options) => prober::voters::run(&options).map(drop)?,
+        Command::Account { folder } => output::answer(account::text(&folder)?),
         Command::Image { reference, out, binary, files, user } => {
             let mut contents = Image::of_binary(&binary)?;
             contents.user = user;

@@ -1,0 +1,308 @@
+//! The account of a demo, out of the files that `scripts/demo` leaves in one folder:
+//!
+//! | file | what |
+//! |---|---|
+//! | `nodes-before.json`, `nodes-after.json` | `kubectl get nodes -o json` |
+//! | `apiservers-before.json`, `apiservers-after.json` | kube-system's pods of the apiservers |
+//! | `state.json` | what quorate wrote down about the upgrade: seconds of each node |
+//! | `upgrade.json` | exit code and seconds of the command |
+//! | `vip.json`, `service-NODE.json…` | reports of the probers |
+//! | `voters.json` | the quorum margin |
+//!
+//! What is not known is said, and a goal that cannot be judged is missed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::command::read;
+use crate::prober::voters::Margin;
+use crate::prober::{Class, Report, Tally};
+
+/// The goal of the issue: the longest time without a success, milliseconds.
+const GAP_GOAL: u64 = 1000;
+/// Failures that are printed one by one.
+const SHOWN: usize = 12;
+/// What the published plan's shell loop did on the same machines. Not measured by this run.
+const QUOTED: &str = "quoted: the published plan's shell loop (drain, `kubeadm upgrade apply` on every node, uncordon)
+  on this cluster, through the VIP: 7 failed of 47,920, longest gap 3.2 s; measured in /shared's trials, not by this run";
+
+/// What the demo says of the command that upgraded.
+#[derive(Debug, Deserialize)]
+struct Upgrade {
+    exit: i32,
+    seconds: u64,
+}
+
+#[derive(Debug, Deserialize)]
+struct State {
+    seconds: BTreeMap<String, u64>,
+}
+
+fn document<T: DeserializeOwned>(path: &Path) -> Result<T> {
+    serde_json::from_str(&read(path)?).with_context(|| format!("cannot understand {}", path.display()))
+}
+
+fn at<'a>(value: &'a Value, pointer: &str) -> &'a str {
+    value.pointer(pointer).and_then(Value::as_str).unwrap_or("?")
+}
+
+/// By node: the kubelet's version, and the tag of the apiserver's image where there is one.
+fn versions(folder: &Path, when: &str) -> Result<BTreeMap<String, String>> {
+    let list = |file: String| -> Result<Vec<Value>> {
+        let path = folder.join(file);
+        let mut list: Value = document(&path)?;
+        let items = list.get_mut("items").map(Value::take);
+        items.and_then(|items| items.as_array().cloned()).with_context(|| format!("no list in {}", path.display()))
+    };
+    let mut found = BTreeMap::new();
+    for node in list(format!("nodes-{when}.json"))? {
+        let version = format!("kubelet {}", at(&node, "/status/nodeInfo/kubeletVersion"));
+        found.insert(at(&node, "/metadata/name").to_owned(), version);
+    }
+    for pod in list(format!("apiservers-{when}.json"))? {
+        let tag = at(&pod, "/spec/containers/0/image").rsplit(':').next().unwrap_or("?").to_owned();
+        if let Some(line) = found.get_mut(at(&pod, "/spec/nodeName")) {
+            let _ = write!(line, ", apiserver {tag}");
+        }
+    }
+    Ok(found)
+}
+
+/// All probers of one kind, as one.
+#[derive(Debug, Default)]
+struct Sum {
+    probers: usize,
+    killed: usize,
+    classes: BTreeMap<Class, Tally>,
+    failures: Vec<String>,
+}
+
+impl Sum {
+    fn add(&mut self, whose: &str, report: &Report) {
+        self.probers += 1;
+        self.killed += usize::from(!report.complete);
+        for (class, tally) in &report.classes {
+            let sum = self.classes.entry(*class).or_default();
+            sum.requests += tally.requests;
+            sum.failed += tally.failed;
+            sum.reopened += tally.reopened;
+            sum.slowest_ms = sum.slowest_ms.max(tally.slowest_ms);
+            if tally.longest_gap_ms > sum.longest_gap_ms {
+                (sum.longest_gap_ms, sum.gap_from_ms) = (tally.longest_gap_ms, tally.gap_from_ms);
+            }
+        }
+        let line =
+            |one: &crate::prober::Failure| format!("{:.3} {whose}, {}: {}", one.at, one.class.title(), one.error);
+        self.failures.extend(report.failures.iter().map(line));
+    }
+
+    fn requests(&self) -> u64 {
+        self.classes.values().map(|tally| tally.requests).sum()
+    }
+
+    /// Failures of a class; none when it was never asked.
+    fn failed(&self, class: Class) -> Option<u64> {
+        self.classes.get(&class).map(|tally| tally.failed)
+    }
+
+    fn longest_gap(&self) -> Option<u64> {
+        self.classes.values().map(|tally| tally.longest_gap_ms).max()
+    }
+}
+
+fn seconds(millis: u64) -> String {
+    format!("{}.{:02} s", millis / 1000, millis % 1000 / 10)
+}
+
+fn clock(millis: u64) -> String {
+    format!("{:>2}:{:02}", millis / 60_000, millis / 1000 % 60)
+}
+
+fn table(out: &mut String, title: &str, sum: &Sum) -> std::fmt::Result {
+    let killed = if sum.killed == 0 { String::new() } else { format!(", {} of them killed", sum.killed) };
+    writeln!(out, "\n{title} ({} prober(s){killed}; no retry, deadline 5 s)", sum.probers)?;
+    writeln!(
+        out,
+        "  {:<16} {:>9} {:>7} {:>12} {:>15} {:>9}",
+        "", "requests", "failed", "longest gap", "slowest answer", "reopened"
+    )?;
+    for class in Class::ALL {
+        match sum.classes.get(&class) {
+            Some(tally) => writeln!(
+                out,
+                "  {:<16} {:>9} {:>7} {:>12} {:>15} {:>9}",
+                class.title(),
+                tally.requests,
+                tally.failed,
+                seconds(tally.longest_gap_ms),
+                seconds(tally.slowest_ms),
+                tally.reopened
+            )?,
+            None => writeln!(out, "  {:<16} {:>9}", class.title(), "none")?,
+        }
+    }
+    for failure in sum.failures.iter().take(SHOWN) {
+        writeln!(out, "  failed: {failure}")?;
+    }
+    if sum.failures.len() > SHOWN {
+        writeln!(out, "  … and {} more", sum.failures.len() - SHOWN)?;
+    }
+    Ok(())
+}
+
+fn margin(out: &mut String, margin: &Margin) -> std::fmt::Result {
+    let all = margin.members.len();
+    let fewest = margin.fewest().map_or_else(|| "unknown".to_owned(), |fewest| fewest.to_string());
+    writeln!(
+        out,
+        "\nquorum margin: at least {fewest} of {all} voters answered a linearizable read within 1 s; majority is {} ({} samples)",
+        all / 2 + 1,
+        margin.samples
+    )?;
+    let ends = margin.changes.iter().skip(1).map(|change| change.from_ms).chain([margin.lasted_ms]);
+    for (change, end) in margin.changes.iter().zip(ends) {
+        let missing: Vec<&str> =
+            margin.members.iter().filter(|name| !change.answering.contains(name)).map(String::as_str).collect();
+        let missing = if missing.is_empty() { String::new() } else { format!(", not {}", missing.join(", ")) };
+        writeln!(out, "  {} to {}  {} of {all}{missing}", clock(change.from_ms), clock(end), change.answering.len())?;
+    }
+    Ok(())
+}
+
+fn goal(out: &mut String, text: &str, value: Option<u64>, most: u64, show: impl Fn(u64) -> String) -> std::fmt::Result {
+    let (said, met) = value.map_or_else(|| ("unknown".to_owned(), false), |value| (show(value), value <= most));
+    writeln!(out, "  {:<7} {text}: {said}", if met { "met" } else { "MISSED" })
+}
+
+fn goals(out: &mut String, sums: &[(&str, &Sum)]) -> std::fmt::Result {
+    writeln!(out, "\ngoals")?;
+    for (where_, sum) in sums {
+        goal(out, &format!("no new connection failed, {where_}"), sum.failed(Class::New), 0, |n| n.to_string())?;
+        goal(out, &format!("no write failed, {where_}"), sum.failed(Class::Write), 0, |n| n.to_string())?;
+        goal(out, &format!("longest gap of any class at most 1 s, {where_}"), sum.longest_gap(), GAP_GOAL, seconds)?;
+    }
+    Ok(())
+}
+
+/// The reports `service-NODE.json`, and `service-NODE.json.1` of probers that were started again.
+fn service_reports(folder: &Path) -> Result<Vec<(String, PathBuf)>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))? {
+        let path = entry?.path();
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        if let Some((node, _)) = name.strip_prefix("service-").and_then(|rest| rest.split_once(".json")) {
+            found.push((node.to_owned(), path));
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// The account as text.
+///
+/// # Errors
+/// A file is missing or cannot be understood.
+pub fn text(folder: &Path) -> Result<String> {
+    let (before, after) = (versions(folder, "before")?, versions(folder, "after")?);
+    let upgrade: Upgrade = document(&folder.join("upgrade.json"))?;
+    let state: State = document(&folder.join("state.json"))?;
+    let mut vip = Sum::default();
+    vip.add("VIP", &document(&folder.join("vip.json"))?);
+    let mut service = Sum::default();
+    for (node, path) in service_reports(folder)? {
+        service.add(&format!("pod on {node}"), &document(&path)?);
+    }
+    let voters: Margin = document(&folder.join("voters.json"))?;
+
+    let mut out = String::new();
+    writeln!(
+        out,
+        "the upgrade: exit code {}, {} min {:02} s",
+        upgrade.exit,
+        upgrade.seconds / 60,
+        upgrade.seconds % 60
+    )?;
+    writeln!(out, "\nnode   {:<40} {:<40} step", "before", "after")?;
+    for node in before.keys().chain(after.keys()).collect::<BTreeSet<_>>() {
+        let of = |versions: &BTreeMap<String, String>| versions.get(node).cloned().unwrap_or_else(|| "gone".to_owned());
+        let step = state.seconds.get(node).map_or_else(|| "not finished".to_owned(), |seconds| format!("{seconds} s"));
+        writeln!(out, "{node:<6} {:<40} {:<40} {step}", of(&before), of(&after))?;
+    }
+    table(&mut out, "requests through the VIP, from outside", &vip)?;
+    table(&mut out, "requests through the Service address, from pods", &service)?;
+    margin(&mut out, &voters)?;
+    let failed: u64 = vip.classes.values().map(|tally| tally.failed).sum();
+    let gap = vip.longest_gap().map_or_else(|| "unknown".to_owned(), seconds);
+    writeln!(out, "\nthis run: through the VIP: {failed} failed of {}, longest gap {gap}", vip.requests())?;
+    writeln!(out, "{QUOTED}")?;
+    goals(&mut out, &[("VIP", &vip), ("Service", &service)])?;
+    Ok(out.trim_end().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn folder(service: &Value) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        let put = |name: &str, value: &Value| std::fs::write(dir.path().join(name), value.to_string()).unwrap();
+        let report = |classes: &Value| {
+            json!({"server": "https://10.10.0.10:6443", "startedAt": "2026-11-22T19:00:00Z", "lastedMs": 60_000,
+                "complete": true, "classes": classes,
+                "failures": [{"at": "2026-11-22T19:00:10.5Z", "class": "kept", "error": "connect: refused"}]})
+        };
+        let tally = |failed: u64, gap: u64| json!({"requests": 1200, "failed": failed, "reopened": 3, "slowestMs": 80, "longestGapMs": gap, "gapFromMs": 5000});
+        for (when, version) in [("before", "v1.36.1"), ("after", "v1.36.3")] {
+            put(
+                &format!("nodes-{when}.json"),
+                &json!({"items": [{"metadata": {"name": "k1"}, "status": {"nodeInfo": {"kubeletVersion": version}}}]}),
+            );
+            let image = format!("registry.k8s.io/kube-apiserver:{version}");
+            let pod = json!({"spec": {"nodeName": "k1", "containers": [{"image": image}]}});
+            put(&format!("apiservers-{when}.json"), &json!({"items": [pod]}));
+        }
+        put("upgrade.json", &json!({"exit": 0, "seconds": 754}));
+        put("state.json", &json!({"seconds": {"k1": 181}, "applyNode": "k1"}));
+        put("vip.json", &report(&json!({"new": tally(0, 130), "kept": tally(1, 1500), "write": tally(0, 200)})));
+        put("service-k1.json", &report(service));
+        put("service-k1.json.1", &report(&json!({"new": tally(2, 100)})));
+        put(
+            "voters.json",
+            &json!({"startedAt": "2026-11-22T19:00:00Z", "lastedMs": 754_000, "members": ["k1", "k2", "k3"],
+                "samples": 754, "changes": [{"fromMs": 0, "answering": ["k1", "k2", "k3"]},
+                {"fromMs": 61_000, "answering": ["k2", "k3"]}, {"fromMs": 64_000, "answering": ["k1", "k2", "k3"]}]}),
+        );
+        dir
+    }
+
+    #[test]
+    fn the_account_says_what_was_counted_and_judges_the_goals() {
+        let dir = folder(&json!({}));
+        let said = text(dir.path()).unwrap();
+        for expected in [
+            "exit code 0, 12 min 34 s",
+            "kubelet v1.36.1, apiserver v1.36.1",
+            "kubelet v1.36.3, apiserver v1.36.3",
+            " 181 s\n",
+            "at least 2 of 3 voters",
+            " 1:01 to  1:04  2 of 3, not k1",
+            "  met     no new connection failed, VIP: 0",
+            "  MISSED  longest gap of any class at most 1 s, VIP: 1.50 s",
+            "  MISSED  no new connection failed, Service: 2",
+            // Never asked: nothing is known, so it is missed.
+            "  MISSED  no write failed, Service: unknown",
+            "1 failed of 3600, longest gap 1.50 s",
+            "quoted: the published plan's shell loop",
+            "VIP, kept HTTP/1.1: connect: refused",
+        ] {
+            assert!(said.contains(expected), "`{expected}` is not in:\n{said}");
+        }
+    }
+}
