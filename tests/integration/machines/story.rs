@@ -258,7 +258,7 @@ fn tell() -> Story {
 /// `gate --here` as root on k1, for k2.
 fn in_place(stage: &Stage) -> Said {
     let machine = stage.lab.machine(1).unwrap();
-    machine.write_file("/root/quorate", &std::fs::read(&stage.binary).unwrap()).unwrap();
+    machine.write_file("/root/quorate", std::fs::read(&stage.binary).unwrap()).unwrap();
     machine.run_checked(["chmod", "755", "/root/quorate"]).unwrap();
     let output = machine.run(["/root/quorate", "gate", "--here", "--node", "k2", "-o", "json"]).unwrap();
     Said {
