@@ -5,7 +5,7 @@
 //! Given up before the node step: undone. After it began: left as it is, lock and cordon included, and adopted by the next run.
 
 use crate::cli::node::{Mode as KubeadmMode, Role, Upgrade as NodeUpgrade};
-use crate::drain::{self, Cordoned, Overseer, Owner, Progress, Uncordoned};
+use crate::drain::{self, Cordoned, DrainError, Overseer, Owner, Progress, Uncordoned};
 use crate::job::{self, Jobs, Placement, Request};
 use crate::lock::{self, Claimant, Hold, Leases, Outcome as LockOutcome};
 use crate::node::{NodeOutcome, NodeReport};
@@ -177,7 +177,9 @@ impl Work<'_, '_> {
         if let Some(stop) = self.cordon().await? {
             return Ok(Err(stop));
         }
-        self.drain().await?;
+        if let Some(stop) = self.drain().await? {
+            return Ok(Err(stop));
+        }
         // The target itself is cordoned by us now: what counts is everybody else.
         let mine = Mine::Adopted(self.hold.guard.identity().await);
         let seen = chain.look(mine.clone()).await;
@@ -212,14 +214,27 @@ impl Work<'_, '_> {
         }
     }
 
-    async fn drain(&self) -> anyhow::Result<()> {
+    /// Drains. What blocks is an answer: not now, and why.
+    async fn drain(&self) -> anyhow::Result<Option<End>> {
         let (chain, node) = (self.chain, self.node);
         self.hold.guard.step(Step::touching("drain")).await?;
         let options = drain::Options::new(chain.config, Some(chain.pod.uid.clone()));
         let mut watcher = Watcher { chain, hold: &self.hold, node: &node.name };
-        let report = drain::drain(chain.access, &node.name.0, &options, &mut watcher).await?;
-        chain.say(&format!("{}: drained, {} pods in {} s", node.name, report.gone.len(), report.seconds));
-        Ok(())
+        let blocked = match drain::drain(chain.access, &node.name.0, &options, &mut watcher).await {
+            Ok(report) => {
+                chain.say(&format!("{}: drained, {} pods in {} s", node.name, report.gone.len(), report.seconds));
+                return Ok(None);
+            }
+            Err(DrainError::Blocked { blockers, .. } | DrainError::Deadline { blockers, .. }) => {
+                blockers.iter().map(ToString::to_string).collect()
+            }
+            Err(DrainError::Stopped { because, .. }) => vec![because],
+            Err(error @ (DrainError::Api { .. } | DrainError::Contended { .. } | DrainError::Unreadable { .. })) => {
+                return Err(error.into());
+            }
+        };
+        let summary = format!("{} could not be drained", node.name);
+        Ok(Some(Report::with_blockers(Outcome::Held, summary, &[], &blocked)))
     }
 
     /// Moves etcd's leadership away: a disruption of its own, judged on its own, before.
