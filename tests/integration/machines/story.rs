@@ -136,16 +136,18 @@ impl Stage {
         })
     }
 
-    /// What an upgrade would change on nodes, without what heartbeats change.
+    /// What an upgrade would change on nodes, without what heartbeats and reboots change.
     fn nodes(&self) -> Value {
         let nodes = self.get(["nodes"]);
         super::items(&nodes)
             .iter()
             .map(|node| {
+                let annotations: Vec<&String> =
+                    node["metadata"]["annotations"].as_object().map_or_else(Vec::new, |all| all.keys().collect());
                 serde_json::json!({
-                    "name": node["metadata"]["name"], "labels": node["metadata"]["labels"],
-                    "annotations": node["metadata"]["annotations"], "spec": node["spec"],
-                    "info": node["status"]["nodeInfo"],
+                    "name": node["metadata"]["name"], "labels": node["metadata"]["labels"], "annotations": annotations,
+                    "unschedulable": node["spec"]["unschedulable"],
+                    "kubelet": node["status"]["nodeInfo"]["kubeletVersion"],
                 })
             })
             .collect()
