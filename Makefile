@@ -40,6 +40,7 @@ demo-down: lab-down
 ## make test       lint and all tests, with real etcd, apiservers and machines
 test: setup lint lab-down lab-build image
 	scripts/test --workspace
+	$(LAB) down
 
 ## make test-long  what takes longer than make test may
 test-long: setup lint lab-down lab-build image
