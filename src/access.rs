@@ -12,6 +12,11 @@ use std::time::Duration;
 /// How long one attempt at one apiserver may take before the next is tried.
 pub const ATTEMPT: Duration = Duration::from_secs(3);
 
+/// How long a pod looks for the apiservers behind the Service.
+const FIND: Duration = Duration::from_secs(90);
+/// Between two looks: a refused connection must not spin.
+const PAUSE: Duration = Duration::from_millis(500);
+
 /// One or more ways to the same API.
 #[derive(Clone)]
 pub struct Access {
@@ -79,14 +84,15 @@ impl Access {
     }
 
     /// Asks the Service address for the apiservers behind it. It is asked again when a frozen one was met: a new connection
-    /// meets another.
+    /// meets another. A pod that starts while kube-proxy is being replaced on its node reaches no Service at all for a while:
+    /// hence the patience.
     async fn from_service(config: Config, namespace: String) -> Result<Self, AccessError> {
-        let mut last = String::new();
-        for _ in 0..6 {
+        let end = tokio::time::Instant::now() + FIND;
+        loop {
             let service = way(config.clone())?;
             let slices: Api<EndpointSlice> = Api::namespaced(service.client.clone(), "default");
             let params = ListParams::default().labels("kubernetes.io/service-name=kubernetes");
-            match tokio::time::timeout(ATTEMPT, slices.list(&params)).await {
+            let last = match tokio::time::timeout(ATTEMPT, slices.list(&params)).await {
                 Ok(Ok(list)) => {
                     let mut ways = Vec::new();
                     for address in
@@ -101,11 +107,14 @@ impl Access {
                     }
                     return Ok(Self { ways, config, namespace });
                 }
-                Ok(Err(error)) => last = format!("{}: {error}", service.address),
-                Err(_) => last = format!("{}: no answer in {} s", service.address, ATTEMPT.as_secs()),
+                Ok(Err(error)) => format!("{}: {error}", service.address),
+                Err(_) => format!("{}: no answer in {} s", service.address, ATTEMPT.as_secs()),
+            };
+            if tokio::time::Instant::now() >= end {
+                return Err(AccessError::Unreachable(last));
             }
+            tokio::time::sleep(PAUSE).await;
         }
-        Err(AccessError::Unreachable(last))
     }
 
     /// A client of the apiserver at one address, the certificate checked against that address.

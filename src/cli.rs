@@ -43,7 +43,7 @@ pub struct Global {
     #[arg(short, long, global = true, value_name = "FORM", default_value = "text")]
     pub output: Format,
     /// What to log to standard error, in the syntax of RUST_LOG
-    #[arg(long, global = true, value_name = "FILTER", env = "QUORATE_LOG", default_value = "warn")]
+    #[arg(long, global = true, value_name = "FILTER", env = "QUORATE_LOG", default_value = "warn,kube_client=off")]
     pub log: String,
     /// Form of the log
     #[arg(long, global = true, value_name = "FORM", env = "QUORATE_LOG_FORMAT", default_value = "plain")]

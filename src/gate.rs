@@ -54,7 +54,7 @@ pub async fn run(global: &Global, gate: &Gate, clock: Clock) -> anyhow::Result<E
     }
     match node {
         Some(node) => {
-            let record = by_job(global, &access, &node).await?;
+            let record = by_job(global, &access, &node, clock).await?;
             answer_either(global, record)
         }
         None => status::fresh(global, &access, clock).await,
@@ -109,7 +109,7 @@ pub enum Said {
 }
 
 /// Asks by a Job on a control plane node that is not the target.
-async fn by_job(global: &Global, access: &Access, node: &NodeName) -> anyhow::Result<Said> {
+async fn by_job(global: &Global, access: &Access, node: &NodeName, clock: Clock) -> anyhow::Result<Said> {
     let config = place::configuration(global, access).await?;
     let client = access.live(&[]).await?;
     let nodes = crate::observe::cluster::observe(&client, config.times.answer.get()).await.nodes;
@@ -125,9 +125,10 @@ async fn by_job(global: &Global, access: &Access, node: &NodeName) -> anyhow::Re
         return Ok(Said::Report(Report::new(Outcome::Refused, format!("{node} must not go down"), &[reason])));
     }
     let jobs = Jobs::new(access, Vec::new());
+    let name = job::unique_name("gate", Some(node), clock);
     let make = |place: &NodeName| Request {
         template: "quorate-gate",
-        name: job::name("gate", None, Some(node)),
+        name: name.clone(),
         args: vec!["gate".to_owned(), "--in-job".to_owned(), "--node".to_owned(), node.0.clone()],
         operation: "gate".to_owned(),
         target: Some(node.clone()),
@@ -141,7 +142,11 @@ async fn by_job(global: &Global, access: &Access, node: &NodeName) -> anyhow::Re
         }
         Err(error) => return Err(error.into()),
     };
-    if let Ok(log) = jobs.log(&end.pod).await
+    let log = jobs.log(&end.pod).await;
+    if let Err(error) = jobs.discard(&name).await {
+        tracing::warn!(%error, "The gate's Job stays until its time to live is over");
+    }
+    if let Ok(log) = log
         && let Some(record) = document::<Record>(&log)
     {
         return Ok(Said::Record(Box::new(record)));

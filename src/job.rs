@@ -2,6 +2,7 @@
 //! image and mounts are what the manifests say. `render` is pure; the rest speaks to the API.
 
 use crate::access::{Access, AccessError};
+use crate::clock::Clock;
 use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::core::v1::{
     Affinity, NodeAffinity, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, Pod, PodSpec,
@@ -103,6 +104,12 @@ pub fn name(operation: &str, version: Option<&str>, node: Option<&NodeName>) -> 
         name.push_str(&short_hash(&node.0));
     }
     name
+}
+
+/// A name that no other Job has, for a question whose answer must be new: an answer that was asked for before something changed
+/// is no answer to what is asked after it.
+pub fn unique_name(operation: &str, node: Option<&NodeName>, clock: Clock) -> String {
+    format!("{}-{:x}", name(operation, None, node), clock.now().as_millisecond())
 }
 
 /// Eight hexadecimal digits of a text's SHA-256.
@@ -272,7 +279,10 @@ impl<'a> Jobs<'a> {
                 Err(error) => return Err(failed("create")(error)),
             }
             let Some(present) = jobs.get_opt(&request.name).await.map_err(failed("read"))? else { continue };
-            if ended(&present).is_none() && present.metadata.deletion_timestamp.is_none() {
+            // A pod that has succeeded is the end, also while the Job's own status says nothing of it yet: whoever followed it now
+            // would get the answer to an earlier question.
+            let over = ended(&present).is_some() || matches!(self.look(&request.name).await?, State::Ended(_));
+            if !over && present.metadata.deletion_timestamp.is_none() {
                 return Ok(Started::Running);
             }
             self.delete_exactly(&jobs, &present).await?;
@@ -317,6 +327,18 @@ impl<'a> Jobs<'a> {
         {
             Some(job) => self.delete_exactly(&jobs, &job).await,
             None => Ok(()),
+        }
+    }
+
+    /// Tells the cluster that a Job is of no more use; it goes by itself, with its pods.
+    ///
+    /// # Errors
+    /// When the API refuses.
+    pub async fn discard(&self, name: &str) -> Result<(), JobError> {
+        match self.api().await?.delete(name, &DeleteParams::background()).await {
+            Ok(_) => Ok(()),
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+            Err(source) => Err(JobError::Request { what: format!("delete Job {name}"), source }),
         }
     }
 

@@ -247,9 +247,10 @@ pub async fn fresh(global: &Global, access: &Access, clock: Clock) -> anyhow::Re
     let nodes = nodes.as_result().map_err(|why| anyhow::anyhow!("the nodes cannot be read: {why}"))?;
     let candidates = job::candidates(nodes, None);
     let jobs = Jobs::new(access, Vec::new());
+    let name = job::unique_name("status", None, clock);
     let make = |place: &NodeName| Request {
         template: "quorate-gate",
-        name: job::name("status", None, None),
+        name: name.clone(),
         args: vec!["gate".to_owned(), "--in-job".to_owned()],
         operation: "status".to_owned(),
         target: None,
@@ -263,7 +264,11 @@ pub async fn fresh(global: &Global, access: &Access, clock: Clock) -> anyhow::Re
         }
         Err(error) => return Err(error.into()),
     };
-    match crate::gate::document::<Status>(&jobs.log(&end.pod).await?) {
+    let log = jobs.log(&end.pod).await?;
+    if let Err(error) = jobs.discard(&name).await {
+        tracing::warn!(%error, "The Job stays until its time to live is over");
+    }
+    match crate::gate::document::<Status>(&log) {
         Some(status) => show(global, &status, clock),
         None => {
             output::progress(&format!("pod {} on {} left no answer: {}", end.pod, end.node, end.message));

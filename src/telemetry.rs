@@ -1,5 +1,6 @@
 //! Logs, to standard error.
 
+use std::io::IsTerminal;
 use tracing_subscriber::EnvFilter;
 
 /// How logs look.
@@ -14,7 +15,10 @@ pub enum LogFormat {
 /// Starts logging; the filter has the syntax of `RUST_LOG`.
 pub fn init(filter: &str, format: LogFormat) {
     let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("warn"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
     // Only the first call counts; a second one (tests) changes nothing.
     let started = match format {
         LogFormat::Plain => builder.try_init(),

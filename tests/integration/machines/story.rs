@@ -224,6 +224,10 @@ fn tell() -> Story {
     let nodes_after_refusals = stage.nodes();
 
     let upgrade = stage.quorate(["upgrade", "--to", TO]);
+    if upgrade.code == 0 {
+        // What has just restarted reports itself Ready for a moment longer.
+        stage.whole();
+    }
     let (nodes, static_pods) =
         (stage.get(["nodes"]), stage.get(["pods", "-n", "kube-system", "-l", "tier=control-plane"]));
     let leases = stage.get(["leases", "-n", "quorate"]);
