@@ -12,6 +12,8 @@ use std::time::Duration;
 /// How long one attempt at one apiserver may take before the next is tried.
 pub const ATTEMPT: Duration = Duration::from_secs(3);
 
+/// Environment variable of a Job's container: the apiservers' own addresses, separated by commas.
+pub const APISERVERS: &str = "QUORATE_APISERVERS";
 /// How long a pod looks for the apiservers behind the Service.
 const FIND: Duration = Duration::from_secs(90);
 /// Between two looks: a refused connection must not spin.
@@ -65,7 +67,10 @@ impl Access {
             let config = Config::incluster().map_err(|error| {
                 AccessError::Config(UsageError(format!("the pod's service account cannot be used: {error}")))
             })?;
-            return Self::from_service(config, namespace).await;
+            return match std::env::var(APISERVERS) {
+                Ok(addresses) if !addresses.is_empty() => Self::from_addresses(config, namespace, addresses.split(',')),
+                _ => Self::from_service(config, namespace).await,
+            };
         }
         let config = kubeconfig(global).await?;
         Ok(Self { ways: vec![way(config.clone())?], config, namespace })
@@ -81,6 +86,16 @@ impl Access {
             .await
             .map_err(|error| AccessError::Config(UsageError(format!("kubeconfig {}: {error}", path.display()))))?;
         Ok(Self { ways: vec![way(config.clone())?], config, namespace: namespace.to_owned() })
+    }
+
+    /// Through the addresses that whoever made the Job has told.
+    fn from_addresses<'a>(
+        config: Config,
+        namespace: String,
+        addresses: impl Iterator<Item = &'a str>,
+    ) -> Result<Self, AccessError> {
+        let ways: Result<Vec<Way>, AccessError> = addresses.map(|address| way(at(&config, address)?)).collect();
+        Ok(Self { ways: ways?, config, namespace })
     }
 
     /// Asks the Service address for the apiservers behind it. It is asked again when a frozen one was met: a new connection

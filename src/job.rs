@@ -1,14 +1,15 @@
 //! Jobs made from the templates in the cluster: suspended CronJobs whose `jobTemplate` is copied, so that service account,
 //! image and mounts are what the manifests say. `render` is pure; the rest speaks to the API.
 
-use crate::access::{Access, AccessError};
+use crate::access::{APISERVERS, Access, AccessError};
 use crate::clock::Clock;
+use crate::observe::cluster::CONTROL_PLANE;
 use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::core::v1::{
-    Affinity, NodeAffinity, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, Pod, PodSpec,
+    Affinity, EnvVar, Node, NodeAffinity, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, Pod, PodSpec,
 };
-use kube::Api;
 use kube::api::{DeleteParams, ListParams, LogParams, ObjectMeta, PostParams, Preconditions, PropagationPolicy};
+use kube::{Api, Client};
 use quorum_safety::{Cordon, NodeName, NodeView};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -160,6 +161,25 @@ pub fn render(template: &CronJob, namespace: &str, request: &Request) -> Result<
     })
 }
 
+/// The InternalIPs of the control plane nodes.
+async fn control_plane_addresses(client: &Client) -> Result<Vec<String>, kube::Error> {
+    let nodes: Api<Node> = Api::all(client.clone());
+    let list = nodes.list(&ListParams::default().labels(CONTROL_PLANE)).await?;
+    let addresses = list.items.into_iter().filter_map(|node| node.status.and_then(|status| status.addresses)).flatten();
+    Ok(addresses.filter(|address| address.type_ == "InternalIP").map(|address| address.address).collect())
+}
+
+/// Puts the apiservers' own addresses into the container's environment: the Service picks a frozen one one time in three, and is
+/// not there at all on a node whose kube-proxy has no rules (seen after kubeadm had replaced it).
+fn tell_apiservers(job: &mut Job, addresses: &[String]) {
+    let containers = job.spec.as_mut().and_then(|spec| spec.template.spec.as_mut()).map(|pod| &mut pod.containers);
+    for container in containers.into_iter().flatten().filter(|container| container.name == CONTAINER) {
+        let env = container.env.get_or_insert_with(Vec::new);
+        env.retain(|variable| variable.name != APISERVERS);
+        env.push(EnvVar { name: APISERVERS.to_owned(), value: Some(addresses.join(",")), value_from: None });
+    }
+}
+
 fn place(pod: &mut PodSpec, request: &Request) -> Result<(), JobError> {
     match (&request.placement, &request.target) {
         (Placement::OnTarget, Some(target)) => pod.node_name = Some(target.0.clone()),
@@ -266,7 +286,12 @@ impl<'a> Jobs<'a> {
             name: request.template.to_owned(),
             what: error.to_string(),
         })?;
-        let job = render(&template, &self.access.namespace, request)?;
+        let mut job = render(&template, &self.access.namespace, request)?;
+        let servers = control_plane_addresses(&client).await;
+        tell_apiservers(
+            &mut job,
+            &servers.map_err(|source| JobError::Request { what: "list the nodes".to_owned(), source })?,
+        );
         let jobs: Api<Job> = Api::namespaced(client, &self.access.namespace);
         let failed = |what: &str| {
             let what = format!("{what} Job {}", request.name);
