@@ -29,17 +29,7 @@ pub async fn run(global: &Global, gate: &Gate, clock: Clock) -> anyhow::Result<E
     if gate.here {
         let place = InPlace::new(global).await?;
         let node = node.unwrap_or_else(|| place.node.clone());
-        let config = match &place.access {
-            Ok(access) => place::configuration(global, access).await,
-            Err(why) => Err(anyhow::anyhow!("{why}")),
-        };
-        let config = config.or_else(|error| match error.downcast::<UsageError>() {
-            Ok(wrong) => Err(anyhow::Error::new(wrong)),
-            Err(error) => {
-                tracing::warn!(%error, "The configuration cannot be read; the defaults hold");
-                Ok(Config::default())
-            }
-        })?;
+        let config = place.configuration(global).await?;
         let seen = seen::look(&place.sources(), &config, Mine::Nothing, clock).await;
         return answer(global, judged(&seen, &node, &config));
     }
@@ -111,14 +101,12 @@ pub enum Said {
 /// Asks by a Job on a control plane node that is not the target.
 async fn by_job(global: &Global, access: &Access, node: &NodeName, clock: Clock) -> anyhow::Result<Said> {
     let config = place::configuration(global, access).await?;
-    let client = access.live(&[]).await?;
-    let nodes = crate::observe::cluster::observe(&client, config.times.answer.get()).await.nodes;
-    let nodes = nodes.as_result().map_err(|why| anyhow::anyhow!("the nodes cannot be read: {why}"))?;
+    let nodes = place::nodes(access, &config).await?;
     if !nodes.iter().any(|present| present.name == *node) {
         let names: Vec<String> = nodes.iter().map(|node| node.name.to_string()).collect();
         return Err(UsageError(format!("no node is called `{node}`: there are {}", names.join(", "))).into());
     }
-    let candidates = job::candidates(nodes, Some(node));
+    let candidates = job::candidates(&nodes, Some(node));
     if candidates.is_empty() {
         // Nobody else could look at etcd from another node; and whatever it said, one voter alone has no majority to spare.
         let reason = Reason::new(Code::SingleVoter, format!("{node} is the only control plane node"));

@@ -8,7 +8,7 @@ use crate::observe::Sources;
 use crate::observe::etcd::{ClientFiles, KUBEADM_PKI};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::Api;
-use quorum_safety::NodeName;
+use quorum_safety::{Fact, NodeName, NodeView};
 use std::path::{Path, PathBuf};
 
 const ADMIN: &str = "/etc/kubernetes/admin.conf";
@@ -76,6 +76,19 @@ pub async fn configuration(global: &Global, access: &Access) -> anyhow::Result<C
     }
 }
 
+/// The nodes as the API has them, for choosing where a Job runs.
+///
+/// # Errors
+/// When they cannot be read.
+pub async fn nodes(access: &Access, config: &Config) -> anyhow::Result<Vec<NodeView>> {
+    let client = access.live(&[]).await?;
+    let view = crate::observe::cluster::observe(&client, config.times.answer.get()).await;
+    match view.nodes {
+        Fact::Known(nodes) => Ok(nodes),
+        Fact::Unknown(why) => Err(anyhow::anyhow!("the nodes cannot be read: {why}")),
+    }
+}
+
 /// Reading in place, on a control plane node, from kubeadm's paths.
 pub struct InPlace {
     /// The API through admin.conf, or why not.
@@ -101,6 +114,24 @@ impl InPlace {
         let access = Access::from_file(&path, &global.namespace).await.map_err(|error| error.to_string());
         let host = rustix::system::uname().nodename().to_string_lossy().to_lowercase();
         Ok(Self { access, node: NodeName(host), seeds: advertised(&manifest) })
+    }
+
+    /// The configuration; the defaults when the API is down, since then it cannot be read. A wrong one is refused.
+    ///
+    /// # Errors
+    /// When it was read and is wrong.
+    pub async fn configuration(&self, global: &Global) -> anyhow::Result<Config> {
+        let read = match &self.access {
+            Ok(access) => configuration(global, access).await,
+            Err(why) => Err(anyhow::anyhow!("{why}")),
+        };
+        read.or_else(|error| match error.downcast::<UsageError>() {
+            Ok(wrong) => Err(anyhow::Error::new(wrong)),
+            Err(error) => {
+                tracing::warn!(%error, "The configuration cannot be read; the defaults hold");
+                Ok(Config::default())
+            }
+        })
     }
 
     /// Where to look.

@@ -211,13 +211,7 @@ fn under_way(in_flight: &InFlight) -> String {
 pub async fn run(global: &Global, options: &crate::cli::upgrade::Status, clock: Clock) -> anyhow::Result<ExitStatus> {
     if options.here {
         let place = InPlace::new(global).await?;
-        let config = match &place.access {
-            Ok(access) => place::configuration(global, access).await.unwrap_or_else(|error| {
-                tracing::warn!(%error, "The configuration cannot be read; the defaults hold");
-                Config::default()
-            }),
-            Err(_) => Config::default(),
-        };
+        let config = place.configuration(global).await?;
         let seen = seen::look(&place.sources(), &config, Mine::Nothing, clock).await;
         return show(global, &Status::of(&seen, &config), clock);
     }
@@ -242,10 +236,8 @@ pub async fn run(global: &Global, options: &crate::cli::upgrade::Status, clock: 
 /// When no Job could look.
 pub async fn fresh(global: &Global, access: &Access, clock: Clock) -> anyhow::Result<ExitStatus> {
     let config = place::configuration(global, access).await?;
-    let client = access.live(&[]).await?;
-    let nodes = crate::observe::cluster::observe(&client, config.times.answer.get()).await.nodes;
-    let nodes = nodes.as_result().map_err(|why| anyhow::anyhow!("the nodes cannot be read: {why}"))?;
-    let candidates = job::candidates(nodes, None);
+    let nodes = place::nodes(access, &config).await?;
+    let candidates = job::candidates(&nodes, None);
     let jobs = Jobs::new(access, Vec::new());
     let name = job::unique_name("status", None, clock);
     let make = |place: &NodeName| Request {

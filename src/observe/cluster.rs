@@ -3,7 +3,7 @@
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 use kube::api::ListParams;
 use kube::{Api, Client};
-use quorum_safety::{Component, Cordon, Fact, NodeName, NodeView, StaticPodView, UnixSeconds};
+use quorum_safety::{Component, Fact, NodeName, NodeView, StaticPodView, UnixSeconds};
 use std::time::Duration;
 
 /// The label of a control plane node.
@@ -110,26 +110,10 @@ fn node_view(node: &Node, pods: &Result<Vec<Pod>, String>) -> Result<NodeView, S
         pressures,
         boot_id: reported(info.map(|info| &info.boot_id), "boot id"),
         kubelet_version: reported(info.map(|info| &info.kubelet_version), "kubelet version"),
-        cordon: cordon(node),
+        cordon: crate::drain::cordon::read(node),
         static_pods,
         name,
     })
-}
-
-/// Whether a node is cordoned, and whether by us. An annotation of ours that cannot be read makes the cordon foreign: it
-/// blocks, and nobody lifts it by mistake.
-pub fn cordon(node: &Node) -> Cordon {
-    if node.spec.as_ref().and_then(|spec| spec.unschedulable) != Some(true) {
-        return Cordon::None;
-    }
-    let operation = node
-        .metadata
-        .annotations
-        .as_ref()
-        .and_then(|annotations| annotations.get(CORDON))
-        .and_then(|text| serde_json::from_str::<serde_json::Value>(text).ok())
-        .and_then(|value| value.get("operation").and_then(|operation| operation.as_str()).map(str::to_owned));
-    operation.map_or(Cordon::Foreign, Cordon::Ours)
 }
 
 /// The mirror pods on a node, one for each component. A second one for the same component (a stray manifest, incident R21)

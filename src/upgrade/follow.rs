@@ -56,13 +56,11 @@ pub async fn run(global: &Global, to: Version, clock: Clock) -> anyhow::Result<E
         live.line(seconds(), &format!("an upgrade to {to} is running: following it"));
     } else {
         let config = place::configuration(global, &access).await?;
-        let client = access.live(&[]).await?;
-        let nodes = crate::observe::cluster::observe(&client, config.times.answer.get()).await.nodes;
-        let nodes = nodes.as_result().map_err(|why| anyhow::anyhow!("the nodes cannot be read: {why}"))?;
+        let nodes = place::nodes(&access, &config).await?;
         let name = job::name("preflight", Some(&to.to_string()), None);
         let make = |place: &NodeName| step_request(to, "preflight", &name, None, place);
         live.line(seconds(), &format!("upgrade to {to}: starting preflight"));
-        match jobs.start_somewhere(&job::candidates(nodes, None), make, config.times.job_start.get()).await {
+        match jobs.start_somewhere(&job::candidates(&nodes, None), make, config.times.job_start.get()).await {
             Ok(_) => {}
             Err(JobError::NotStarted(why)) => {
                 let report = Report::with_blockers(
