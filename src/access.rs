@@ -11,6 +11,9 @@ use std::time::Duration;
 
 /// How long one attempt at one apiserver may take before the next is tried.
 pub const ATTEMPT: Duration = Duration::from_secs(3);
+/// How long an apiserver may be silent in the middle of any request: a frozen one keeps its connections and answers nothing. Those
+/// who need an answer sooner have deadlines of their own.
+const SILENCE: Duration = Duration::from_secs(15);
 
 /// Environment variable of a Job's container: the apiservers' own addresses, separated by commas.
 pub const APISERVERS: &str = "QUORATE_APISERVERS";
@@ -88,6 +91,15 @@ impl Access {
         Ok(Self { ways: vec![way(config.clone())?], config, namespace: namespace.to_owned() })
     }
 
+    /// The same, with one more way: an apiserver that is asked first, at its own address.
+    ///
+    /// # Errors
+    /// When the address is none, or no client can be made of the configuration.
+    pub fn first_at(mut self, address: &str) -> Result<Self, AccessError> {
+        self.ways.insert(0, way(at(&self.config, address)?)?);
+        Ok(self)
+    }
+
     /// Through the addresses that whoever made the Job has told.
     fn from_addresses<'a>(
         config: Config,
@@ -156,7 +168,8 @@ impl Access {
         certificates.map(Some).map_err(|error| wrong(error.to_string()))
     }
 
-    /// A client whose apiserver answers now; those at `avoid` (addresses) are tried last.
+    /// A client whose apiserver is ready now; those at `avoid` (addresses) are tried last. When none is ready, one that answers at all:
+    /// what it can still say is worth hearing.
     ///
     /// # Errors
     /// When none answers; what each said.
@@ -164,14 +177,30 @@ impl Access {
         let avoided = |way: &&Way| avoid.iter().any(|address| way.address.contains(address.as_str()));
         let ways = self.ways.iter().filter(|way| !avoided(way)).chain(self.ways.iter().filter(avoided));
         let mut said = Vec::new();
+        let mut answering = None;
         for way in ways {
-            match tokio::time::timeout(ATTEMPT, way.client.apiserver_version()).await {
-                Ok(Ok(_)) => return Ok(way.client.clone()),
+            match tokio::time::timeout(ATTEMPT, ready(&way.client)).await {
+                Ok(Ok(true)) => return Ok(way.client.clone()),
+                Ok(Ok(false)) => answering = answering.or(Some(way)),
                 Ok(Err(error)) => said.push(format!("{}: {error}", way.address)),
                 Err(_) => said.push(format!("{}: no answer in {} s", way.address, ATTEMPT.as_secs())),
             }
         }
-        Err(AccessError::Unreachable(said.join("; ")))
+        match answering {
+            Some(way) => Ok(way.client.clone()),
+            None => Err(AccessError::Unreachable(said.join("; "))),
+        }
+    }
+}
+
+/// Whether an apiserver says that it is ready. One whose etcd is away answers, but not with what is asked of it.
+async fn ready(client: &Client) -> Result<bool, kube::Error> {
+    let request = http::Request::get("/readyz").body(Vec::new()).map_err(kube::Error::HttpError)?;
+    match client.request_text(request).await {
+        Ok(_) => Ok(true),
+        // It answers; where /readyz was taken from everybody, that is all that can be told.
+        Err(kube::Error::Api(status)) => Ok(status.code == 401 || status.code == 403),
+        Err(error) => Err(error),
     }
 }
 
@@ -190,6 +219,8 @@ fn at(config: &Config, address: &str) -> Result<Config, AccessError> {
 fn way(mut config: Config) -> Result<Way, AccessError> {
     let address = config.cluster_url.to_string();
     config.connect_timeout = Some(ATTEMPT);
+    config.read_timeout = Some(SILENCE);
+    config.reset_reader_on_write = true;
     // kube retries 429 by itself, which hides what a budget answers to an eviction; we keep our own deadlines.
     config.default_retry = false;
     let client = Client::try_from(config).map_err(|source| AccessError::Client { address: address.clone(), source })?;

@@ -124,8 +124,8 @@ async fn by_job(global: &Global, access: &Access, node: &NodeName, clock: Clock)
     };
     let end = match jobs.run_somewhere(&candidates, make, config.times.job_start.get(), JOB_DEADLINE).await {
         Ok(end) => end,
-        Err(job::JobError::NotStarted(why)) => {
-            let reason = Reason::new(Code::MembershipUnknown, format!("no control plane node could look: {why}"));
+        Err(error @ (job::JobError::NotStarted(_) | job::JobError::NotEnded { .. })) => {
+            let reason = Reason::new(Code::MembershipUnknown, format!("no control plane node could look: {error}"));
             return Ok(Said::Report(Report::new(Outcome::Unknown, "nobody could look", &[reason])));
         }
         Err(error) => return Err(error.into()),

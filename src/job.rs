@@ -1,19 +1,21 @@
 //! Jobs made from the templates in the cluster: suspended CronJobs whose `jobTemplate` is copied, so that service account,
-//! image and mounts are what the manifests say. `render` is pure; the rest speaks to the API.
+//! image and mounts are what the manifests say. This file speaks to the API; what a Job is made of and what a pod says are pure.
 
-use crate::access::{APISERVERS, Access, AccessError};
-use crate::clock::Clock;
+use crate::access::{Access, AccessError};
 use crate::observe::cluster::CONTROL_PLANE;
 use k8s_openapi::api::batch::v1::{CronJob, Job};
-use k8s_openapi::api::core::v1::{
-    Affinity, EnvVar, Node, NodeAffinity, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, Pod, PodSpec,
-};
-use kube::api::{DeleteParams, ListParams, LogParams, ObjectMeta, PostParams, Preconditions, PropagationPolicy};
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::api::{DeleteParams, ListParams, LogParams, PostParams, Preconditions, PropagationPolicy};
 use kube::{Api, Client};
 use quorum_safety::{Cordon, NodeName, NodeView};
-use sha2::{Digest, Sha256};
-use std::collections::BTreeMap;
 use std::time::Duration;
+
+mod pod;
+mod render;
+
+use pod::{end_of, phase, why_pending};
+use render::tell_apiservers;
+pub use render::{Placement, Request, name, render, short_hash, unique_name};
 
 /// Label of everything that belongs to an operation; its value names it.
 pub const OPERATION: &str = "quorate.dev/operation";
@@ -23,32 +25,6 @@ pub const TARGET: &str = "quorate.dev/target";
 pub const CONTAINER: &str = "quorate";
 /// Longest name of a Job: its pods carry it as a label value.
 pub const NAME_LIMIT: usize = 63;
-
-/// Which Job to make.
-#[derive(Clone, Debug)]
-pub struct Request {
-    /// The CronJob to copy, such as `quorate-gate`.
-    pub template: &'static str,
-    /// Its name; see `name`.
-    pub name: String,
-    /// Arguments of the container, without the program.
-    pub args: Vec<String>,
-    /// The operation, for its label.
-    pub operation: String,
-    /// The node it is about, which the Job is pinned to or kept away from.
-    pub target: Option<NodeName>,
-    /// Where it runs.
-    pub placement: Placement,
-}
-
-/// Where a Job runs.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Placement {
-    /// On its target: node Jobs only.
-    OnTarget,
-    /// On this node, which must not be its target (incident R01).
-    On(NodeName),
-}
 
 /// What can go wrong with a Job.
 #[derive(Debug, thiserror::Error)]
@@ -92,124 +68,12 @@ pub enum JobError {
     },
 }
 
-/// A deterministic name: `quorate-<operation>-<version>-<8 hex of the node's name>`, dots as dashes, at most 63 characters.
-pub fn name(operation: &str, version: Option<&str>, node: Option<&NodeName>) -> String {
-    let mut name = format!("quorate-{operation}");
-    if let Some(version) = version {
-        name.push('-');
-        name.push_str(&version.replace('.', "-"));
-    }
-    name.truncate(NAME_LIMIT - 9);
-    if let Some(node) = node {
-        name.push('-');
-        name.push_str(&short_hash(&node.0));
-    }
-    name
-}
-
-/// A name that no other Job has, for a question whose answer must be new: an answer that was asked for before something changed
-/// is no answer to what is asked after it.
-pub fn unique_name(operation: &str, node: Option<&NodeName>, clock: Clock) -> String {
-    format!("{}-{:x}", name(operation, None, node), clock.now().as_millisecond())
-}
-
-/// Eight hexadecimal digits of a text's SHA-256.
-pub fn short_hash(text: &str) -> String {
-    Sha256::digest(text.as_bytes()).iter().take(4).map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// The Job that a request asks for.
-///
-/// # Errors
-/// When the template lacks what is needed, or the Job would run on its target.
-pub fn render(template: &CronJob, namespace: &str, request: &Request) -> Result<Job, JobError> {
-    let wrong = |what: &str| JobError::Template {
-        namespace: namespace.to_owned(),
-        name: request.template.to_owned(),
-        what: what.to_owned(),
-    };
-    let job_template = template.spec.as_ref().map(|spec| &spec.job_template).ok_or_else(|| wrong("it has no spec"))?;
-    let mut spec = job_template.spec.clone().ok_or_else(|| wrong("its jobTemplate has no spec"))?;
-    let mut labels = job_template.metadata.as_ref().and_then(|meta| meta.labels.clone()).unwrap_or_default();
-    labels.insert(OPERATION.to_owned(), request.operation.clone());
-    let mut annotations = BTreeMap::new();
-    if let Some(target) = &request.target {
-        annotations.insert(TARGET.to_owned(), target.0.clone());
-    }
-    let pod_meta = spec.template.metadata.get_or_insert_with(ObjectMeta::default);
-    pod_meta.labels.get_or_insert_with(BTreeMap::new).extend(labels.clone());
-    pod_meta.annotations.get_or_insert_with(BTreeMap::new).extend(annotations.clone());
-    let pod = spec.template.spec.as_mut().ok_or_else(|| wrong("its pod template has no spec"))?;
-    place(pod, request)?;
-    let container = pod
-        .containers
-        .iter_mut()
-        .find(|container| container.name == CONTAINER)
-        .ok_or_else(|| wrong("it has no container `quorate`"))?;
-    container.args = Some(request.args.clone());
-    Ok(Job {
-        // No ownerReference to the CronJob: it prunes finished Jobs that it owns.
-        metadata: ObjectMeta {
-            name: Some(request.name.clone()),
-            namespace: Some(namespace.to_owned()),
-            labels: Some(labels),
-            annotations: Some(annotations),
-            ..ObjectMeta::default()
-        },
-        spec: Some(spec),
-        status: None,
-    })
-}
-
 /// The InternalIPs of the control plane nodes.
 async fn control_plane_addresses(client: &Client) -> Result<Vec<String>, kube::Error> {
     let nodes: Api<Node> = Api::all(client.clone());
     let list = nodes.list(&ListParams::default().labels(CONTROL_PLANE)).await?;
     let addresses = list.items.into_iter().filter_map(|node| node.status.and_then(|status| status.addresses)).flatten();
     Ok(addresses.filter(|address| address.type_ == "InternalIP").map(|address| address.address).collect())
-}
-
-/// Puts the apiservers' own addresses into the container's environment: the Service picks a frozen one one time in three, and is
-/// not there at all on a node whose kube-proxy has no rules (seen after kubeadm had replaced it).
-fn tell_apiservers(job: &mut Job, addresses: &[String]) {
-    let containers = job.spec.as_mut().and_then(|spec| spec.template.spec.as_mut()).map(|pod| &mut pod.containers);
-    for container in containers.into_iter().flatten().filter(|container| container.name == CONTAINER) {
-        let env = container.env.get_or_insert_with(Vec::new);
-        env.retain(|variable| variable.name != APISERVERS);
-        env.push(EnvVar { name: APISERVERS.to_owned(), value: Some(addresses.join(",")), value_from: None });
-    }
-}
-
-fn place(pod: &mut PodSpec, request: &Request) -> Result<(), JobError> {
-    match (&request.placement, &request.target) {
-        (Placement::OnTarget, Some(target)) => pod.node_name = Some(target.0.clone()),
-        (Placement::On(node), Some(target)) if node == target => return Err(JobError::OnItsTarget(target.clone())),
-        (Placement::On(node), target) => {
-            // The name places it without a scheduler; the affinity is what the kubelet of the target would refuse it by.
-            pod.node_name = Some(node.0.clone());
-            if let Some(target) = target {
-                pod.affinity.get_or_insert_with(Affinity::default).node_affinity = Some(never_on(target));
-            }
-        }
-        (Placement::OnTarget, None) => {}
-    }
-    Ok(())
-}
-
-fn never_on(target: &NodeName) -> NodeAffinity {
-    NodeAffinity {
-        required_during_scheduling_ignored_during_execution: Some(NodeSelector {
-            node_selector_terms: vec![NodeSelectorTerm {
-                match_fields: Some(vec![NodeSelectorRequirement {
-                    key: "metadata.name".to_owned(),
-                    operator: "NotIn".to_owned(),
-                    values: Some(vec![target.0.clone()]),
-                }]),
-                match_expressions: None,
-            }],
-        }),
-        preferred_during_scheduling_ignored_during_execution: None,
-    }
 }
 
 /// How a Job came to be.
@@ -251,6 +115,8 @@ pub struct End {
 pub enum State {
     /// Not ended; its state in words.
     Going(String),
+    /// Not ended, and nothing more will be heard of it: its node is silent or gone; which, in words.
+    Stranded(String),
     /// Ended.
     Ended(End),
 }
@@ -306,7 +172,8 @@ impl<'a> Jobs<'a> {
             let Some(present) = jobs.get_opt(&request.name).await.map_err(failed("read"))? else { continue };
             // A pod that has succeeded is the end, also while the Job's own status says nothing of it yet: whoever followed it now
             // would get the answer to an earlier question.
-            let over = ended(&present).is_some() || matches!(self.look(&request.name).await?, State::Ended(_));
+            let over = ended(&present).is_some()
+                || matches!(self.look(&request.name).await?, State::Ended(_) | State::Stranded(_));
             if !over && present.metadata.deletion_timestamp.is_none() {
                 return Ok(Started::Running);
             }
@@ -315,11 +182,12 @@ impl<'a> Jobs<'a> {
         Err(JobError::NotStarted(format!("Job {} is there and cannot be replaced", request.name)))
     }
 
-    /// Deletes that very Job, with its pods, and waits until it is gone.
+    /// Deletes that very Job and waits until it is gone. Its pods go by themselves: one on a dead node is Terminating for as long as
+    /// the node is dead, and must not be waited for.
     async fn delete_exactly(&self, jobs: &Api<Job>, job: &Job) -> Result<(), JobError> {
         let name = job.metadata.name.clone().unwrap_or_default();
         let params = DeleteParams {
-            propagation_policy: Some(PropagationPolicy::Foreground),
+            propagation_policy: Some(PropagationPolicy::Background),
             preconditions: Some(Preconditions { uid: job.metadata.uid.clone(), resource_version: None }),
             ..DeleteParams::default()
         };
@@ -337,22 +205,6 @@ impl<'a> Jobs<'a> {
             tokio::time::sleep(Duration::from_millis(500)).await;
         }
         Err(JobError::NotStarted(format!("Job {name} does not go away")))
-    }
-
-    /// Deletes a Job and its pods, if it is there.
-    ///
-    /// # Errors
-    /// When the API refuses.
-    pub async fn delete(&self, name: &str) -> Result<(), JobError> {
-        let jobs = self.api().await?;
-        match jobs
-            .get_opt(name)
-            .await
-            .map_err(|source| JobError::Request { what: format!("read Job {name}"), source })?
-        {
-            Some(job) => self.delete_exactly(&jobs, &job).await,
-            None => Ok(()),
-        }
     }
 
     /// Tells the cluster that a Job is of no more use; it goes by itself, with its pods.
@@ -389,10 +241,17 @@ impl<'a> Jobs<'a> {
         }
     }
 
-    /// The newest pod of a Job.
+    /// The newest pod of a Job; never one of an earlier Job of that name, whose pods may outlive it.
     async fn pod(&self, name: &str) -> Result<Option<Pod>, JobError> {
-        let pods: Api<Pod> = Api::namespaced(self.access.live(&self.avoid).await?, &self.access.namespace);
-        let params = ListParams::default().labels(&format!("batch.kubernetes.io/job-name={name}"));
+        let client = self.access.live(&self.avoid).await?;
+        let jobs: Api<Job> = Api::namespaced(client.clone(), &self.access.namespace);
+        let job = jobs
+            .get_opt(name)
+            .await
+            .map_err(|source| JobError::Request { what: format!("read Job {name}"), source })?;
+        let Some(uid) = job.and_then(|job| job.metadata.uid) else { return Ok(None) };
+        let pods: Api<Pod> = Api::namespaced(client, &self.access.namespace);
+        let params = ListParams::default().labels(&format!("batch.kubernetes.io/controller-uid={uid}"));
         let list = pods
             .list(&params)
             .await
@@ -433,7 +292,7 @@ impl<'a> Jobs<'a> {
         loop {
             let state = match self.look(name).await {
                 Ok(State::Ended(end)) => return Ok(end),
-                Ok(State::Going(state)) => state,
+                Ok(State::Going(state) | State::Stranded(state)) => state,
                 // The apiserver that was asked may be the one that restarts: another is asked until the deadline.
                 Err(error) => error.to_string(),
             };
@@ -456,8 +315,27 @@ impl<'a> Jobs<'a> {
                 Some(job) if ended(&job).is_some() => Ok(State::Ended(end)),
                 _ => Ok(State::Going(format!("its pod {} on {} ended with {}", end.pod, end.node, end.exit_code))),
             },
-            None => Ok(State::Going(format!("its pod is {}", phase(&pod)))),
+            None => match self.stranded(&pod).await? {
+                Some(why) => Ok(State::Stranded(why)),
+                None => Ok(State::Going(format!("its pod is {}", phase(&pod)))),
+            },
         }
+    }
+
+    /// Whether the kubelet that a pod depends on is silent or gone, so that nothing will be heard of the pod. Nothing is proved about
+    /// what its container does: that is the Lease's matter, not the Job's.
+    async fn stranded(&self, pod: &Pod) -> Result<Option<String>, JobError> {
+        let Some(name) = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()) else { return Ok(None) };
+        let nodes: Api<Node> = Api::all(self.access.live(&self.avoid).await?);
+        let node = nodes
+            .get_opt(name)
+            .await
+            .map_err(|source| JobError::Request { what: format!("read node {name}"), source })?;
+        let Some(node) = node else { return Ok(Some(format!("its node {name} is gone"))) };
+        let conditions = node.status.and_then(|status| status.conditions).unwrap_or_default();
+        // The node controller writes `Unknown` when it has not heard of a kubelet for its grace period.
+        let silent = conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "Unknown");
+        Ok(silent.then(|| format!("its node {name} has not been heard of")))
     }
 
     /// Name of the newest pod of a Job.
@@ -511,14 +389,18 @@ impl Jobs<'_> {
         let mut said = Vec::new();
         for place in candidates {
             let request = make(place);
-            self.start(&request).await?;
-            match self.wait_started(&request.name, start).await {
+            let started = match self.start(&request).await {
+                Ok(_) => self.wait_started(&request.name, start).await,
+                Err(error) => Err(error),
+            };
+            match started {
                 Ok(()) => return Ok(request.name),
-                Err(JobError::NotStarted(why)) => {
-                    said.push(why);
-                    self.delete(&request.name).await?;
-                }
+                Err(JobError::NotStarted(why)) => said.push(why),
                 Err(error) => return Err(error),
+            }
+            // It must not start late, beside the one on the next node; and a Job of that name would be in the next one's way.
+            if let Err(error) = self.discard(&request.name).await {
+                said.push(error.to_string());
             }
         }
         Err(JobError::NotStarted(said.join("; ")))
@@ -532,113 +414,4 @@ pub fn candidates(nodes: &[NodeView], target: Option<&NodeName>) -> Vec<NodeName
         nodes.iter().filter(|node| node.control_plane && Some(&node.name) != target).collect();
     fit.sort_by_key(|node| (node.ready.known() != Some(&true), node.cordon != Cordon::None, node.name.clone()));
     fit.into_iter().map(|node| node.name.clone()).collect()
-}
-
-fn phase(pod: &Pod) -> &str {
-    pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or("Pending")
-}
-
-/// Why a pod is Pending, in the cluster's own words.
-fn why_pending(pod: &Pod) -> String {
-    let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).unwrap_or("no node");
-    let status = pod.status.as_ref();
-    let waiting = status
-        .and_then(|status| status.container_statuses.as_ref())
-        .and_then(|list| list.first())
-        .and_then(|container| container.state.as_ref())
-        .and_then(|state| state.waiting.as_ref())
-        .map(|waiting| {
-            format!("{} {}", waiting.reason.as_deref().unwrap_or(""), waiting.message.as_deref().unwrap_or(""))
-        });
-    let condition = status.and_then(|status| status.conditions.as_ref()).and_then(|list| {
-        list.iter().find(|condition| condition.status != "True").and_then(|condition| condition.message.clone())
-    });
-    let why = waiting.or(condition).unwrap_or_else(|| "the kubelet has said nothing yet".to_owned());
-    format!("Pending on {node}: {}", why.trim())
-}
-
-/// How the pod's container ended, once it has.
-fn end_of(pod: &Pod) -> Option<End> {
-    let status = pod.status.as_ref()?;
-    let phase = status.phase.as_deref()?;
-    if phase != "Succeeded" && phase != "Failed" {
-        return None;
-    }
-    let container = status.container_statuses.as_ref().and_then(|list| list.iter().find(|c| c.name == CONTAINER));
-    let terminated =
-        container.and_then(|container| container.state.as_ref()).and_then(|state| state.terminated.as_ref());
-    Some(End {
-        pod: pod.metadata.name.clone().unwrap_or_default(),
-        node: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).unwrap_or_default(),
-        // Rejected by the kubelet, or its status was lost: no code of ours.
-        exit_code: terminated.map_or(-1, |terminated| terminated.exit_code),
-        message: terminated
-            .and_then(|terminated| terminated.message.clone())
-            .or_else(|| status.message.clone())
-            .or_else(|| status.reason.clone())
-            .unwrap_or_default(),
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn template() -> CronJob {
-        serde_json::from_value(serde_json::json!({
-            "metadata": {"name": "quorate-step"},
-            "spec": {"schedule": "0 0 1 1 *", "jobTemplate": {"spec": {"template": {"spec": {
-                "containers": [{"name": "quorate", "image": "localhost/quorate:dev"}], "restartPolicy": "Never"}}}}}
-        }))
-        .unwrap()
-    }
-
-    fn request(placement: Placement) -> Request {
-        Request {
-            template: "quorate-step",
-            name: name("control-plane", Some("v1.36.3"), Some(&"k2".into())),
-            args: vec!["step".to_owned()],
-            operation: "upgrade-v1.36.3".to_owned(),
-            target: Some("k2".into()),
-            placement,
-        }
-    }
-
-    #[test]
-    fn names_fit_a_label() {
-        let long = "x".repeat(200);
-        for operation in ["gate", long.as_str()] {
-            let name = name(operation, Some("v1.36.3"), Some(&NodeName(long.clone())));
-            assert!(name.len() <= NAME_LIMIT, "{name}");
-        }
-        assert_eq!(
-            name("worker", Some("v1.36.3"), Some(&"k4".into())),
-            format!("quorate-worker-v1-36-3-{}", short_hash("k4"))
-        );
-        assert_ne!(short_hash("k4"), short_hash("k5"));
-    }
-
-    #[test]
-    fn r01_a_job_is_never_placed_on_its_target() {
-        assert!(matches!(
-            render(&template(), "quorate", &request(Placement::On("k2".into()))),
-            Err(JobError::OnItsTarget(_))
-        ));
-        let job = render(&template(), "quorate", &request(Placement::On("k1".into()))).unwrap();
-        let pod = job.spec.unwrap().template.spec.unwrap();
-        assert_eq!(pod.node_name.as_deref(), Some("k1"));
-        let affinity = serde_json::to_value(pod.affinity.unwrap()).unwrap();
-        let field = &affinity["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"][0]
-            ["matchFields"][0];
-        assert_eq!(field, &serde_json::json!({"key": "metadata.name", "operator": "NotIn", "values": ["k2"]}));
-    }
-
-    #[test]
-    fn a_node_job_is_pinned_and_owned_by_nobody() {
-        let job = render(&template(), "quorate", &request(Placement::OnTarget)).unwrap();
-        assert_eq!(job.metadata.owner_references, None);
-        let pod = job.spec.unwrap().template.spec.unwrap();
-        assert_eq!(pod.node_name.as_deref(), Some("k2"));
-        assert_eq!(pod.containers[0].args.as_deref(), Some(["step".to_owned()].as_slice()));
-    }
 }

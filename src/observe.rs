@@ -6,6 +6,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use quorum_safety::{Fact, NodeName, NodeView, Observation};
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 pub mod apiserver;
 pub mod balancer;
@@ -23,36 +24,49 @@ pub struct Sources<'a> {
     pub seeds: Vec<String>,
 }
 
-/// Looks once: two samples of every etcd member, one answer of everything else.
+/// Looks once: two samples of every etcd member, one answer of everything else. Where an address of a member is known without the API,
+/// etcd and the API are asked at the same time.
 pub async fn observe(sources: &Sources<'_>, config: &Config, clock: Clock) -> Observation {
     let answer = config.times.answer.get();
     let pace = etcd::Pace { answer, between_samples: config.times.between_samples.get() };
-    let (uid, nodes) = match &sources.access {
-        Ok(access) => match access.live(&[]).await {
-            Ok(client) => {
-                let view = cluster::observe(&client, answer).await;
-                (view.uid, view.nodes)
+    let (asked, (view, mut apiservers)) = tokio::join!(
+        async {
+            match sources.seeds.as_slice() {
+                [] => None,
+                seeds => Some(etcd::ask(&sources.etcd, seeds, pace).await),
             }
-            Err(error) => (Fact::Unknown(error.to_string()), Fact::Unknown(error.to_string())),
         },
-        Err(why) => (Fact::Unknown(why.clone()), Fact::Unknown(why.clone())),
+        async {
+            let view = of_api(sources, answer).await;
+            let apiservers = match (&sources.access, &view.nodes) {
+                (Ok(access), Fact::Known(nodes)) => {
+                    apiserver::observe(access, &addresses(nodes, |node| node.control_plane), answer).await
+                }
+                _ => Vec::new(),
+            };
+            (view, apiservers)
+        }
+    );
+    let cluster::ClusterView { uid, nodes } = view;
+    let asked = match asked {
+        Some(asked) if asked.membership.known().is_some() => asked,
+        // The member on this node is the one that is in trouble, or no address was known: whoever is a control plane node is asked.
+        _ => {
+            let others = nodes.known().map(|nodes| addresses(nodes, |node| node.control_plane)).unwrap_or_default();
+            let mut seeds: Vec<String> = others.iter().map(|(_, address)| etcd::client_url(address)).collect();
+            seeds.extend(sources.seeds.iter().cloned());
+            seeds.sort();
+            seeds.dedup();
+            etcd::ask(&sources.etcd, &seeds, pace).await
+        }
     };
     let by_address: Fact<BTreeMap<String, NodeName>> = match &nodes {
-        Fact::Known(nodes) => Fact::Known(addresses(nodes, |_| true).map(|(name, address)| (address, name)).collect()),
+        Fact::Known(nodes) => {
+            Fact::Known(addresses(nodes, |_| true).into_iter().map(|(name, address)| (address, name)).collect())
+        }
         Fact::Unknown(why) => Fact::Unknown(why.clone()),
     };
-    let control_plane: Vec<(NodeName, String)> =
-        nodes.known().map(|nodes| addresses(nodes, |node| node.control_plane).collect()).unwrap_or_default();
-    let mut seeds: Vec<String> = control_plane.iter().map(|(_, address)| etcd::client_url(address)).collect();
-    seeds.extend(sources.seeds.iter().cloned());
-    seeds.sort();
-    seeds.dedup();
-    let (etcd, mut apiservers) = tokio::join!(etcd::observe(&sources.etcd, &seeds, &by_address, pace), async {
-        match &sources.access {
-            Ok(access) => apiserver::observe(access, &control_plane, answer).await,
-            Err(_) => Vec::new(),
-        }
-    });
+    let etcd = asked.placed(&by_address);
     // With the API down the members still say where the apiservers are: kubeadm names a member after its node.
     if let (Fact::Unknown(_), Ok(access)) = (&nodes, &sources.access) {
         let members = etcd.membership.known().map(quorum_safety::Membership::members).unwrap_or_default();
@@ -66,14 +80,24 @@ pub async fn observe(sources: &Sources<'_>, config: &Config, clock: Clock) -> Ob
     Observation { taken_at: clock.unix(), cluster_uid: uid, etcd, nodes, apiservers }
 }
 
+async fn of_api(sources: &Sources<'_>, answer: Duration) -> cluster::ClusterView {
+    let why = match &sources.access {
+        Ok(access) => match access.live(&[]).await {
+            Ok(client) => return cluster::observe(&client, answer).await,
+            Err(error) => error.to_string(),
+        },
+        Err(why) => why.clone(),
+    };
+    cluster::ClusterView { uid: Fact::Unknown(why.clone()), nodes: Fact::Unknown(why) }
+}
+
 /// Names and InternalIPs of some nodes.
-fn addresses(nodes: &[NodeView], which: impl Fn(&NodeView) -> bool) -> impl Iterator<Item = (NodeName, String)> {
-    let known: Vec<(NodeName, String)> = nodes
+fn addresses(nodes: &[NodeView], which: impl Fn(&NodeView) -> bool) -> Vec<(NodeName, String)> {
+    nodes
         .iter()
         .filter(|node| which(node))
         .filter_map(|node| node.address.known().map(|address| (node.name.clone(), address.clone())))
-        .collect();
-    known.into_iter()
+        .collect()
 }
 
 /// An observation of nothing but the API, for those who may not ask etcd.

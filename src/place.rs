@@ -1,6 +1,6 @@
 //! Where this process runs: in a Job's pod, or in place on a control plane node.
 
-use crate::access::Access;
+use crate::access::{APISERVERS, Access};
 use crate::cli::Global;
 use crate::config::Config;
 use crate::exit::UsageError;
@@ -70,9 +70,16 @@ pub async fn configuration(global: &Global, access: &Access) -> anyhow::Result<C
     let map = maps.get_opt(crate::config::CONFIG_MAP).await.map_err(|error| {
         anyhow::anyhow!("cannot read ConfigMap {}/{}: {error}", access.namespace, crate::config::CONFIG_MAP)
     })?;
-    match map.and_then(|map| map.data).and_then(|mut data| data.remove(crate::config::KEY)) {
+    let Some(map) = map else { return Ok(Config::default()) };
+    match map.data.and_then(|mut data| data.remove(crate::config::KEY)) {
         Some(text) => Ok(Config::parse(&text)?),
-        None => Ok(Config::default()),
+        None => Err(UsageError(format!(
+            "ConfigMap {}/{} has no key {}: put the configuration under it, or delete the ConfigMap for the defaults",
+            access.namespace,
+            crate::config::CONFIG_MAP,
+            crate::config::KEY
+        ))
+        .into()),
     }
 }
 
@@ -111,9 +118,16 @@ impl InPlace {
             UsageError(format!("--here works on a control plane node of kubeadm: {ETCD_MANIFEST}: {error}"))
         })?;
         let path = global.kubeconfig.clone().unwrap_or_else(|| PathBuf::from(ADMIN));
-        let access = Access::from_file(&path, &global.namespace).await.map_err(|error| error.to_string());
+        let seeds = advertised(&manifest);
+        // admin.conf names the balancer's address; the apiserver beside us is nearer, and there when the balancer is not.
+        let own = seeds.iter().find_map(|url| crate::observe::etcd::host(url));
+        let access = match (Access::from_file(&path, &global.namespace).await, own) {
+            (Ok(access), Some(own)) if global.kubeconfig.is_none() => access.first_at(&own),
+            (access, _) => access,
+        };
+        let access = access.map_err(|error| error.to_string());
         let host = rustix::system::uname().nodename().to_string_lossy().to_lowercase();
-        Ok(Self { access, node: NodeName(host), seeds: advertised(&manifest) })
+        Ok(Self { access, node: NodeName(host), seeds })
     }
 
     /// The configuration; the defaults when the API is down, since then it cannot be read. A wrong one is refused.
@@ -144,9 +158,12 @@ impl InPlace {
     }
 }
 
-/// Where to look from inside a pod of ours: the API, and the three files that its template mounts.
+/// Where to look from inside a pod of ours: the API, and the three files that its template mounts. Whoever made the Job has told the
+/// addresses of the control plane nodes; the members are there.
 pub fn in_pod(access: &Access) -> Sources<'_> {
-    Sources { access: Ok(access), etcd: ClientFiles::in_folder(Path::new(KUBEADM_PKI)), seeds: Vec::new() }
+    let told = std::env::var(APISERVERS).unwrap_or_default();
+    let seeds = told.split(',').filter(|address| !address.is_empty()).map(crate::observe::etcd::client_url).collect();
+    Sources { access: Ok(access), etcd: ClientFiles::in_folder(Path::new(KUBEADM_PKI)), seeds }
 }
 
 /// The client URLs that a manifest of etcd advertises.

@@ -22,6 +22,9 @@ pub struct Report {
     /// How many reasons and lines did not fit.
     #[serde(default)]
     pub left_out: usize,
+    /// The Job that goes on; none when this was the last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
 }
 
 /// How a Job of ours ended.
@@ -93,29 +96,42 @@ impl Report {
         reasons: &[Reason],
         blockers: &[String],
     ) -> Self {
-        let mut report = Self {
-            outcome,
-            summary: summary.into(),
-            reasons: reasons.to_vec(),
-            blockers: blockers.to_vec(),
-            left_out: 0,
-        };
-        shorten(&mut report.summary, 600);
+        let (reasons, blockers) = (reasons.to_vec(), blockers.to_vec());
+        Self { outcome, summary: summary.into(), reasons, blockers, left_out: 0, next: None }.fitted()
+    }
+
+    /// Shortened until it fits the termination message; to be asked again after anything was added.
+    #[must_use]
+    pub fn fitted(mut self) -> Self {
+        shorten(&mut self.summary, 800);
         for limit in [400, 200, 100, 50] {
-            if report.fits() {
-                return report;
+            if self.fits() {
+                return self;
             }
-            for reason in &mut report.reasons {
+            for reason in &mut self.reasons {
                 shorten(&mut reason.detail, limit);
             }
-            for blocker in &mut report.blockers {
+            for blocker in &mut self.blockers {
                 shorten(blocker, limit);
             }
         }
-        while !report.fits() && (report.blockers.pop().is_some() || report.reasons.pop().is_some()) {
-            report.left_out += 1;
+        while !self.fits() && (self.blockers.pop().is_some() || self.reasons.pop().is_some()) {
+            self.left_out += 1;
         }
-        report
+        // Characters that JSON writes as six bytes.
+        for limit in [400, 200] {
+            if !self.fits() {
+                shorten(&mut self.summary, limit);
+            }
+        }
+        self
+    }
+
+    /// Makes something of it known after it was made: a sentence more.
+    #[must_use]
+    pub fn and(mut self, more: &str) -> Self {
+        self.summary.push_str(more);
+        self.fitted()
     }
 
     /// For people: the sentence, then each reason and each line.
@@ -165,6 +181,17 @@ mod tests {
         assert!(text.len() <= TERMINATION_LIMIT, "{}", text.len());
         assert!(!report.reasons.is_empty());
         assert_eq!(report.reasons.len() + report.blockers.len() + report.left_out, Code::ALL.len() + 30);
+    }
+
+    #[test]
+    fn a_report_that_grows_still_fits() {
+        let lines = vec!["x".repeat(300); 60];
+        let report = Report::with_blockers(Outcome::Held, "k2 could not be drained", &[], &lines);
+        let mut report = report.and("; everything is as it was");
+        report.blockers.extend(lines);
+        let report = report.fitted();
+        assert!(serde_json::to_string(&report).unwrap().len() <= TERMINATION_LIMIT);
+        assert!(report.summary.ends_with("; everything is as it was"), "{}", report.summary);
     }
 
     #[test]

@@ -41,6 +41,10 @@ pub struct Preflight {
 /// Arguments of `quorate node upgrade`, and of the hidden `quorate node run` that it starts.
 #[derive(Clone, Debug, PartialEq, Eq, Args)]
 pub struct Upgrade {
+    /// STUB
+    #[arg(long, hide = true)]
+    pub start_before: Option<i64>,
+
     /// The version to upgrade to, as in v1.36.3
     #[arg(long, value_name = "VERSION")]
     pub to: Version,

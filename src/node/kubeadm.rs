@@ -31,6 +31,7 @@ mod tests {
 
     fn order(mode: Mode) -> Upgrade {
         Upgrade {
+            start_before: None,
             to: "v1.36.3".parse().unwrap(),
             mode,
             role: None,

@@ -49,8 +49,10 @@ pub struct Preflight {
     /// Whether new connections could be handed over here: nft is installed.
     pub nft: bool,
     /// The node step that runs on this host, if one does.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub running: Option<String>,
+    pub running: quorum_safety::Fact<Option<String>>,
+    /// STUB
+    #[serde(default)]
+    pub notes: Vec<String>,
 }
 
 impl Preflight {
@@ -70,7 +72,8 @@ impl Preflight {
             other_static_pods: Vec::new(),
             kubelet_certificate_expires: None,
             nft: false,
-            running: None,
+            running: quorum_safety::Fact::Known(None),
+            notes: Vec::new(),
         }
     }
 
@@ -110,7 +113,7 @@ pub(super) async fn preflight(order: &Order, clock: Clock) -> Preflight {
     answer.package_manager = Some(host.manager.name().to_owned());
     answer.nft = ask("nft", &["--version"], deadline).await.is_ok();
     match unit::look(deadline).await {
-        Ok(seen) => answer.running = seen.running(),
+        Ok(seen) => answer.running = quorum_safety::Fact::Known(seen.running()),
         Err(error) => answer.unknown.push(format!("whether a node step runs: {error}")),
     }
     match host.state(order.to, None, clock.now(), deadline).await {
@@ -190,7 +193,7 @@ mod tests {
         answer.blockers = vec![long.clone(); 30];
         answer.unknown = vec![long.clone(); 10];
         answer.other_static_pods = vec![long.clone(); 50];
-        answer.running = Some("quorate node step to v1.36.30".to_owned());
+        answer.running = quorum_safety::Fact::Known(Some("quorate node step to v1.36.30".to_owned()));
         answer.versions.static_pods =
             super::super::manifests::COMPONENTS.map(|it| (it.to_owned(), long.clone())).into();
         let fitted = answer.fitted();

@@ -90,6 +90,9 @@ pub struct Report {
     pub hand_over: HandOverReport,
     /// Components whose static pod manifest has other bytes than before this run: their config hash must differ, no other's may.
     pub manifests_changed: Vec<String>,
+    /// STUB
+    #[serde(default)]
+    pub untouched: bool,
     /// Whether this pod found the unit running and attached to it.
     pub attached: bool,
     /// systemd's invocation id of the unit; empty outside it.
@@ -113,6 +116,7 @@ impl Report {
             steps: Vec::new(),
             hand_over: HandOverReport { on: false, because: "not reached".to_owned() },
             manifests_changed: Vec::new(),
+            untouched: false,
             attached: false,
             invocation: String::new(),
         }

@@ -75,23 +75,35 @@ pub struct Pace {
     pub between_samples: Duration,
 }
 
-/// Asks all members: those at the seeds, and those that they name. `nodes` maps InternalIPs to node names, when known.
-pub async fn observe(
-    files: &ClientFiles,
-    seeds: &[String],
-    nodes: &Fact<BTreeMap<String, NodeName>>,
-    pace: Pace,
-) -> EtcdView {
+/// What the members said, before it is known on which nodes they are.
+pub struct Asked {
+    /// The member list, proven by a linearizable read.
+    pub membership: Fact<Membership>,
+    members: Vec<(Member, MemberView)>,
+}
+
+impl Asked {
+    /// With the nodes of the members. `nodes` maps InternalIPs to node names, when known.
+    pub fn placed(self, nodes: &Fact<BTreeMap<String, NodeName>>) -> EtcdView {
+        let members = self.members.into_iter().map(|(member, view)| MemberView { node: place(&member, nodes), ..view });
+        EtcdView { members: members.collect(), membership: self.membership }
+    }
+}
+
+/// Asks all members: those at the seeds, and those that they name.
+pub async fn ask(files: &ClientFiles, seeds: &[String], pace: Pace) -> Asked {
     let pem = match files.read() {
         Ok(pem) => pem,
-        Err(error) => return EtcdView { membership: Fact::Unknown(error.to_string()), members: Vec::new() },
+        Err(error) => return Asked { membership: Fact::Unknown(error.to_string()), members: Vec::new() },
     };
     let lists = futures::future::join_all(seeds.iter().map(|seed| ask_list(&pem, seed, pace.answer))).await;
     let mut said = Vec::new();
     let mut proven: Option<Vec<Member>> = None;
     let mut believed: Option<Vec<Member>> = None;
-    for (seed, (read, list)) in seeds.iter().zip(lists) {
-        match (read, list) {
+    let mut connected = BTreeMap::new();
+    for (seed, asked) in seeds.iter().zip(lists) {
+        connected.extend(asked.client.map(|client| (seed.as_str(), client)));
+        match (asked.read, asked.list) {
             (Ok(()), Ok(list)) => {
                 proven.get_or_insert(list);
             }
@@ -110,8 +122,25 @@ pub async fn observe(
         None => Fact::Unknown(said.join("; ")),
     };
     let listed = proven.or(believed).unwrap_or_default();
-    let members = futures::future::join_all(listed.iter().map(|member| view(&pem, member, nodes, pace))).await;
-    EtcdView { membership, members }
+    let views = listed.into_iter().map(|member| async {
+        let connected = endpoint(&member).and_then(|endpoint| connected.get(endpoint.as_str()).cloned());
+        let view = view(&pem, &member, connected, pace).await;
+        (member, view)
+    });
+    let members = futures::future::join_all(views).await;
+    Asked { membership, members }
+}
+
+/// The node that a member is on, by the address of its peer URL.
+fn place(member: &Member, nodes: &Fact<BTreeMap<String, NodeName>>) -> Fact<NodeName> {
+    match (address(member), nodes) {
+        (Some(address), Fact::Known(nodes)) => match nodes.get(&address) {
+            Some(node) => Fact::Known(node.clone()),
+            None => Fact::Unknown(format!("no node has the InternalIP {address} of its peer URL")),
+        },
+        (None, _) => Fact::Unknown(format!("its peer URLs {:?} name no host", member.peer_urls)),
+        (_, Fact::Unknown(why)) => Fact::Unknown(why.clone()),
+    }
 }
 
 /// One request with a deadline; an error as words.
@@ -153,18 +182,22 @@ async fn connect(pem: &ClientPem, endpoint: &str, deadline: Duration) -> Result<
 /// `linearizable`, so a member that is cut off answers with its old list; but the server's linearizable member list is
 /// exactly this: wait for the read index, then read the local list (etcd `v3rpc/member.go`). A list that follows an
 /// answered linearizable read on the same member holds every change that was committed before the read.
-async fn ask_list(
-    pem: &ClientPem,
-    endpoint: &str,
-    deadline: Duration,
-) -> (Result<(), String>, Result<Vec<Member>, String>) {
+async fn ask_list(pem: &ClientPem, endpoint: &str, deadline: Duration) -> AskedList {
     let mut client = match connect(pem, endpoint, deadline).await {
         Ok(client) => client,
-        Err(error) => return (Err(error.clone()), Err(error)),
+        Err(error) => return AskedList { read: Err(error.clone()), list: Err(error), client: None },
     };
     let read = linearizable_read(&mut client, deadline).await;
     let list = member_list(&mut client, deadline).await;
-    (read, list)
+    AskedList { read, list, client: Some(client) }
+}
+
+/// What one member said of the membership.
+struct AskedList {
+    read: Result<(), String>,
+    list: Result<Vec<Member>, String>,
+    /// The connection, for what else it is asked.
+    client: Option<Client>,
 }
 
 async fn linearizable_read(client: &mut Client, deadline: Duration) -> Result<(), String> {
@@ -231,7 +264,7 @@ async fn alarms(client: &mut Client, deadline: Duration) -> Result<Vec<Alarm>, S
 }
 
 /// The host of a URL, brackets of an IPv6 address taken off.
-fn host(url: &str) -> Option<String> {
+pub(crate) fn host(url: &str) -> Option<String> {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     let authority = rest.split('/').next()?;
     match authority.strip_prefix('[') {
@@ -245,10 +278,10 @@ pub(crate) fn address(member: &Member) -> Option<String> {
     member.peer_urls.iter().find_map(|url| host(url))
 }
 
-fn unknown_view(member: &Member, node: Fact<NodeName>, why: &str) -> MemberView {
+fn unknown_view(member: &Member, why: &str) -> MemberView {
     MemberView {
         id: member.id,
-        node,
+        node: Fact::Unknown(UNPLACED.to_owned()),
         first: Fact::Unknown(why.to_owned()),
         second: Fact::Unknown(why.to_owned()),
         member_list: Fact::Unknown(why.to_owned()),
@@ -258,21 +291,20 @@ fn unknown_view(member: &Member, node: Fact<NodeName>, why: &str) -> MemberView 
     }
 }
 
-async fn view(pem: &ClientPem, member: &Member, nodes: &Fact<BTreeMap<String, NodeName>>, pace: Pace) -> MemberView {
-    let node = match (address(member), nodes) {
-        (Some(address), Fact::Known(nodes)) => match nodes.get(&address) {
-            Some(node) => Fact::Known(node.clone()),
-            None => Fact::Unknown(format!("no node has the InternalIP {address} of its peer URL")),
-        },
-        (None, _) => Fact::Unknown(format!("its peer URLs {:?} name no host", member.peer_urls)),
-        (_, Fact::Unknown(why)) => Fact::Unknown(why.clone()),
-    };
+/// The node of a member before it is placed.
+const UNPLACED: &str = "the nodes were not asked";
+
+/// Asks one member; `connected` is a connection to it, where there is one.
+async fn view(pem: &ClientPem, member: &Member, connected: Option<Client>, pace: Pace) -> MemberView {
     let Some(endpoint) = endpoint(member) else {
-        return unknown_view(member, node, "it has no client URL: it has never started");
+        return unknown_view(member, "it has no client URL: it has never started");
     };
-    let mut client = match connect(pem, &endpoint, pace.answer).await {
-        Ok(client) => client,
-        Err(error) => return unknown_view(member, node, &format!("{endpoint}: {error}")),
+    let mut client = match connected {
+        Some(client) => client,
+        None => match connect(pem, &endpoint, pace.answer).await {
+            Ok(client) => client,
+            Err(error) => return unknown_view(member, &format!("{endpoint}: {error}")),
+        },
     };
     // Everything that one member is asked goes over one connection; what may run side by side does.
     let mut others = client.clone();
@@ -289,7 +321,7 @@ async fn view(pem: &ClientPem, member: &Member, nodes: &Fact<BTreeMap<String, No
     let second = status(&mut client, pace.answer).await;
     MemberView {
         id: member.id,
-        node,
+        node: Fact::Unknown(UNPLACED.to_owned()),
         first: first.into(),
         second: second.into(),
         member_list: member_list.into(),

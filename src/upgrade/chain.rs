@@ -10,6 +10,7 @@ use crate::place::{self, OwnPod};
 use crate::report::{Outcome, Report};
 use crate::seen::{self, Seen};
 use crate::upgrade::fleet::Fleet;
+use crate::upgrade::kubeadm_config::ClusterConfiguration;
 use crate::upgrade::plan::Plan;
 use crate::upgrade::record::{ChainRecord, Stored};
 use crate::version::Version;
@@ -20,6 +21,8 @@ use std::time::Duration;
 
 /// How long the kubelet may take to report this pod's own container.
 const OWN_STATUS: Duration = Duration::from_secs(60);
+/// How long a kill switch that cannot be read is asked for again.
+const UNREAD: Duration = Duration::from_secs(20);
 
 /// A step of an upgrade, in its pod.
 pub struct Chain<'a> {
@@ -36,9 +39,12 @@ pub struct Chain<'a> {
     began: Duration,
 }
 
+/// What the name of an upgrade begins with; its version follows.
+pub const OPERATION: &str = "upgrade-";
+
 /// The name of an upgrade to a version, in Leases, labels and annotations.
 pub fn operation(to: Version) -> String {
-    format!("upgrade-{to}")
+    format!("{OPERATION}{to}")
 }
 
 /// How a step ended, when nothing went wrong that it could not name.
@@ -68,6 +74,13 @@ impl<'a> Chain<'a> {
     /// The name of this upgrade.
     pub fn operation(&self) -> String {
         operation(self.to)
+    }
+
+    /// A step's end, when another goes on.
+    pub fn goes_on(&self, what: &str, next: String) -> End {
+        let mut report = end(Outcome::Ok, format!("{what}; {next} goes on"));
+        report.next = Some(next);
+        report
     }
 
     /// A line of progress, with the time since the step began.
@@ -130,25 +143,36 @@ impl<'a> Chain<'a> {
     /// # Errors
     /// When the record cannot be read.
     pub async fn plan(&self, seen: &Seen) -> anyhow::Result<Result<(Fleet, Plan, ChainRecord), End>> {
-        let fleet = match Fleet::of(&seen.observation) {
+        let fleet = match Fleet::of(seen) {
             Ok(fleet) => fleet,
             Err(error) => return Ok(Err(unknown(error.to_string()))),
         };
         let record = self.recorded().await?;
-        match Plan::make(&fleet, self.to, &record) {
+        let configured = match ClusterConfiguration::read(&self.access.live(&[]).await?).await {
+            Ok(configuration) => configuration.configured(),
+            Err(why) => return Ok(Err(unknown(why))),
+        };
+        match Plan::make(&fleet, self.to, &record, &configured) {
             Ok(plan) => Ok(Ok((fleet, plan, record))),
             Err(error) => Ok(Err(end(Outcome::Refused, error.to_string()))),
         }
     }
 
-    /// Why nothing new may be disrupted now: the kill switch, read afresh. Unreadable means engaged.
+    /// Why nothing new may be disrupted now: the kill switch, read afresh. Unreadable means engaged; one answer that is late is asked
+    /// for again.
     pub async fn stopped(&self) -> Option<Reason> {
         let limit = self.config.times.answer.get();
-        let read = match self.access.live(&[]).await {
-            Ok(client) => crate::lock::kill_switch::read(&client, &self.access.namespace, limit).await,
-            Err(error) => Fact::Unknown(error.to_string()),
-        };
-        crate::lock::stopped_by(&read)
+        let end = self.clock.boottime() + UNREAD;
+        loop {
+            let read = match self.access.live(&[]).await {
+                Ok(client) => crate::lock::kill_switch::read(&client, &self.access.namespace, limit).await,
+                Err(error) => Fact::Unknown(error.to_string()),
+            };
+            if matches!(read, Fact::Known(_)) || self.clock.boottime() >= end {
+                return crate::lock::stopped_by(&read);
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
     }
 
     /// The image id of this pod; the kubelet reports it a moment after the container has started.
@@ -188,7 +212,7 @@ impl<'a> Chain<'a> {
                 Outcome::Refused,
                 format!(
                     "this upgrade began with image {image} and this pod runs {own}: finish it with the first one, or delete \
-                     ConfigMap {} to go on with this one",
+                     ConfigMap {} to go on with this one, what is half done included",
                     crate::upgrade::record::name(self.to)
                 ),
             )),

@@ -2,7 +2,8 @@
 //! same sub-steps; a worker has no member, no leadership, no hand-over.
 //!
 //! lock → judge → move leadership → cordon → drain → judge again → node step → proven recovery → uncordon → release.
-//! Given up before the node step: undone. After it began: left as it is, lock and cordon included, and adopted by the next run.
+//! Given up before anything was changed on the host: undone. After it: left as it is, lock and cordon included, and adopted by the
+//! next run. The kill switch stops what would change something, never the way back.
 
 use crate::cli::node::{Mode as KubeadmMode, Role, Upgrade as NodeUpgrade};
 use crate::drain::{self, Cordoned, DrainError, Overseer, Owner, Progress, Uncordoned};
@@ -16,16 +17,28 @@ use crate::upgrade::chain::{Chain, End, end, not_permitted, unknown};
 use crate::upgrade::fleet::{Fleet, FleetNode};
 use crate::upgrade::kubeadm_config::{self, ClusterConfiguration};
 use crate::upgrade::plan::{Mode, NodePlan};
-use crate::upgrade::recover;
+use crate::upgrade::recover::{self, Expected};
+use crate::version::Version;
 use anyhow::Context;
 use quorum_safety::lock::Step;
-use quorum_safety::{Cordon, Disrupting, Disruption, Fact, Mine, NodeName, Reason, Verdict};
+use quorum_safety::{Class, Code, Disrupting, Disruption, Fact, Mine, NodeName, Permit, Reason, Verdict};
 use std::time::Duration;
 
 /// How long to wait for a Lease whose holder has just ended, or whose proof of being gone takes time.
 const PATIENCE: Duration = Duration::from_secs(180);
 /// How long moving leadership may take until all members agree again.
 const ELECTION: Duration = Duration::from_secs(30);
+/// How long is waited for a permit while nothing refuses: an answer was late, an election is going on.
+const PASSING: Duration = Duration::from_secs(90);
+/// How long the request that makes the node Job may take.
+const MAKE_JOB: Duration = Duration::from_secs(20);
+/// How long after that a node's step may still start. By the clocks of two machines, hence long.
+const START_WITHIN: Duration = Duration::from_secs(120);
+/// The steps of a record from which on the host may have been changed.
+const ON_HOST: [&str; 3] = [NODE_STEP, RECOVERY, UNCORDON];
+const NODE_STEP: &str = "node-step";
+const RECOVERY: &str = "recovery";
+const UNCORDON: &str = "uncordon";
 
 /// Takes one node through the whole disruption. `Ok(None)`: it is on target and recovered.
 ///
@@ -33,30 +46,34 @@ const ELECTION: Duration = Duration::from_secs(30);
 /// When something could not be carried out before anything was touched; later ends are reports.
 pub async fn upgrade(chain: &Chain<'_>, fleet: &Fleet, plan: &NodePlan) -> anyhow::Result<Option<End>> {
     let node = fleet.get(&plan.node).with_context(|| format!("{} is not in the fleet", plan.node))?;
-    let resumed = matches!(&node.cordon, Cordon::Ours(operation) if *operation == chain.operation());
-    if let Some(stop) = ready_to_begin(chain, plan).await? {
-        return Ok(Some(stop));
-    }
-    if !resumed && let Some(stop) = rehearse(chain, node).await? {
-        return Ok(Some(stop));
+    if !plan.begun {
+        if let Some(reason) = chain.stopped().await {
+            return Ok(Some(not_permitted(format!("{} is left alone", plan.node), &[reason])));
+        }
+        if let Some(stop) = ready_to_begin(chain, plan).await? {
+            return Ok(Some(stop));
+        }
+        if let Some(stop) = rehearse(chain, node).await? {
+            return Ok(Some(stop));
+        }
     }
     let hold = match take_locks(chain, node).await? {
         Ok(hold) => hold,
         Err(stop) => return Ok(Some(stop)),
     };
-    let adopted = hold.guard.adopted().is_some();
-    if adopted {
-        chain.say(&format!("{}: going on with what a step before this one began", node.name));
+    let on_host = hold.guard.adopted().is_some_and(|step| ON_HOST.contains(&step.name.as_str()));
+    if let Some(step) = hold.guard.adopted() {
+        chain.say(&format!("{}: going on with what a step before this one began ({})", node.name, step.name));
     }
-    let work = Work { chain, node, plan, hold, adopted };
-    work.run().await
+    let work = Work { chain, node, plan, hold, on_host };
+    match chain.stopped().await {
+        Some(reason) => work.way_back(reason).await,
+        None => work.run().await,
+    }
 }
 
-/// What must be so before anything is taken: the kill switch is off, and kubeadm's configuration is as the mode needs it.
+/// What must be so before anything is taken: kubeadm's configuration is as the mode needs it.
 async fn ready_to_begin(chain: &Chain<'_>, plan: &NodePlan) -> anyhow::Result<Option<End>> {
-    if let Some(reason) = chain.stopped().await {
-        return Ok(Some(not_permitted(format!("{} is left alone", plan.node), &[reason])));
-    }
     let client = chain.access.live(&[]).await?;
     let configuration = match ClusterConfiguration::read(&client).await {
         Ok(configuration) => configuration,
@@ -98,7 +115,12 @@ async fn take_locks(chain: &Chain<'_>, node: &FleetNode) -> anyhow::Result<Resul
     };
     let avoid = vec![node.address.clone()];
     let leases = Leases::new(chain.access.clone(), avoid, lock::timings(chain.config), chain.clock);
-    let unit = |node: NodeName| async move { chain.node_preflight(&node).await.map(|answer| answer.running.is_some()) };
+    let unit = |node: NodeName| async move {
+        match chain.node_preflight(&node).await {
+            Fact::Known(answer) => answer.running.map(|running| running.is_some()),
+            Fact::Unknown(why) => Fact::Unknown(why),
+        }
+    };
     let slots: Vec<String> = if node.control_plane {
         vec![lock::CONTROL_PLANE.to_owned()]
     } else {
@@ -118,47 +140,75 @@ struct Work<'a, 'c> {
     node: &'a FleetNode,
     plan: &'a NodePlan,
     hold: Hold,
-    adopted: bool,
+    /// An adopted operation that may have changed the host: it can only be finished.
+    on_host: bool,
 }
 
 impl Work<'_, '_> {
     async fn run(self) -> anyhow::Result<Option<End>> {
-        // Whether kubeadm or a package may have been touched: until then everything is undone when it is given up.
-        let untouched = match self.up_to_the_node_step().await {
-            Ok(Ok(before)) => Ok(before),
-            Ok(Err(stop)) => Err(stop),
-            Err(error) => Err(unknown(format!("{error:#}"))),
+        let before = match self.up_to_the_node_step().await {
+            Ok(Ok(before)) => before,
+            Ok(Err(stop)) => return Ok(Some(self.give_up(stop).await)),
+            Err(error) => return Ok(Some(self.give_up(unknown(format!("{error:#}"))).await)),
         };
-        let before = match untouched {
-            Ok(before) => before,
-            Err(stop) if self.adopted => return Ok(Some(self.left_as_it_is(stop))),
-            Err(stop) => return Ok(Some(self.undo(stop).await)),
-        };
-        match self.node_step_and_after(&before).await {
-            Ok(None) => {}
-            Ok(Some(stop)) => return Ok(Some(stop)),
+        let report = match self.node_step(&before).await {
+            Ok(Ok(report)) => report,
+            Ok(Err(Unfinished::Untouched(stop))) => return Ok(Some(self.give_up(stop).await)),
+            Ok(Err(Unfinished::Midway(stop))) => return Ok(Some(stop)),
             Err(error) => return Ok(Some(self.midway(format!("{error:#}")))),
+        };
+        // What a step before this one has changed shows in `before` already.
+        let changed = (!self.on_host).then_some(report.manifests_changed.as_slice());
+        let expected = Expected { before: &before, after: &report.after, changed };
+        self.back_in_service(expected, report.after.packages.get("kubeadm").copied()).await
+    }
+
+    /// With the kill switch engaged: what has changed nothing is undone, what has is brought back into service if it is whole, and is
+    /// left as it is if it is not. Nothing is changed on the host.
+    async fn way_back(self, reason: Reason) -> anyhow::Result<Option<End>> {
+        let (chain, node) = (self.chain, self.node);
+        let engaged = not_permitted(format!("{}: nothing more is changed", node.name), &[reason]);
+        if !self.on_host {
+            return Ok(Some(self.give_up(engaged).await));
         }
-        let name = self.node.name.clone();
-        match self.hold.release().await {
-            Ok(()) => Ok(None),
-            Err(error) => Ok(Some(end(
-                Outcome::Midway,
-                format!(
-                    "{name} is upgraded and schedulable, but the lock could not be given back: {error}; run it again"
-                ),
-            ))),
+        let answer = match chain.node_preflight(&node.name).await {
+            Fact::Known(answer) => answer,
+            Fact::Unknown(why) => return Ok(Some(self.left_as_it_is(engaged.and(&format!("; {why}"))))),
+        };
+        let mut behind = recover::behind(&answer.versions, chain.to);
+        match &answer.running {
+            Fact::Known(None) => {}
+            Fact::Known(Some(_)) => behind.push("its step still runs".to_owned()),
+            Fact::Unknown(why) => behind.push(format!("whether its step still runs is not known: {why}")),
         }
+        if !behind.is_empty() {
+            return Ok(Some(self.left_as_it_is(engaged.and(&format!("; {}", behind.join(", "))))));
+        }
+        chain.say(&format!(
+            "{}: the kill switch is engaged; its step was done, so it goes back into service",
+            node.name
+        ));
+        let before = chain.look(self.mine().await).await;
+        let expected = Expected { before: &before, after: &answer.versions, changed: None };
+        match self.back_in_service(expected, None).await? {
+            Some(stop) => Ok(Some(stop)),
+            None => Ok(Some(engaged)),
+        }
+    }
+
+    /// What `judge` is to be told of this Lease: the host of an operation may have to be finished on a control plane that is not whole;
+    /// until then the target is one like any other.
+    async fn mine(&self) -> Mine {
+        let identity = self.hold.guard.identity().await;
+        if self.on_host { Mine::Adopted(identity) } else { Mine::Taken(identity) }
     }
 
     /// Judges, moves leadership, cordons, drains, judges again.
     async fn up_to_the_node_step(&self) -> anyhow::Result<Result<Seen, End>> {
         let (chain, node) = (self.chain, self.node);
-        let wanted = Disruption::Upgrade(node.name.clone());
-        let mut seen = chain.look(self.hold.mine()).await;
-        let permit = match chain.judge(&seen, wanted).await? {
-            Verdict::Permitted(permit) => permit,
-            verdict => return Ok(Err(not_permitted(format!("{} must not go down", node.name), verdict.reasons()))),
+        let (mut seen, permit) = match self.permit().await? {
+            Ok(permitted) => permitted,
+            Err(stop) => return Ok(Err(stop)),
         };
         let margin = permit.margin();
         let disrupting = permit.begin();
@@ -166,9 +216,9 @@ impl Work<'_, '_> {
             if let Some(stop) = self.move_leadership(&seen).await? {
                 return Ok(Err(stop));
             }
-            seen = chain.look(self.hold.mine()).await;
+            seen = chain.look(self.mine().await).await;
         }
-        if let Err(stop) = self.still_holds(&disrupting, &seen, self.hold.mine()) {
+        if let Err(stop) = self.still_holds(&disrupting, &seen) {
             return Ok(Err(stop));
         }
         if node.control_plane {
@@ -180,18 +230,42 @@ impl Work<'_, '_> {
         if let Some(stop) = self.drain().await? {
             return Ok(Err(stop));
         }
-        // The target itself is cordoned by us now: what counts is everybody else.
-        let mine = Mine::Adopted(self.hold.guard.identity().await);
-        let seen = chain.look(mine.clone()).await;
-        if let Err(stop) = self.still_holds(&disrupting, &seen, mine) {
+        // A drain takes minutes: whoever else has failed meanwhile counts.
+        let mut seen = chain.look(self.mine().await).await;
+        if leads(&seen, node) {
+            if let Some(stop) = self.move_leadership(&seen).await? {
+                return Ok(Err(stop));
+            }
+            seen = chain.look(self.mine().await).await;
+        }
+        if let Err(stop) = self.still_holds(&disrupting, &seen) {
             return Ok(Err(stop));
         }
         Ok(Ok(seen))
     }
 
-    fn still_holds(&self, disrupting: &Disrupting, seen: &Seen, mine: Mine) -> Result<(), End> {
-        let in_flight = quorum_safety::InFlight { mine, ..seen.in_flight.clone() };
-        disrupting.still_holds(&seen.observation, &in_flight, &self.chain.config.policy()).map_err(|reasons| {
+    /// A permit for the target. What passes by itself (nothing refuses, something is unknown or not now) is waited for.
+    async fn permit(&self) -> anyhow::Result<Result<(Seen, Permit), End>> {
+        let (chain, node) = (self.chain, self.node);
+        let end = chain.clock.boottime() + PASSING;
+        loop {
+            self.hold.guard.check()?;
+            let seen = chain.look(self.mine().await).await;
+            let verdict = match chain.judge(&seen, Disruption::Upgrade(node.name.clone())).await? {
+                Verdict::Permitted(permit) => return Ok(Ok((seen, permit))),
+                verdict => verdict,
+            };
+            let lasting = |reason: &Reason| reason.class == Class::Refusal || reason.code == Code::KillSwitchEngaged;
+            if verdict.reasons().iter().any(lasting) || chain.clock.boottime() >= end {
+                return Ok(Err(not_permitted(format!("{} must not go down", node.name), verdict.reasons())));
+            }
+            chain.say(&format!("{}: not now, looking again: {}", node.name, lines(verdict.reasons())));
+            tokio::time::sleep(Duration::from_secs(2)).await;
+        }
+    }
+
+    fn still_holds(&self, disrupting: &Disrupting, seen: &Seen) -> Result<(), End> {
+        disrupting.still_holds(&seen.observation, &seen.in_flight, &self.chain.config.policy()).map_err(|reasons| {
             not_permitted(format!("{} must not go down any more", self.node.name), reasons.as_slice())
         })
     }
@@ -265,7 +339,7 @@ impl Work<'_, '_> {
     async fn wait_for_leader(&self, from: &NodeName) -> Option<End> {
         let end = self.chain.clock.boottime() + ELECTION;
         loop {
-            let seen = self.chain.look(self.hold.mine()).await;
+            let seen = self.chain.look(self.mine().await).await;
             let agreed = seen.observation.etcd.members.iter().all(|member| {
                 member.first.known().is_some_and(|first| {
                     first.leader.is_some() && member.second.known().is_some_and(|second| second.leader == first.leader)
@@ -283,24 +357,45 @@ impl Work<'_, '_> {
         }
     }
 
-    /// The node step, proven recovery, uncordon. `Ok(Some(…))` and errors leave the lock and the cordon: half done.
-    async fn node_step_and_after(&self, before: &Seen) -> anyhow::Result<Option<End>> {
+    /// Proven recovery, uncordon, release. A stop leaves the lock and the cordon: half done.
+    async fn back_in_service(self, expected: Expected<'_>, kubeadm: Option<Version>) -> anyhow::Result<Option<End>> {
         let (chain, node) = (self.chain, self.node);
-        if self.plan.mode == Mode::Apply {
-            // Written before it starts: this node resumes first, and no other one gets `apply`.
-            let name = node.name.clone();
-            chain.record(|record| record.apply_node = Some(name.clone())).await?;
+        match self.recovered_and_uncordoned(expected).await {
+            Ok(None) => {}
+            Ok(Some(stop)) => return Ok(Some(stop)),
+            Err(error) => return Ok(Some(self.midway(format!("{error:#}")))),
         }
-        self.hold.guard.step(Step::touching("node-step")).await?;
-        let report = match self.node_step(before).await? {
-            Ok(report) => report,
-            Err(stop) => return Ok(Some(stop)),
-        };
-        self.hold.guard.step(Step::touching("recovery")).await?;
-        if let Some(stop) = recover::wait(chain, node, before, &report, self.adopted, &self.hold).await? {
+        let (name, seconds) = (node.name.clone(), chain.seconds());
+        let recorded = chain.record(|record| {
+            record.seconds.insert(name.clone(), seconds);
+            if let Some(version) = kubeadm {
+                record.kubeadm.insert(name.clone(), version);
+            }
+        });
+        // For the next estimate only.
+        if let Err(error) = recorded.await {
+            chain.say(&format!("{}: how long it took could not be recorded: {error:#}", node.name));
+        }
+        match self.hold.release().await {
+            Ok(()) => Ok(None),
+            Err(error) => {
+                let summary = format!(
+                    "{} is upgraded and schedulable, but the lock could not be given back: {error}; \
+                     `quorate upgrade --to {}` gives it back",
+                    node.name, chain.to
+                );
+                Ok(Some(end(Outcome::Midway, summary)))
+            }
+        }
+    }
+
+    async fn recovered_and_uncordoned(&self, expected: Expected<'_>) -> anyhow::Result<Option<End>> {
+        let (chain, node) = (self.chain, self.node);
+        self.hold.guard.step(Step::touching(RECOVERY)).await?;
+        if let Some(stop) = recover::wait(chain, node, expected, &self.hold).await? {
             return Ok(Some(stop));
         }
-        self.hold.guard.step(Step::touching("uncordon")).await?;
+        self.hold.guard.step(Step::touching(UNCORDON)).await?;
         let within = self.hold.guard.check()?;
         match drain::uncordon(chain.access, &node.name.0, &chain.operation(), within).await? {
             Uncordoned::Schedulable => chain.say(&format!("{}: recovered, schedulable again", node.name)),
@@ -312,23 +407,19 @@ impl Work<'_, '_> {
             }
             Uncordoned::NoSuchNode => return Ok(Some(self.midway("the node is gone".to_owned()))),
         }
-        let (name, seconds) = (node.name.clone(), chain.seconds());
-        let kubeadm = report.after.packages.get("kubeadm").copied();
-        chain
-            .record(|record| {
-                record.seconds.insert(name.clone(), seconds);
-                if let Some(version) = kubeadm {
-                    record.kubeadm.insert(name.clone(), version);
-                }
-            })
-            .await?;
         Ok(None)
     }
 
     /// Runs the node Job and reads its report.
-    async fn node_step(&self, before: &Seen) -> anyhow::Result<Result<NodeReport, End>> {
+    async fn node_step(&self, before: &Seen) -> anyhow::Result<Result<NodeReport, Unfinished>> {
         let (chain, node) = (self.chain, self.node);
+        if self.plan.mode == Mode::Apply {
+            // Written before it starts: this node resumes first, and no other one gets `apply`.
+            let name = node.name.clone();
+            chain.record(|record| record.apply_node = Some(name.clone())).await?;
+        }
         let order = self.order(before).await?;
+        self.hold.guard.step(Step::touching(NODE_STEP)).await?;
         let mut args = vec!["node".to_owned(), "upgrade".to_owned()];
         args.extend(order.to_args());
         let request = Request {
@@ -341,19 +432,22 @@ impl Work<'_, '_> {
         };
         chain.say(&format!("{}: kubeadm upgrade {}, then kubelet and kubectl", node.name, order.mode));
         let jobs = Jobs::new(chain.access, vec![node.address.clone()]);
-        jobs.start(&request).await?;
+        // Under the Lease's deadline like every disruptive request; and a pod that comes late starts nothing (`--start-before`).
+        self.hold.guard.act(MAKE_JOB, jobs.start(&request)).await??;
         let deadline = chain.config.times.node_step.get() + Duration::from_secs(120);
         let ended = tokio::select! {
             ended = jobs.wait_end(&request.name, deadline) => ended?,
             // The unit on the host goes on and its Job reports; the next step adopts it.
-            late = self.hold.guard.stopped() => return Ok(Err(self.midway(format!("the lock was lost: {late}")))),
+            late = self.hold.guard.stopped() => {
+                return Ok(Err(Unfinished::Midway(self.midway(format!("the lock was lost: {late}")))));
+            }
         };
         let report: NodeReport = match serde_json::from_str(&ended.message) {
             Ok(report) => report,
             Err(_) => {
                 let text =
                     format!("the node step's pod ended with {} and left no report: {}", ended.exit_code, ended.message);
-                return Ok(Err(self.midway(text)));
+                return Ok(Err(Unfinished::Midway(self.midway(text))));
             }
         };
         match report.outcome {
@@ -370,9 +464,15 @@ impl Work<'_, '_> {
             NodeOutcome::Refused | NodeOutcome::Unknown | NodeOutcome::Midway => {
                 let step = report.failed_step.map(|step| format!("{step:?}: ")).unwrap_or_default();
                 let message = report.message.clone().unwrap_or_default();
+                if report.untouched && !self.on_host {
+                    let outcome = if report.outcome == NodeOutcome::Refused { Outcome::Held } else { Outcome::Unknown };
+                    let summary = format!("{}: {step}{message}; nothing was changed on it", node.name);
+                    let stop = Report::with_blockers(outcome, summary, &[], &report.last_lines);
+                    return Ok(Err(Unfinished::Untouched(stop)));
+                }
                 let mut stop = self.midway(format!("{step}{message}"));
                 stop.blockers = report.last_lines;
-                Ok(Err(stop))
+                Ok(Err(Unfinished::Midway(stop.fitted())))
             }
         }
     }
@@ -400,29 +500,39 @@ impl Work<'_, '_> {
             service_address: node.control_plane.then_some(service),
             etcd_image_tag: node.control_plane.then(|| configuration.etcd_image_tag()),
             timeout: chain.config.times.node_step.get(),
+            start_before: Some(chain.clock.unix().0.saturating_add(START_WITHIN.as_secs().cast_signed())),
         })
     }
 
-    /// Given up before the node was touched: uncordon, give the locks back.
-    async fn undo(self, mut stop: End) -> End {
-        let (chain, node) = (self.chain, self.node);
-        let within = self.hold.guard.check().unwrap_or(Duration::ZERO);
-        let undone = drain::uncordon(chain.access, &node.name.0, &chain.operation(), within).await;
-        match undone {
-            Ok(_) => match self.hold.release().await {
-                Ok(()) => stop.summary.push_str("; everything is as it was"),
-                Err(error) => stop.blockers.push(format!("the lock could not be given back: {error}")),
-            },
-            Err(error) => stop.blockers.push(format!("{} could not be uncordoned: {error}; run it again", node.name)),
+    /// Given up. What may have changed the host stays locked and cordoned; else all is undone: uncordon, give the locks back.
+    async fn give_up(self, stop: End) -> End {
+        if self.on_host {
+            return self.left_as_it_is(stop);
         }
-        stop
+        let (chain, node) = (self.chain, self.node);
+        let left = |what: String| {
+            let mut stop = stop.clone();
+            stop.outcome = Outcome::Midway;
+            stop.blockers.insert(0, format!("{what}; `quorate upgrade --to {}` takes it back or goes on", chain.to));
+            stop.fitted()
+        };
+        let within = match self.hold.guard.check() {
+            Ok(within) => within,
+            Err(late) => return left(format!("{} may still be cordoned: the lock was lost: {late}", node.name)),
+        };
+        match drain::uncordon(chain.access, &node.name.0, &chain.operation(), within).await {
+            Ok(_) => match self.hold.release().await {
+                Ok(()) => stop.and("; everything is as it was"),
+                Err(error) => left(format!("the lock could not be given back: {error}")),
+            },
+            Err(error) => left(format!("{} could not be uncordoned: {error}", node.name)),
+        }
     }
 
     /// An adopted operation that cannot go on now: lock and cordon stay, so that nobody else takes what is half done.
     fn left_as_it_is(&self, mut stop: End) -> End {
-        stop.summary
-            .push_str(&format!("; {} stays half done, locked and cordoned, until it can be finished", self.node.name));
-        stop
+        stop.outcome = Outcome::Midway;
+        stop.and(&format!("; {} stays half done, locked and cordoned, until it can be finished", self.node.name))
     }
 
     fn midway(&self, what: String) -> End {
@@ -432,6 +542,18 @@ impl Work<'_, '_> {
         );
         end(Outcome::Midway, summary)
     }
+}
+
+/// Why the node step is not done.
+enum Unfinished {
+    /// Nothing was changed on the host: all is undone.
+    Untouched(End),
+    /// Something may have been.
+    Midway(End),
+}
+
+fn lines(reasons: &[Reason]) -> String {
+    reasons.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
 /// Whether a node's member leads in its own view.

@@ -1,7 +1,8 @@
 //! The live fleet as an upgrade sees it. Pure: made from an observation, never from a Job's name.
 
+use crate::seen::Seen;
 use crate::version::Version;
-use quorum_safety::{Component, Cordon, Fact, MemberId, NodeName, NodeView, Observation};
+use quorum_safety::{Component, Cordon, Fact, Holder, InFlight, Lock, MemberId, NodeName, NodeView, Observation};
 use std::collections::BTreeMap;
 
 /// One node.
@@ -17,14 +18,16 @@ pub struct FleetNode {
     pub kubelet: Version,
     /// Versions of apiserver, controller-manager and scheduler by their images; empty for a worker.
     pub components: BTreeMap<Component, Version>,
-    /// The image of its etcd; none for a worker.
-    pub etcd_image: Option<String>,
+    /// The tag of its etcd's image; none for a worker.
+    pub etcd: Option<String>,
     /// Whether it is cordoned, and by whom.
     pub cordon: Cordon,
     /// The etcd member on it, when known.
     pub member: Option<MemberId>,
     /// Whether that member leads.
     pub leads: bool,
+    /// Operations that a Lease or a cordon of ours names on it: they are finished before anything new begins.
+    pub begun: Vec<String>,
 }
 
 /// All nodes, control plane nodes first, by name.
@@ -40,6 +43,9 @@ pub enum FleetError {
     /// The nodes are not known.
     #[error("the nodes are not known: {0}")]
     Nodes(String),
+    /// Who holds the Leases is not known.
+    #[error("the disruption Leases are not known: {0}")]
+    Leases(String),
     /// Something of a node is not known or cannot be read.
     #[error("node {node}: {what}")]
     Node {
@@ -51,13 +57,16 @@ pub enum FleetError {
 }
 
 impl Fleet {
-    /// Reads the fleet out of an observation.
+    /// Reads the fleet out of what was seen.
     ///
     /// # Errors
-    /// When a node's version or address is not known: an upgrade is not planned on guesses.
-    pub fn of(seen: &Observation) -> Result<Self, FleetError> {
+    /// When a node's version or address is not known, or who holds the Leases: an upgrade is not planned on guesses.
+    pub fn of(seen: &Seen) -> Result<Self, FleetError> {
+        let holders = holders(&seen.in_flight).map_err(|why| FleetError::Leases(why.to_owned()))?;
+        let seen = &seen.observation;
         let nodes = seen.nodes.as_result().map_err(|why| FleetError::Nodes(why.to_owned()))?;
-        let mut nodes: Vec<FleetNode> = nodes.iter().map(|node| fleet_node(node, seen)).collect::<Result<_, _>>()?;
+        let mut nodes: Vec<FleetNode> =
+            nodes.iter().map(|node| fleet_node(node, seen, &holders)).collect::<Result<_, _>>()?;
         nodes.sort_by(|a, b| b.control_plane.cmp(&a.control_plane).then(a.name.cmp(&b.name)));
         Ok(Self { nodes })
     }
@@ -89,9 +98,10 @@ impl Fleet {
 }
 
 impl FleetNode {
-    /// What is missing for this node to be on target; empty when it is. `kubeadm` is the version of its package, when known.
-    /// Never the kubelet alone: a node whose kubelet is on target may be half done.
-    pub fn missing(&self, target: Version, kubeadm: Option<Version>) -> Vec<String> {
+    /// What is missing for this node to be on target; empty when it is. `kubeadm` is the version of its package, when known, and `etcd`
+    /// the image tag that kubeadm-config wants, when it wants one. Never the kubelet alone: a node whose kubelet is on target may be
+    /// half done.
+    pub fn missing(&self, target: Version, kubeadm: Option<Version>, etcd: Option<&str>) -> Vec<String> {
         let mut missing = Vec::new();
         for (component, version) in &self.components {
             if *version != target {
@@ -104,14 +114,28 @@ impl FleetNode {
         if let Some(kubeadm) = kubeadm.filter(|kubeadm| *kubeadm != target) {
             missing.push(format!("package kubeadm is {kubeadm}"));
         }
-        if let Cordon::Ours(operation) = &self.cordon {
-            missing.push(format!("it is still cordoned by {operation}"));
+        if let (Some(wanted), Some(tag)) = (etcd, &self.etcd)
+            && wanted != tag
+        {
+            missing.push(format!("etcd is {tag}, and kubeadm-config wants {wanted}"));
         }
         missing
     }
 }
 
-fn fleet_node(node: &NodeView, seen: &Observation) -> Result<FleetNode, FleetError> {
+/// Who holds the Leases of nodes.
+fn holders(in_flight: &InFlight) -> Result<Vec<&Holder>, &str> {
+    let workers = in_flight.workers.as_result()?;
+    let locks = std::iter::once(in_flight.control_plane.as_result()?).chain(workers);
+    Ok(locks
+        .filter_map(|lock| match lock {
+            Lock::Held(holder) => Some(holder),
+            Lock::Free => None,
+        })
+        .collect())
+}
+
+fn fleet_node(node: &NodeView, seen: &Observation, holders: &[&Holder]) -> Result<FleetNode, FleetError> {
     let wrong = |what: String| FleetError::Node { node: node.name.clone(), what };
     let known = |fact: &Fact<String>, what: &str| {
         fact.as_result().map(ToOwned::to_owned).map_err(|why| wrong(format!("{what} is not known: {why}")))
@@ -120,7 +144,7 @@ fn fleet_node(node: &NodeView, seen: &Observation) -> Result<FleetNode, FleetErr
     let kubelet = kubelet.parse::<Version>().map_err(|error| wrong(format!("its kubelet: {error}")))?;
     let address = known(&node.address, "its InternalIP")?;
     let mut components = BTreeMap::new();
-    let mut etcd_image = None;
+    let mut etcd = None;
     if node.control_plane {
         let pods =
             node.static_pods.as_result().map_err(|why| wrong(format!("its static pods are not known: {why}")))?;
@@ -130,7 +154,7 @@ fn fleet_node(node: &NodeView, seen: &Observation) -> Result<FleetNode, FleetErr
                 .find(|pod| pod.component == component)
                 .ok_or_else(|| wrong(format!("it has no mirror pod of {}", component.name())))?;
             if component == Component::Etcd {
-                etcd_image = Some(pod.image.clone());
+                etcd = Some(tag_of(&pod.image).map_err(|what| wrong(format!("image of etcd: {what}")))?.to_owned());
                 continue;
             }
             let version =
@@ -140,25 +164,36 @@ fn fleet_node(node: &NodeView, seen: &Observation) -> Result<FleetNode, FleetErr
     }
     let view = seen.etcd.members.iter().find(|member| member.node.known() == Some(&node.name));
     let leads = view.is_some_and(|view| view.second.known().is_some_and(|sample| sample.leader == Some(view.id)));
+    let mut begun: Vec<String> =
+        holders.iter().filter(|holder| holder.target == node.name).map(|holder| holder.operation.clone()).collect();
+    if let Cordon::Ours(operation) = &node.cordon {
+        begun.push(operation.clone());
+    }
+    begun.sort();
+    begun.dedup();
     Ok(FleetNode {
         name: node.name.clone(),
         control_plane: node.control_plane,
         address,
         kubelet,
         components,
-        etcd_image,
+        etcd,
         cordon: node.cordon.clone(),
         member: view.map(|view| view.id),
         leads,
+        begun,
     })
 }
 
 /// The version that an image's tag names: `registry.k8s.io/kube-apiserver:v1.36.1`, a digest after it ignored.
 fn version_of(image: &str) -> Result<Version, String> {
+    tag_of(image)?.parse().map_err(|error: crate::version::VersionError| error.to_string())
+}
+
+fn tag_of(image: &str) -> Result<&str, String> {
     let without_digest = image.split('@').next().unwrap_or(image);
     let tag = without_digest.rsplit('/').next().and_then(|name| name.split_once(':')).map(|(_, tag)| tag);
-    let tag = tag.ok_or_else(|| format!("`{image}` has no tag"))?;
-    tag.parse().map_err(|error: crate::version::VersionError| error.to_string())
+    tag.ok_or_else(|| format!("`{image}` has no tag"))
 }
 
 #[cfg(test)]

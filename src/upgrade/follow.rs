@@ -50,8 +50,17 @@ pub async fn run(global: &Global, to: Version, clock: Clock) -> anyhow::Result<E
     let began = clock.boottime();
     let seconds = || clock.boottime().saturating_sub(began).as_secs();
     let mut live = Live::new();
-    let running =
-        jobs.of_operation(&operation).await?.into_iter().any(|job| is_step(&job) && job::ended(&job).is_none());
+    let mut running = false;
+    for job in jobs.of_operation(&operation).await?.iter().filter(|job| is_step(job)) {
+        if job::ended(job).is_some() {
+            continue;
+        }
+        match jobs.look(&name_of(job)).await? {
+            // What it did is found by the next one, whatever its container still does: that is the Lease's matter.
+            State::Stranded(why) => live.line(seconds(), &format!("{} is given up: {why}", name_of(job))),
+            State::Going(_) | State::Ended(_) => running = true,
+        }
+    }
     if running {
         live.line(seconds(), &format!("an upgrade to {to} is running: following it"));
     } else {
@@ -135,10 +144,14 @@ async fn look(
 ) -> Result<Option<(String, Report)>, JobError> {
     let mut steps: Vec<Job> = jobs.of_operation(operation).await?.into_iter().filter(is_step).collect();
     steps.sort_by_key(|job| job.metadata.creation_timestamp.clone().map(|time| time.0));
-    let name_of = |job: &Job| job.metadata.name.clone().unwrap_or_default();
     let mut running = false;
+    let mut stranded = None;
     for job in &steps {
-        let is_running = job::ended(job).is_none();
+        let mut is_running = job::ended(job).is_none();
+        if is_running && let State::Stranded(why) = jobs.look(&name_of(job)).await? {
+            is_running = false;
+            stranded = Some((name_of(job), missing(&why)));
+        }
         running |= is_running;
         // A finished Job of an earlier run has nothing new to say.
         if is_running || shown.contains_key(&uid(job)) {
@@ -148,18 +161,23 @@ async fn look(
     if running {
         return Ok(None);
     }
+    if stranded.is_some() {
+        return Ok(stranded);
+    }
     let Some(last) = steps.last() else {
         return Ok(Some(("none".to_owned(), missing("no step is left in the cluster"))));
     };
     show_log(jobs, last, live, shown, seconds).await?;
     let report = match jobs.look(&name_of(last)).await? {
         State::Ended(end) => match serde_json::from_str::<Report>(&end.message) {
+            // Said before the next one was seen, or somebody has deleted it.
+            Ok(Report { next: Some(next), .. }) => missing(&format!("{next} was to go on, and there is no such Job")),
             Ok(report) => report,
             Err(_) => {
                 missing(&format!("pod {} on {} ended with {}: {}", end.pod, end.node, end.exit_code, end.message))
             }
         },
-        State::Going(state) => missing(&state),
+        State::Going(state) | State::Stranded(state) => missing(&state),
     };
     Ok(Some((name_of(last), report)))
 }
@@ -172,6 +190,10 @@ fn missing(what: &str) -> Report {
         &[],
         &[what.to_owned()],
     )
+}
+
+fn name_of(job: &Job) -> String {
+    job.metadata.name.clone().unwrap_or_default()
 }
 
 fn uid(job: &Job) -> String {

@@ -1,5 +1,6 @@
 //! What kubeadm wrote down about the cluster: ConfigMap kube-system/kubeadm-config.
 
+use crate::upgrade::plan::Configured;
 use crate::version::Version;
 use k8s_openapi::api::core::v1::{ConfigMap, Service};
 use kube::{Api, Client};
@@ -48,6 +49,12 @@ impl ClusterConfiguration {
             .and_then(|mut data| data.remove("ClusterConfiguration"))
             .ok_or("ConfigMap kube-system/kubeadm-config has no key ClusterConfiguration")?;
         Self::parse(&text)
+    }
+
+    /// What a plan depends on.
+    pub fn configured(&self) -> Configured {
+        let local = self.etcd.as_ref().and_then(|etcd| etcd.local.as_ref());
+        Configured { version: self.kubernetes_version, etcd: local.and_then(|local| local.image_tag.clone()) }
     }
 
     fn parse(text: &str) -> Result<Self, String> {

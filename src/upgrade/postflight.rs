@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::ListParams;
 use kube::{Api, Client};
-use quorum_safety::{Cordon, Fact, Lock, Mine};
+use quorum_safety::{Cordon, Fact, InFlight, Kured, Lock, Mine};
 use std::time::Duration;
 
 /// How long to wait until what has just restarted is Ready everywhere.
@@ -29,7 +29,7 @@ pub async fn run(chain: &Chain<'_>) -> anyhow::Result<End> {
         };
         if let Some(left) = plan.steps.first() {
             let next = chain.start_next(&seen, &plan).await?;
-            return Ok(end(Outcome::Ok, format!("{} is not on {} after all; {next} goes on", left.node, chain.to)));
+            return Ok(chain.goes_on(&format!("{} is not on {} after all", left.node, chain.to), next));
         }
         let wrong = wrong(chain, &seen).await;
         if wrong.is_empty() {
@@ -79,18 +79,41 @@ async fn wrong(chain: &Chain<'_>, seen: &Seen) -> Vec<String> {
             wrong.push(format!("apiserver of {}: /livez: {why}", node.name));
         }
     }
-    match &seen.in_flight.control_plane {
-        Fact::Known(Lock::Held(holder)) if holder.operation == operation => {
-            wrong.push(format!("Lease {} is still held for {}", lock::CONTROL_PLANE, holder.target));
-        }
-        Fact::Known(_) => {}
-        Fact::Unknown(why) => wrong.push(format!("Lease {}: {why}", lock::CONTROL_PLANE)),
-    }
+    wrong.extend(locks(&seen.in_flight, &operation));
     match chain.access.live(&[]).await {
         Ok(client) => wrong.extend(dns(&client, chain.config.times.answer.get()).await.err()),
         Err(error) => wrong.push(error.to_string()),
     }
     wrong
+}
+
+/// What of the locks still names this operation, or cannot be read.
+fn locks(in_flight: &InFlight, operation: &str) -> Vec<String> {
+    let mut left = Vec::new();
+    let mut look = |name: &str, lock: &Lock| match lock {
+        Lock::Held(holder) if holder.operation == operation => {
+            left.push(format!("Lease {name} is still held for {}", holder.target));
+        }
+        Lock::Held(_) | Lock::Free => {}
+    };
+    let mut unknown = Vec::new();
+    match &in_flight.control_plane {
+        Fact::Known(lock) => look(lock::CONTROL_PLANE, lock),
+        Fact::Unknown(why) => unknown.push(format!("Lease {}: {why}", lock::CONTROL_PLANE)),
+    }
+    match &in_flight.workers {
+        Fact::Known(slots) => (0..).zip(slots).for_each(|(slot, lock)| look(&lock::worker(slot), lock)),
+        Fact::Unknown(why) => unknown.push(format!("the Leases of workers: {why}")),
+    }
+    match &in_flight.kured {
+        Fact::Known(Kured::Held(by)) if *by == format!("quorate/{operation}") => {
+            left.push(format!("kured's lock is still held by {by}"));
+        }
+        Fact::Known(_) => {}
+        Fact::Unknown(why) => unknown.push(format!("kured's lock: {why}")),
+    }
+    left.extend(unknown);
+    left
 }
 
 async fn livez(chain: &Chain<'_>, address: &str) -> Result<(), String> {

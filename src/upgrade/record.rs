@@ -11,6 +11,8 @@ use std::collections::BTreeMap;
 
 /// Most verdicts that are kept.
 pub const VERDICTS: usize = 20;
+/// Most bytes of them, but the last one is always kept: a ConfigMap holds 1 MiB, and what cannot be recorded is not done.
+const VERDICT_BYTES: usize = 512 * 1024;
 const STATE: &str = "state.json";
 const VERDICT_LOG: &str = "verdicts.jsonl";
 
@@ -63,6 +65,12 @@ pub enum RecordError {
         /// Why.
         source: serde_json::Error,
     },
+    /// It is there and says nothing: somebody has edited it.
+    #[error("ConfigMap {name} has no key {STATE}: put it back, or delete the ConfigMap")]
+    NoState {
+        /// Its name.
+        name: String,
+    },
 }
 
 /// Name of the ConfigMap.
@@ -79,10 +87,12 @@ impl Stored {
         let name = name(to);
         let maps: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
         let object = maps.get_opt(&name).await.map_err(|source| RecordError::Request { name: name.clone(), source })?;
-        let text = object.as_ref().and_then(|object| object.data.as_ref()).and_then(|data| data.get(STATE));
-        let record = match text {
-            Some(text) => serde_json::from_str(text).map_err(|source| RecordError::Unreadable { name, source })?,
+        let record = match &object {
             None => ChainRecord::default(),
+            Some(object) => match object.data.as_ref().and_then(|data| data.get(STATE)) {
+                Some(text) => serde_json::from_str(text).map_err(|source| RecordError::Unreadable { name, source })?,
+                None => return Err(RecordError::NoState { name }),
+            },
         };
         Ok(Self { record, object })
     }
@@ -133,11 +143,16 @@ impl Stored {
     }
 }
 
-/// The log with one more line, at most `VERDICTS` of them.
+/// The log with one more line; the oldest go.
 fn appended(log: &str, line: &str) -> String {
     let mut lines: Vec<&str> = log.lines().chain([line]).collect();
-    let surplus = lines.len().saturating_sub(VERDICTS);
-    lines.drain(..surplus);
+    let mut bytes = 0;
+    let kept = lines.iter().rev().take(VERDICTS).take_while(|line| {
+        bytes += line.len() + 1;
+        bytes <= VERDICT_BYTES
+    });
+    let kept = kept.count().max(1);
+    lines.drain(..lines.len() - kept);
     lines.join("\n") + "\n"
 }
 
@@ -153,5 +168,15 @@ mod tests {
         }
         assert_eq!(log.lines().count(), VERDICTS);
         assert_eq!(log.lines().last(), Some("{\"n\":49}"));
+    }
+
+    #[test]
+    fn many_large_verdicts_fit_a_config_map() {
+        let mut log = String::new();
+        for _ in 0..VERDICTS {
+            log = appended(&log, &"x".repeat(200_000));
+        }
+        assert_eq!(log.lines().count(), 2);
+        assert_eq!(appended(&log, &"y".repeat(600_000)).lines().count(), 1);
     }
 }

@@ -2,20 +2,33 @@
 
 use crate::config::LoadBalancer as Kind;
 use crate::lock::Hold;
-use crate::node::NodeReport;
+use crate::node::Versions;
 use crate::observe::balancer;
 use crate::observe::cluster::within;
-use crate::report::Outcome;
+use crate::report::{Outcome, Report};
 use crate::seen::Seen;
-use crate::upgrade::chain::{Chain, End, end};
+use crate::upgrade::chain::{Chain, End};
 use crate::upgrade::fleet::FleetNode;
 use crate::upgrade::kubeadm_config::ClusterConfiguration;
+use crate::version::Version;
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::Api;
 use quorum_safety::recovery::{ConfigHash, Expectation, ExpectedPod, LeaderLeases, LoadBalancer, Recovery, Stability};
 use quorum_safety::{Component, Fact, Mine, NodeView};
 use std::collections::BTreeMap;
 use std::time::Duration;
+
+/// What a node's static pods are to be.
+#[derive(Clone, Copy)]
+pub struct Expected<'a> {
+    /// What was seen before.
+    pub before: &'a Seen,
+    /// What the host has in its manifests now.
+    pub after: &'a Versions,
+    /// The components whose manifest has other bytes than in `before`; none when that is not known, since a step before this one may
+    /// have changed them.
+    pub changed: Option<&'a [String]>,
+}
 
 /// Waits for proven recovery. `Ok(None)`: proved.
 ///
@@ -24,16 +37,14 @@ use std::time::Duration;
 pub async fn wait(
     chain: &Chain<'_>,
     node: &FleetNode,
-    before: &Seen,
-    report: &NodeReport,
-    adopted: bool,
+    wanted: Expected<'_>,
     hold: &Hold,
 ) -> anyhow::Result<Option<End>> {
     let deadline = chain.clock.boottime() + chain.config.times.recovery.get();
     let required = i64::try_from(chain.config.times.stable.get().as_secs()).unwrap_or(i64::MAX);
     let expected = Expectation {
         target: node.name.clone(),
-        static_pods: expected_pods(node, before, report, adopted),
+        static_pods: expected_pods(node, wanted),
         load_balancer: chain.config.load_balancer == Kind::Balances,
     };
     let mut stability = Stability::new();
@@ -68,9 +79,7 @@ pub async fn wait(
                 chain.config.times.recovery.get().as_secs(),
                 chain.to
             );
-            let mut stop = end(Outcome::Midway, summary);
-            stop.blockers = open;
-            return Ok(Some(stop));
+            return Ok(Some(Report::with_blockers(Outcome::Midway, summary, &[], &open)));
         }
         // An observation takes a second between its samples; this keeps a refused connection from spinning.
         tokio::time::sleep(Duration::from_secs(1)).await;
@@ -79,25 +88,37 @@ pub async fn wait(
 
 /// What the static pods must be: the images that the node step left in the manifests, and another config hash where it changed
 /// their bytes. The hash itself cannot be predicted, and a kubelet of another version may compute another one.
-fn expected_pods(
-    node: &FleetNode,
-    before: &Seen,
-    report: &NodeReport,
-    adopted: bool,
-) -> BTreeMap<Component, ExpectedPod> {
-    let nodes = before.observation.nodes.known().map(Vec::as_slice).unwrap_or_default();
+fn expected_pods(node: &FleetNode, wanted: Expected<'_>) -> BTreeMap<Component, ExpectedPod> {
+    let nodes = wanted.before.observation.nodes.known().map(Vec::as_slice).unwrap_or_default();
     let view = nodes.iter().find(|view| view.name == node.name);
     let pods = view.and_then(|view: &NodeView| view.static_pods.known()).map(Vec::as_slice).unwrap_or_default();
     let mut expected = BTreeMap::new();
     for pod in pods {
         let name = pod.component.name();
-        let Some(tag) = report.after.static_pods.get(name) else { continue };
-        let changed = report.manifests_changed.iter().any(|changed| changed == name);
-        let config_hash =
-            if changed && !adopted { ConfigHash::NoLonger(pod.config_hash.clone()) } else { ConfigHash::Any };
+        let Some(tag) = wanted.after.static_pods.get(name) else { continue };
+        let changed = wanted.changed.is_some_and(|changed| changed.iter().any(|changed| changed == name));
+        let config_hash = if changed { ConfigHash::NoLonger(pod.config_hash.clone()) } else { ConfigHash::Any };
         expected.insert(pod.component, ExpectedPod { image: retagged(&pod.image, tag), config_hash });
     }
     expected
+}
+
+/// What of a host is not at the target: a step that was done leaves nothing.
+pub fn behind(host: &Versions, to: Version) -> Vec<String> {
+    let mut behind = Vec::new();
+    for name in ["kubeadm", "kubelet"] {
+        match host.packages.get(name) {
+            Some(version) if *version == to => {}
+            Some(version) => behind.push(format!("package {name} is {version}")),
+            None => behind.push(format!("package {name} is not installed")),
+        }
+    }
+    if host.running_kubelet != Some(to) {
+        behind.push(format!("the kubelet that runs is not {to}"));
+    }
+    let components = host.static_pods.iter().filter(|(name, _)| *name != Component::Etcd.name());
+    behind.extend(components.filter(|(_, tag)| **tag != to.to_string()).map(|(name, tag)| format!("{name} is {tag}")));
+    behind
 }
 
 /// The same image with another tag.

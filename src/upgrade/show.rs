@@ -4,24 +4,27 @@
 use crate::access::Access;
 use crate::cli::Global;
 use crate::clock::Clock;
+use crate::config::Config;
 use crate::drain;
-use crate::exit::{ExitStatus, UsageError};
+use crate::exit::ExitStatus;
 use crate::observe::cluster;
 use crate::output;
 use crate::place;
-use crate::report::Outcome;
+use crate::report::{Outcome, Report};
 use crate::seen::Seen;
-use crate::status::Status;
 use crate::upgrade::fleet::Fleet;
-use crate::upgrade::plan::{Mode, Plan};
+use crate::upgrade::kubeadm_config::ClusterConfiguration;
+use crate::upgrade::plan::{Mode, NodePlan, Plan};
 use crate::upgrade::record::{ChainRecord, Stored};
 use crate::version::Version;
-use quorum_safety::{Answer, Reason};
+use quorum_safety::{Code, Disruption, Mine, Reason, Record};
 use serde::Serialize;
 
 /// What a node takes when nothing was measured here yet: seconds.
 const CONTROL_PLANE_SECONDS: u64 = 210;
 const WORKER_SECONDS: u64 = 90;
+/// Seconds for which an observation says something of now.
+const FRESH: i64 = 300;
 
 /// A plan with what blocks it.
 #[derive(Debug, Serialize)]
@@ -52,31 +55,45 @@ pub async fn run(global: &Global, to: Version, clock: Clock) -> anyhow::Result<E
     let config = place::configuration(global, &access).await?;
     let client = access.live(&[]).await?;
     let view = cluster::observe(&client, config.times.answer.get()).await;
-    let published = Seen::published(&client, &access.namespace).await?;
+    // One that an older version wrote says nothing to this one.
+    let published = Seen::published(&client, &access.namespace).await.unwrap_or_else(|error| {
+        output::progress(&format!("the last observation cannot be read: {error}"));
+        None
+    });
     let record = Stored::read(&client, &access.namespace, to).await?.record;
-    // Who leads etcd is only known from the published observation: it decides who is last, and is looked at again then.
+    let configured = match ClusterConfiguration::read(&client).await {
+        Ok(configuration) => configuration.configured(),
+        Err(why) => return refused(global, Outcome::Unknown, why),
+    };
+    // Who leads etcd is only known from the published observation: it decides who is last, and is looked at again then. Everything
+    // else is asked now.
     let mut observation = match &published {
         Some(seen) => seen.observation.clone(),
         None => crate::observe::without_etcd(view.uid.clone(), clock),
     };
     observation.nodes = view.nodes;
-    let fleet = Fleet::of(&observation)?;
-    let plan = Plan::make(&fleet, to, &record).map_err(|error| UsageError(error.to_string()))?;
+    let in_flight = crate::lock::observe(&client, &access.namespace, &config, Mine::Nothing).await;
+    let stopped = crate::lock::stopped_by(&in_flight.kill_switch);
+    let now = Seen { observation, in_flight };
+    let fleet = match Fleet::of(&now) {
+        Ok(fleet) => fleet,
+        Err(error) => return refused(global, Outcome::Unknown, error.to_string()),
+    };
+    let plan = match Plan::make(&fleet, to, &record, &configured) {
+        Ok(plan) => plan,
+        Err(error) => return refused(global, Outcome::Refused, error.to_string()),
+    };
     let options = drain::Options::new(&config, None);
     let mut blockers = Vec::new();
     for step in &plan.steps {
         let rehearsal = drain::rehearse(&access, &step.node.0, &options).await?;
         blockers.extend(rehearsal.stopping().iter().map(|blocker| format!("{}: {blocker}", step.node)));
     }
-    let reasons = match (&published, plan.steps.first()) {
-        (Some(seen), Some(first)) => Status::of(seen, &config)
-            .nodes
-            .into_iter()
-            .find(|may| may.node == first.node && may.verdict.answer != Answer::Permitted)
-            .map(|may| may.verdict.reasons)
-            .unwrap_or_default(),
-        _ => Vec::new(),
-    };
+    let age = published.map(|seen| clock.unix().0.saturating_sub(seen.observation.taken_at.0));
+    let mut reasons: Vec<Reason> = stopped.into_iter().collect();
+    if let Some(first) = plan.steps.first() {
+        reasons.extend(first_may_go(&now, first, age, &config));
+    }
     let (estimate, measured) = estimate(&plan, &record);
     let shown = Shown {
         api_version: quorum_safety::API_VERSION,
@@ -85,11 +102,38 @@ pub async fn run(global: &Global, to: Version, clock: Clock) -> anyhow::Result<E
         measured,
         blockers,
         reasons,
-        observation_age: published.map(|seen| clock.unix().0.saturating_sub(seen.observation.taken_at.0)),
+        observation_age: age,
         plan,
     };
     output::answer(global.output, &shown, || text(&shown))?;
     Ok(if shown.blockers.is_empty() { Outcome::of_reasons(&shown.reasons).status() } else { ExitStatus::Held })
+}
+
+/// Why the first node may not go now. What is half done is judged by the step that adopts it. An old observation of etcd says nothing of
+/// now, and is unknown.
+fn first_may_go(now: &Seen, first: &NodePlan, age: Option<i64>, config: &Config) -> Vec<Reason> {
+    if first.begun {
+        return Vec::new();
+    }
+    let looks_now = "`quorate status --fresh` looks now";
+    match age {
+        None => vec![Reason::new(Code::MembershipUnknown, format!("etcd has not been observed yet; {looks_now}"))],
+        Some(age) if age > FRESH => {
+            vec![Reason::new(Code::MembershipUnknown, format!("etcd was last observed {age} s ago; {looks_now}"))]
+        }
+        Some(_) => {
+            let wanted = Disruption::Upgrade(first.node.clone());
+            let judged = Record::judged(now.observation.clone(), now.in_flight.clone(), wanted, config.policy());
+            judged.0.reasons().to_vec()
+        }
+    }
+}
+
+/// A plan that cannot be made.
+fn refused(global: &Global, outcome: Outcome, why: String) -> anyhow::Result<ExitStatus> {
+    let report = Report::new(outcome, why, &[]);
+    output::answer(global.output, &report, || report.text())?;
+    Ok(outcome.status())
 }
 
 /// Seconds for all steps: the longest that a node of its kind took here, or what they take in general.
@@ -131,7 +175,7 @@ fn text(shown: &Shown) -> String {
         ),
     }
     if shown.blockers.is_empty() && shown.reasons.is_empty() {
-        text.push_str("nothing blocks it");
+        text.push_str("nothing blocks it; packages, disk and manifests of each node are looked at by the preflight");
     } else {
         text.push_str("blocked by:");
         for line in shown.reasons.iter().map(ToString::to_string).chain(shown.blockers.iter().cloned()) {

@@ -5,13 +5,15 @@ use crate::cli::Global;
 use crate::cli::step::{Step, StepCommand};
 use crate::clock::Clock;
 use crate::drain;
-use crate::exit::ExitStatus;
+use crate::exit::{ExitStatus, UsageError};
+use crate::node::Preflight;
 use crate::output;
 use crate::place::{self, OwnPod};
 use crate::report::{Outcome, Report};
 use crate::seen::Seen;
 use crate::upgrade::chain::{Chain, End, end, not_permitted, unknown};
 use crate::upgrade::disrupt;
+use crate::upgrade::fleet::Fleet;
 use crate::upgrade::plan::Plan;
 use crate::upgrade::postflight;
 use crate::version::Version;
@@ -37,14 +39,15 @@ pub async fn run(global: &Global, step: &Step, clock: Clock) -> anyhow::Result<E
     if let Some(target) = &target {
         pod.not_on(target)?;
     }
-    let report = match attempt(global, step, clock, pod, to, target).await {
-        Ok(report) => report,
-        // Nothing was touched: what disrupts reports its own end.
-        Err(error) => unknown(format!("{error:#}")),
+    let (report, status) = match attempt(global, step, clock, pod, to, target).await {
+        Ok(report) => (report.fitted(), None),
+        // No verdict at all: the Job fails and tries again, by the live fleet. Bad usage stays bad.
+        Err(error) if error.is::<UsageError>() => return Err(error),
+        Err(error) => (unknown(format!("{error:#}")), Some(ExitStatus::Unknown)),
     };
     output::line(&serde_json::to_string(&report)?);
     output::terminate_with(Path::new(output::TERMINATION_LOG), &report)?;
-    Ok(report.outcome.in_job())
+    Ok(status.unwrap_or_else(|| report.outcome.in_job()))
 }
 
 async fn attempt(
@@ -74,63 +77,79 @@ async fn attempt(
     }
 }
 
-/// Checks everything that can be checked before anything is touched, then starts the first node.
+/// Checks everything that can be checked before anything is touched, then starts the first node. What is half done is finished
+/// before anything is checked: it may be what fails the checks.
 async fn preflight(chain: &Chain<'_>) -> anyhow::Result<End> {
-    if let Some(reason) = chain.stopped().await {
-        return Ok(not_permitted("nothing was begun", &[reason]));
-    }
     let seen = chain.look(Mine::Nothing).await;
     let (fleet, plan, _) = match chain.plan(&seen).await? {
         Ok(planned) => planned,
         Err(stop) => return Ok(stop),
     };
     chain.say(&format!("preflight: {} nodes, {} not on {}", fleet.nodes.len(), plan.steps.len(), chain.to));
-    let mut blockers = Vec::new();
-    let mut unknowns = Vec::new();
-    // Read-only node Jobs, on all nodes at the same time.
-    let looks = fleet.nodes.iter().map(|node| async { (&node.name, chain.node_preflight(&node.name).await) });
-    let mut packages = Vec::new();
-    for (node, answer) in futures::future::join_all(looks).await {
-        match answer {
-            Fact::Known(answer) => {
-                packages.extend(answer.versions.packages.get("kubeadm").map(|version| (node.clone(), *version)));
-                let needed = plan.steps.iter().any(|step| step.node == *node);
-                if needed {
-                    blockers.extend(answer.blockers.iter().map(|text| format!("{node}: {text}")));
-                    unknowns.extend(answer.unknown.iter().map(|text| format!("{node}: {text}")));
-                }
-            }
-            Fact::Unknown(why) => unknowns.push(why),
-        }
+    if let Some(half) = plan.steps.iter().find(|step| step.begun) {
+        chain.say(&format!("preflight: {} is half done and goes first", half.node));
+        return start_next(chain, &seen, &plan).await;
     }
-    let versions = packages.clone();
-    chain.record(|record| record.kubeadm.extend(versions.clone())).await?;
+    if let Some(reason) = chain.stopped().await {
+        return Ok(not_permitted("nothing was begun", &[reason]));
+    }
+    let checked = check_nodes(chain, &fleet).await?;
     // Once more with the packages' versions: a node whose kubeadm lags is not done.
     let (_, plan, _) = match chain.plan(&seen).await? {
         Ok(planned) => planned,
         Err(stop) => return Ok(stop),
     };
-    if plan.steps.is_empty() && unknowns.is_empty() {
+    if plan.steps.is_empty() && checked.unheard.is_empty() {
         return Ok(end(Outcome::Ok, format!("nothing to do: all {} nodes are on {}", plan.done.len(), chain.to)));
     }
-    blockers.extend(rehearsals(chain, &plan).await?);
+    let needed = |node: &NodeName| plan.steps.iter().any(|step| step.node == *node);
+    let mut blockers = rehearsals(chain, &plan).await?;
+    let mut unknowns = checked.unheard;
+    for (node, answer) in checked.answers.iter().filter(|(node, _)| needed(node)) {
+        blockers.extend(answer.blockers.iter().map(|text| format!("{node}: {text}")));
+        unknowns.extend(answer.unknown.iter().map(|text| format!("{node}: {text}")));
+        for note in &answer.notes {
+            chain.say(&format!("preflight: {node}: {note}"));
+        }
+    }
     if !blockers.is_empty() || !unknowns.is_empty() {
         let outcome = if blockers.is_empty() { Outcome::Unknown } else { Outcome::Held };
         blockers.extend(unknowns);
         return Ok(Report::with_blockers(outcome, "nothing was begun", &[], &blockers));
     }
     if let Some(first) = plan.steps.first() {
-        let resumed = seen.observation.nodes.known().is_some_and(|nodes| {
-            nodes.iter().any(|node| node.cordon == quorum_safety::Cordon::Ours(chain.operation()))
-        });
         let verdict = chain.judge(&seen, Disruption::Upgrade(first.node.clone())).await?;
-        // What is half done is judged by the step that adopts it, not as something new.
-        if !resumed && !matches!(verdict, Verdict::Permitted(_)) {
+        if !matches!(verdict, Verdict::Permitted(_)) {
             return Ok(not_permitted("nothing was begun", verdict.reasons()));
         }
         chain.say(&format!("preflight: passed; {} first", first.node));
     }
     start_next(chain, &seen, &plan).await
+}
+
+/// What the nodes said of themselves.
+struct Checked {
+    answers: Vec<(NodeName, Preflight)>,
+    /// Why some said nothing.
+    unheard: Vec<String>,
+}
+
+/// Read-only node Jobs, on all nodes at the same time; the versions of their packages are recorded.
+async fn check_nodes(chain: &Chain<'_>, fleet: &Fleet) -> anyhow::Result<Checked> {
+    let looks = fleet.nodes.iter().map(|node| async { (&node.name, chain.node_preflight(&node.name).await) });
+    let mut checked = Checked { answers: Vec::new(), unheard: Vec::new() };
+    for (node, answer) in futures::future::join_all(looks).await {
+        match answer {
+            Fact::Known(answer) => checked.answers.push((node.clone(), answer)),
+            Fact::Unknown(why) => checked.unheard.push(why),
+        }
+    }
+    let kubeadm = |(node, answer): &(NodeName, Preflight)| {
+        answer.versions.packages.get("kubeadm").map(|version| (node.clone(), *version))
+    };
+    let versions: Vec<_> = checked.answers.iter().filter_map(kubeadm).collect();
+    chain.record(|record| record.kubeadm.extend(versions.clone())).await?;
+    Ok(checked)
 }
 
 /// Every drain that is to come, rehearsed before the first cordon. Budgets may look otherwise by then; what never allows an
@@ -164,9 +183,10 @@ async fn one_node(chain: &Chain<'_>, node: &NodeName) -> anyhow::Result<End> {
         chain.say(&format!("{node}: on target, left alone"));
         return start_next(chain, &seen, &plan).await;
     };
-    // A control plane node before all workers, and the recorded one before the others; otherwise the order may differ: who
-    // leads etcd has changed since the Job was made.
-    let out_of_turn = turn.control_plane != step.control_plane || turn.mode != step.mode && turn.node != step.node;
+    // What is half done before all others, a control plane node before all workers, and the recorded one before the others;
+    // otherwise the order may differ: who leads etcd has changed since the Job was made.
+    let out_of_turn =
+        turn.node != step.node && (turn.begun || turn.control_plane != step.control_plane || turn.mode != step.mode);
     if out_of_turn {
         chain.say(&format!("{node}: {} comes first", turn.node));
         return start_next(chain, &seen, &plan).await;
@@ -180,11 +200,10 @@ async fn one_node(chain: &Chain<'_>, node: &NodeName) -> anyhow::Result<End> {
         Ok(planned) => planned,
         Err(stop) => return Ok(stop),
     };
-    if plan.steps.iter().any(|left| left.node == *node) {
-        return Ok(end(
-            Outcome::Midway,
-            format!("{node} was upgraded and recovered, and is still not on target: run it again"),
-        ));
+    if let Some(left) = plan.steps.iter().find(|left| left.node == *node) {
+        let missing = left.missing.join(", ");
+        let summary = format!("{node} was upgraded and recovered, and is still not on target: {missing}; run it again");
+        return Ok(end(Outcome::Midway, summary));
     }
     if !step.control_plane
         && plan.steps.iter().any(|left| !left.control_plane)
@@ -209,10 +228,13 @@ async fn soak(chain: &Chain<'_>, node: &NodeName) -> Option<End> {
     None
 }
 
+/// Starts what comes next. When that fails, what is done stays as it is, and the Job tries again. The kill switch stops what would begin
+/// something, not the way back of what is half done.
 async fn start_next(chain: &Chain<'_>, seen: &Seen, plan: &Plan) -> anyhow::Result<End> {
-    if let Some(reason) = chain.stopped().await {
+    let begins = !plan.steps.first().is_some_and(|step| step.begun);
+    if begins && let Some(reason) = chain.stopped().await {
         return Ok(not_permitted("nothing more was begun", &[reason]));
     }
     let next = chain.start_next(seen, plan).await?;
-    Ok(end(Outcome::Ok, format!("done; {next} goes on")))
+    Ok(chain.goes_on("done", next))
 }

@@ -91,6 +91,52 @@ fn the_upgrade_brings_every_node_to_the_target_and_leaves_nothing_behind() {
 }
 
 #[test]
+fn one_control_plane_node_is_refused() {
+    let said = &story().single;
+    assert_eq!(said.code, 10, "{said:?}");
+    let reasons = &said.document()["reasons"];
+    assert!(reasons.to_string().contains("Q031-single-voter"), "{said:?}");
+}
+
+#[test]
+fn the_gate_is_asked_with_kubectl_alone() {
+    let document = story()
+        .by_hand
+        .lines()
+        .rev()
+        .find(|line| line.starts_with('{'))
+        .unwrap_or_else(|| panic!("{:?}", story().by_hand));
+    let status: Value = serde_json::from_str(document).unwrap();
+    assert_eq!(status["kind"], "Status", "{status}");
+    assert_eq!(status["nodes"].as_array().unwrap().len(), 4, "{status}");
+}
+
+#[test]
+fn interrupting_the_command_leaves_the_chain_and_the_next_one_follows_it() {
+    let story = story();
+    assert_ne!(story.interrupted.code, 0, "{:?}", story.interrupted);
+    assert!(story.upgrade.err.contains("an upgrade to v1.36.3 is running: following it"), "{:?}", story.upgrade);
+    assert_eq!(story.upgrade.code, 0, "{:?}", story.upgrade);
+}
+
+#[test]
+fn a_node_pod_killed_midway_is_followed_by_one_that_attaches() {
+    let story = story();
+    let ends: Vec<(&Value, &str)> = items(&story.worker_pods)
+        .iter()
+        .filter(|pod| pod["spec"]["containers"][0]["args"][1] == "upgrade")
+        .map(|pod| &pod["status"]["containerStatuses"][0]["state"]["terminated"])
+        .map(|end| (&end["exitCode"], end["message"].as_str().unwrap_or("")))
+        .collect();
+    assert_eq!(ends.len(), 2, "{ends:?}");
+    assert!(ends.iter().any(|(code, _)| **code == 137), "{ends:?}");
+    let (_, report) = ends.iter().find(|(code, _)| **code == 0).unwrap_or_else(|| panic!("{ends:?}"));
+    let report: Value = serde_json::from_str(report).unwrap();
+    assert_eq!((&report["attached"], &report["done"]), (&Value::from(true), &Value::from(true)), "{report}");
+    assert_eq!(story.worker_units, 1, "the step was started once on the host");
+}
+
+#[test]
 fn h02_apply_runs_on_one_node_and_node_on_all_others() {
     let orders: Vec<Vec<String>> = node_orders(&story().jobs);
     let apply = orders.iter().filter(|order| order.iter().any(|word| word == "--mode=apply")).count();

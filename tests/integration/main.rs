@@ -15,3 +15,5 @@ mod lock;
 mod machines;
 #[cfg(test)]
 mod manifests;
+#[cfg(test)]
+mod pod_security;

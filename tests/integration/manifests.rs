@@ -39,6 +39,11 @@ fn build(folder: &str) -> Vec<Value> {
     serde_saphyr::from_multiple(&String::from_utf8(output.stdout).unwrap()).unwrap()
 }
 
+/// The objects of one kind in kustomize/base.
+pub(crate) fn of_base(kind: &str) -> Vec<Value> {
+    build("kustomize/base").into_iter().filter(|object| object["kind"] == kind).collect()
+}
+
 /// The objects of the files in manifests/, with the file they are in.
 fn files() -> Vec<(String, Value)> {
     let mut found = Vec::new();

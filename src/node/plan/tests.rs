@@ -7,6 +7,7 @@ fn version(text: &str) -> Version {
 
 fn order(mode: Mode) -> Upgrade {
     Upgrade {
+        start_before: None,
         to: version("v1.36.3"),
         mode,
         role: None,

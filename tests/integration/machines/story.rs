@@ -3,16 +3,23 @@
 use lab::{Lab, Spec};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
+use std::process::{Output, Stdio};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// The target of the upgrade.
 pub(super) const TO: &str = "v1.36.3";
 const PATIENCE: Duration = Duration::from_secs(300);
+/// How long nothing may have changed for a cluster to be at rest.
+const REST: Duration = Duration::from_secs(30);
+/// The lab's only worker, and its machine.
+const WORKER: (&str, u8) = ("k4", 4);
+/// The unit on a host that does a node's step.
+const UNIT: &str = "quorate-node-step";
 
 /// What a command said.
 #[derive(Debug)]
-#[expect(dead_code, reason = "standard error is read by whoever reads a failure's Debug output")]
 pub(super) struct Said {
     /// Its exit code.
     pub(super) code: i32,
@@ -20,6 +27,16 @@ pub(super) struct Said {
     pub(super) out: String,
     /// Standard error.
     pub(super) err: String,
+}
+
+impl From<Output> for Said {
+    fn from(output: Output) -> Self {
+        Self {
+            code: output.status.code().unwrap_or(-1),
+            out: String::from_utf8_lossy(&output.stdout).into_owned(),
+            err: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
 }
 
 impl Said {
@@ -62,7 +79,12 @@ pub(super) struct Story {
     pub(super) stray: Said,
     pub(super) nodes_before_refusals: Value,
     pub(super) nodes_after_refusals: Value,
+    pub(super) single: Said,
+    pub(super) by_hand: String,
+    pub(super) interrupted: Said,
     pub(super) upgrade: Said,
+    pub(super) worker_pods: Value,
+    pub(super) worker_units: usize,
     pub(super) nodes: Value,
     pub(super) static_pods: Value,
     pub(super) leases: Value,
@@ -95,12 +117,7 @@ impl Stage {
     fn quorate<const N: usize>(&self, args: [&str; N]) -> Said {
         let binary = self.binary.to_str().unwrap();
         let words: Vec<&str> = [binary].into_iter().chain(args).collect();
-        let output = self.lab.run(words).unwrap();
-        Said {
-            code: output.status.code().unwrap_or(-1),
-            out: String::from_utf8_lossy(&output.stdout).into_owned(),
-            err: String::from_utf8_lossy(&output.stderr).into_owned(),
-        }
+        self.lab.run(words).unwrap().into()
     }
 
     fn kubectl<const N: usize>(&self, args: [&str; N]) -> String {
@@ -171,6 +188,21 @@ impl Stage {
         serde_json::json!({"nodes": self.nodes(), "pods": pods})
     }
 
+    /// Waits until the cluster has come to rest, and gives what it is then: a kubelet that has just been restarted writes the
+    /// status of its pods once more, seconds after they are Ready.
+    fn at_rest(&self) -> Value {
+        let mut last = (Instant::now(), self.untouched());
+        until("the cluster to come to rest", || {
+            let now = self.untouched();
+            if now != last.1 {
+                last = (Instant::now(), now);
+                return Err("something still changes".to_owned());
+            }
+            if last.0.elapsed() >= REST { Ok(()) } else { Err("not for long enough".to_owned()) }
+        });
+        last.1
+    }
+
     /// Writes of our service accounts beyond our own namespace, as the apiservers' audit logs have them. Dry runs change nothing.
     fn writes(&self) -> Vec<String> {
         let mut writes = Vec::new();
@@ -204,13 +236,20 @@ fn until(what: &str, mut check: impl FnMut() -> Result<(), String>) {
     }
 }
 
-fn tell() -> Story {
+/// A cluster with quorate in it.
+fn stage(spec: Spec) -> Stage {
     Lab::down().unwrap();
-    let lab = Lab::up(Spec { workers: 1, audit: true, ..Spec::default() }).unwrap();
+    let lab = Lab::up(spec).unwrap();
     lab.load_image(&dist("QUORATE_IMAGE", "quorate-image.tar")).unwrap();
     let stage = Stage { lab, binary: dist("QUORATE_BIN", "quorate") };
     let overlay = Path::new(env!("CARGO_MANIFEST_DIR")).join("kustomize/overlays/lab");
     stage.kubectl(["apply", "-k", overlay.to_str().unwrap()]);
+    stage
+}
+
+fn tell() -> Story {
+    let single = single();
+    let stage = stage(Spec { workers: 1, audit: true, ..Spec::default() });
     stage.whole();
 
     let nodes_before_refusals = stage.nodes();
@@ -223,17 +262,27 @@ fn tell() -> Story {
     let stray = stray(&stage);
     let nodes_after_refusals = stage.nodes();
 
-    let upgrade = stage.quorate(["upgrade", "--to", TO]);
-    if upgrade.code == 0 {
-        // What has just restarted reports itself Ready for a moment longer.
-        stage.whole();
-    }
+    let by_hand = by_hand(&stage);
+
+    let interrupted = interrupted(&stage);
+    let over = AtomicBool::new(false);
+    let upgrade = std::thread::scope(|scope| {
+        let fault = scope.spawn(|| node_pod_killed(&stage, &over));
+        let said = stage.quorate(["upgrade", "--to", TO]);
+        over.store(true, Ordering::Relaxed);
+        fault.join().unwrap();
+        said
+    });
+    // What has just restarted reports itself Ready for a moment longer.
+    stage.whole();
+    let worker_pods = stage.get(["pods", "-n", "quorate", "--field-selector", &format!("spec.nodeName={}", WORKER.0)]);
+    let worker_units = units(&stage);
     let (nodes, static_pods) =
         (stage.get(["nodes"]), stage.get(["pods", "-n", "kube-system", "-l", "tier=control-plane"]));
     let leases = stage.get(["leases", "-n", "quorate"]);
     let (jobs, pods) = (stage.get(["jobs", "-n", "quorate"]), stage.get(["pods", "-n", "quorate"]));
     let first = stage.writes();
-    let untouched_before = stage.untouched();
+    let untouched_before = stage.at_rest();
     let again = stage.quorate(["upgrade", "--to", TO]);
     let untouched_after = stage.untouched();
     let writes_of_second_run = stage.writes().into_iter().filter(|write| !first.contains(write)).collect();
@@ -247,7 +296,12 @@ fn tell() -> Story {
         stray,
         nodes_before_refusals,
         nodes_after_refusals,
+        single,
+        by_hand,
+        interrupted,
         upgrade,
+        worker_pods,
+        worker_units,
         nodes,
         static_pods,
         leases,
@@ -266,12 +320,7 @@ fn in_place(stage: &Stage) -> Said {
     let machine = stage.lab.machine(1).unwrap();
     machine.write_file("/root/quorate", std::fs::read(&stage.binary).unwrap()).unwrap();
     machine.run_checked(["chmod", "755", "/root/quorate"]).unwrap();
-    let output = machine.run(["/root/quorate", "gate", "--here", "--node", "k2", "-o", "json"]).unwrap();
-    Said {
-        code: output.status.code().unwrap_or(-1),
-        out: String::from_utf8_lossy(&output.stdout).into_owned(),
-        err: String::from_utf8_lossy(&output.stderr).into_owned(),
-    }
+    machine.run(["/root/quorate", "gate", "--here", "--node", "k2", "-o", "json"]).unwrap().into()
 }
 
 fn power_cut(stage: &Stage) -> PowerCut {
@@ -362,4 +411,71 @@ fn stray(stage: &Stage) -> Said {
     machine.run_checked(["rm", &format!("{folder}/kube-scheduler.yaml.bak")]).unwrap();
     stage.whole();
     said
+}
+
+/// One control plane node, on a cluster of its own.
+fn single() -> Said {
+    let stage = stage(Spec { control_planes: 1, ..Spec::default() });
+    let said = stage.quorate(["gate", "--node", "k1", "-o", "json"]);
+    Lab::down().unwrap();
+    said
+}
+
+/// The gate as whoever has only kubectl asks it.
+fn by_hand(stage: &Stage) -> String {
+    stage.kubectl(["-n", "quorate", "create", "job", "--from=cronjob/quorate-gate", "by-hand"]);
+    stage.kubectl(["-n", "quorate", "wait", "--for=condition=complete", "job/by-hand", "--timeout=180s"]);
+    stage.kubectl(["-n", "quorate", "logs", "job/by-hand"])
+}
+
+/// The upgrade's command, interrupted when the work on the first node has begun.
+fn interrupted(stage: &Stage) -> Said {
+    let binary = stage.binary.to_str().unwrap();
+    let mut command = stage.lab.client([binary, "upgrade", "--to", TO]);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    until("a node's work to begin", || {
+        let begun = super::node_orders(&stage.get(["jobs", "-n", "quorate"]));
+        if begun.is_empty() { Err("no node Job yet".to_owned()) } else { Ok(()) }
+    });
+    rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::INT).unwrap();
+    child.wait_with_output().unwrap().into()
+}
+
+/// Kills the node Job's pod in the middle of the worker's step. The step's unit is held until the next pod runs, or it might be
+/// over by then. An upgrade that is over without it shows in what the tests assert of the worker's pods.
+fn node_pod_killed(stage: &Stage, over: &AtomicBool) {
+    let worker = stage.lab.machine(WORKER.1).unwrap();
+    while worker.run(["systemctl", "is-active", "--quiet", UNIT]).unwrap().status.code() != Some(0) {
+        if over.load(Ordering::Relaxed) {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    worker.run_checked(["systemctl", "kill", "--kill-whom=main", "--signal=STOP", UNIT]).unwrap();
+    worker.kill("quorate").unwrap();
+    until("another pod on the worker", || {
+        let pods = stage.get(["pods", "-n", "quorate", "--field-selector", &format!("spec.nodeName={}", WORKER.0)]);
+        let phases: Vec<&Value> = super::items(&pods).iter().map(|pod| &pod["status"]["phase"]).collect();
+        if phases.contains(&&"Failed".into()) && phases.contains(&&"Running".into()) {
+            Ok(())
+        } else {
+            Err(format!("{phases:?}"))
+        }
+    });
+    worker.run_checked(["systemctl", "kill", "--kill-whom=main", "--signal=CONT", UNIT]).unwrap();
+}
+
+/// How often a node's step was started on the worker's host.
+fn units(stage: &Stage) -> usize {
+    let worker = stage.lab.machine(WORKER.1).unwrap();
+    let journal = worker.run_checked(["journalctl", "--unit", UNIT, "--output=json", "--no-pager"]).unwrap();
+    let ids: std::collections::BTreeSet<String> = journal
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap())
+        .filter_map(|entry| {
+            // systemd writes of a unit under `INVOCATION_ID`, the unit's own processes under `_SYSTEMD_INVOCATION_ID`.
+            ["INVOCATION_ID", "_SYSTEMD_INVOCATION_ID"].iter().find_map(|key| entry[key].as_str().map(str::to_owned))
+        })
+        .collect();
+    ids.len()
 }

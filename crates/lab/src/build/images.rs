@@ -41,7 +41,11 @@ pub fn images(versions: &[Version]) -> Result<Vec<PathBuf>> {
 fn components(version: Version) -> Result<PathBuf> {
     let binaries = kubernetes(version)?;
     let root = root::machine_root_entry()?;
-    let key = Key::default().with("format", image::FORMAT).with_built(&binaries).with_built(&root);
+    let key = Key::default()
+        .with("format", image::FORMAT)
+        .with("kube-proxy", "nft, its libraries, /etc/protocols")
+        .with_built(&binaries)
+        .with_built(&root);
     Cache::open()?.entry("images", &version.to_string(), &key, GIB / 2, |new| {
         let _stage = stage(format_args!("Kubernetes {version}: images"));
         for component in COMPONENTS {
@@ -56,9 +60,11 @@ fn components(version: Version) -> Result<PathBuf> {
     })
 }
 
-/// kube-proxy runs `nft`: the machine root's, with its libraries.
+/// kube-proxy runs `nft`: the machine root's, with its libraries, and the names of protocols. Without those nft lists `6` for `tcp`,
+/// and a kube-proxy that starts takes its predecessor's services for stale ones and deletes them.
 fn add_nft(contents: &mut Image, root: &Path) -> Result<()> {
     contents.add_file("usr/sbin/nft", &root.join("usr/sbin/nft"), 0o755);
+    contents.add_file("etc/protocols", &root.join("etc/protocols"), 0o644);
     let libraries = capture(command("chroot", [root.as_os_str()]).args(["/usr/bin/ldd", "/usr/sbin/nft"]))?;
     for path in libraries.split_whitespace().filter(|word| word.starts_with("/lib")) {
         let inside = path.trim_start_matches('/');
