@@ -40,6 +40,7 @@ mod tests {
             service_address: None,
             etcd_image_tag: None,
             timeout: std::time::Duration::from_secs(60),
+            start_before: None,
         }
     }
 
