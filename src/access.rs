@@ -17,6 +17,8 @@ const SILENCE: Duration = Duration::from_secs(15);
 
 /// Environment variable of a Job's container: the apiservers' own addresses, separated by commas.
 pub const APISERVERS: &str = "QUORATE_APISERVERS";
+/// How often all are tried: a balancer takes seconds to see that a node is dead, and each new connection may meet another.
+const ROUNDS: usize = 3;
 /// How long a pod looks for the apiservers behind the Service.
 const FIND: Duration = Duration::from_secs(90);
 /// Between two looks: a refused connection must not spin.
@@ -35,6 +37,17 @@ pub struct Access {
 struct Way {
     address: String,
     client: Client,
+}
+
+impl Way {
+    /// The host of its address, brackets of an IPv6 address taken off.
+    fn host(&self) -> Option<&str> {
+        let authority = self.address.split("://").nth(1)?.split('/').next()?;
+        match authority.strip_prefix('[') {
+            Some(v6) => v6.split(']').next(),
+            None => authority.split(':').next(),
+        }
+    }
 }
 
 /// Why the API could not be reached.
@@ -174,22 +187,27 @@ impl Access {
     /// # Errors
     /// When none answers; what each said.
     pub async fn live(&self, avoid: &[String]) -> Result<Client, AccessError> {
-        let avoided = |way: &&Way| avoid.iter().any(|address| way.address.contains(address.as_str()));
-        let ways = self.ways.iter().filter(|way| !avoided(way)).chain(self.ways.iter().filter(avoided));
+        let avoided = |way: &&Way| avoid.iter().any(|address| way.host() == Some(address.as_str()));
         let mut said = Vec::new();
-        let mut answering = None;
-        for way in ways {
-            match tokio::time::timeout(ATTEMPT, ready(&way.client)).await {
-                Ok(Ok(true)) => return Ok(way.client.clone()),
-                Ok(Ok(false)) => answering = answering.or(Some(way)),
-                Ok(Err(error)) => said.push(format!("{}: {error}", way.address)),
-                Err(_) => said.push(format!("{}: no answer in {} s", way.address, ATTEMPT.as_secs())),
+        for round in 0..ROUNDS {
+            if round > 0 {
+                tokio::time::sleep(PAUSE).await;
+            }
+            said.clear();
+            let mut answering = None;
+            for way in self.ways.iter().filter(|way| !avoided(way)).chain(self.ways.iter().filter(avoided)) {
+                match tokio::time::timeout(ATTEMPT, ready(&way.client)).await {
+                    Ok(Ok(true)) => return Ok(way.client.clone()),
+                    Ok(Ok(false)) => answering = answering.or(Some(way)),
+                    Ok(Err(error)) => said.push(format!("{}: {error}", way.address)),
+                    Err(_) => said.push(format!("{}: no answer in {} s", way.address, ATTEMPT.as_secs())),
+                }
+            }
+            if let Some(way) = answering {
+                return Ok(way.client.clone());
             }
         }
-        match answering {
-            Some(way) => Ok(way.client.clone()),
-            None => Err(AccessError::Unreachable(said.join("; "))),
-        }
+        Err(AccessError::Unreachable(said.join("; ")))
     }
 }
 

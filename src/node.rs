@@ -18,6 +18,7 @@ mod handover;
 mod host;
 mod kubeadm;
 mod manifests;
+mod mark;
 mod nft;
 mod packages;
 mod plan;
@@ -27,6 +28,7 @@ mod report;
 mod repository;
 mod run;
 mod unit;
+mod unready;
 
 pub use plan::Step;
 pub use preflight::Preflight;
@@ -52,7 +54,7 @@ pub async fn main(command: &NodeCommand, clock: Clock) -> anyhow::Result<ExitSta
         }
         NodeCommand::Upgrade(order) => {
             let mut container = enter::host()?;
-            let report = match unit::start_or_attach(order, &mut container).await {
+            let report = match unit::start_or_attach(order, &mut container, clock).await {
                 Ok(report) => report,
                 Err(error) => without_unit(order, &error),
             };
@@ -79,7 +81,8 @@ fn status(report: &Report) -> ExitStatus {
     }
 }
 
-/// The report of a pod that got none from the unit.
+/// The report of a pod that got none from the unit. It never says `untouched`: what another step, or a unit that gave no answer,
+/// does on this host is not known here.
 fn without_unit(order: &Upgrade, error: &unit::UnitError) -> Report {
     let mut report = Report::new(order.to);
     report.message = Some(error.to_string());
@@ -118,4 +121,38 @@ fn leave(path: &Path, report: &Report) -> anyhow::Result<()> {
 /// systemd's id of this run of the unit; empty outside of one.
 fn invocation() -> String {
     std::env::var("INVOCATION_ID").unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::node::Mode;
+
+    #[test]
+    fn a_pod_without_an_answer_of_the_unit_never_says_untouched() {
+        let order = Upgrade {
+            to: "v1.36.3".parse().unwrap(),
+            mode: Mode::Node,
+            role: None,
+            skip_phases: Vec::new(),
+            ignore_preflight_errors: Vec::new(),
+            peers: Vec::new(),
+            service_address: None,
+            etcd_image_tag: None,
+            timeout: std::time::Duration::from_secs(60),
+            start_before: None,
+        };
+        let tool = command::ToolError::Start { tool: "systemd-run".to_owned(), why: "not there".to_owned() };
+        for (error, outcome) in [
+            (unit::UnitError::Other { running: "a".to_owned(), wanted: "b".to_owned() }, Outcome::Refused),
+            (unit::UnitError::NoReport("oom-kill".to_owned()), Outcome::Midway),
+            (unit::UnitError::StillRuns(1), Outcome::Midway),
+            (unit::UnitError::Tool(tool), Outcome::Unknown),
+            (unit::UnitError::File { path: RESULT.into(), source: std::io::Error::other("x") }, Outcome::Unknown),
+        ] {
+            let report = without_unit(&order, &error);
+            assert_eq!(report.outcome, outcome, "{error}");
+            assert!(!report.untouched, "{error}");
+        }
+    }
 }

@@ -3,6 +3,7 @@
 use crate::version::Version;
 use clap::{Args, Subcommand, ValueEnum};
 use jiff::SignedDuration;
+use quorum_safety::Policy;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -36,15 +37,19 @@ pub struct Preflight {
     /// How long all of it may take
     #[arg(long, value_name = "TIME", default_value = "5m", value_parser = time)]
     pub timeout: Duration,
+    /// How long the kubelet's client certificate must still be valid, in seconds; `rule.certificateMargin` of the configuration
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        default_value_t = Policy::default().certificate_margin,
+        value_parser = clap::value_parser!(i64).range(0..)
+    )]
+    pub certificate_margin: i64,
 }
 
 /// Arguments of `quorate node upgrade`, and of the hidden `quorate node run` that it starts.
 #[derive(Clone, Debug, PartialEq, Eq, Args)]
 pub struct Upgrade {
-    /// STUB
-    #[arg(long, hide = true)]
-    pub start_before: Option<i64>,
-
     /// The version to upgrade to, as in v1.36.3
     #[arg(long, value_name = "VERSION")]
     pub to: Version,
@@ -72,6 +77,10 @@ pub struct Upgrade {
     /// How long all of it may take
     #[arg(long, value_name = "TIME", default_value = "30m", value_parser = time)]
     pub timeout: Duration,
+    /// Seconds since 1970 by this node's clock: from then on nothing is begun any more, since whoever gave the order may hold the
+    /// lock no more. What was begun before goes on, and attaching to it stays allowed
+    #[arg(long, value_name = "UNIX", hide = true)]
+    pub start_before: Option<i64>,
 }
 
 /// Which kubeadm command upgrades this node.
@@ -121,6 +130,7 @@ impl Upgrade {
         args.extend(self.service_address.map(|address| format!("--service-address={address}")));
         args.extend(self.etcd_image_tag.as_ref().map(|tag| format!("--etcd-image-tag={tag}")));
         args.push(format!("--timeout={}s", self.timeout.as_secs()));
+        args.extend(self.start_before.map(|unix| format!("--start-before={unix}")));
         args
     }
 }
@@ -163,13 +173,27 @@ mod tests {
     fn the_unit_gets_the_options_of_the_pod() {
         let text = "--to v1.36.3 --mode apply --role control-plane --skip-phases addon/coredns,addon/kube-proxy \
                     --ignore-preflight-errors SystemVerification --peer 10.10.0.12 --peer fd00::1 \
-                    --service-address 10.96.0.1:443 --etcd-image-tag 3.6.8-0 --timeout 7m";
+                    --service-address 10.96.0.1:443 --etcd-image-tag 3.6.8-0 --timeout 7m \
+                    --start-before 1800000000";
         let pod = parse("upgrade", &words(text)).unwrap();
         assert_eq!(pod.skip_phases.len(), 2);
+        assert_eq!(pod.start_before, Some(1_800_000_000));
         assert_eq!(parse("run", &pod.to_args()).unwrap(), pod);
         let least = parse("upgrade", &words("--to v1.36.3 --mode node")).unwrap();
         assert_eq!(least.timeout.as_secs(), 1800);
+        assert_eq!(least.start_before, None);
         assert_eq!(parse("run", &least.to_args()).unwrap(), least);
+    }
+
+    #[test]
+    fn the_margin_of_certificates_is_that_of_the_rule() {
+        let margin = |text: &str| match Cli::try_parse_from(words(text)).unwrap().command {
+            Command::Node(super::Node { command: super::NodeCommand::Preflight(it) }) => it.certificate_margin,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(margin("quorate node preflight --to v1.36.3"), 7 * 24 * 3600);
+        assert_eq!(margin("quorate node preflight --to v1.36.3 --certificate-margin 60"), 60);
+        assert!(Cli::try_parse_from(words("quorate node preflight --to v1.36.3 --certificate-margin=-1")).is_err());
     }
 
     #[test]
@@ -181,6 +205,7 @@ mod tests {
             ("--to v1.36.3 --mode node --timeout 0s", "30m"),
             ("--to v1.36.3 --mode node --timeout=-3m", "length of time"),
             ("--to v1.36.3 --mode node --peer k2", "--peer"),
+            ("--to v1.36.3 --mode node --start-before soon", "--start-before"),
         ] {
             let error = parse("upgrade", &words(text)).unwrap_err().to_string();
             assert!(error.contains(expected), "{text}: {error}");

@@ -39,16 +39,27 @@ pub(super) enum Absent {
     NoPeer(String),
 }
 
+/// Whether it could be done: the peers that are ready. Nothing is changed yet.
+pub(super) async fn possible(
+    target: &Target,
+    peers: &[IpAddr],
+    probe: &Probe,
+    deadline: Deadline,
+) -> Result<Vec<IpAddr>, Absent> {
+    let ready = first_ready(peers, target.local.port(), probe, deadline).await?;
+    ask("nft", &["--version"], deadline).await.map_err(|error| Absent::Impossible(error.to_string()))?;
+    Ok(ready)
+}
+
 impl HandOver {
-    /// Puts the rule in force and keeps it there until [`HandOver::stop`].
+    /// Puts the rule in force, first for the peers that are ready, and keeps it there until [`HandOver::stop`].
     pub(super) async fn start(
         target: Target,
         peers: Vec<IpAddr>,
+        ready: Vec<IpAddr>,
         probe: Probe,
         deadline: Deadline,
     ) -> Result<Self, Absent> {
-        let ready = first_ready(&peers, target.local.port(), &probe, deadline).await?;
-        ask("nft", &["--version"], deadline).await.map_err(|error| Absent::Impossible(error.to_string()))?;
         let mut why = String::new();
         for (owned, relies_on) in [(true, "owner and timeout"), (false, "timeout")] {
             let mut nft = Nft::start().map_err(|error| Absent::Impossible(format!("nft: {error}")))?;
@@ -93,7 +104,7 @@ async fn first_ready(peers: &[IpAddr], port: u16, probe: &Probe, deadline: Deadl
 }
 
 /// Asks all peers at once: who is ready, and what the others said.
-async fn ask_peers(peers: &[IpAddr], port: u16, probe: &Probe) -> (Vec<IpAddr>, Vec<String>) {
+pub(super) async fn ask_peers(peers: &[IpAddr], port: u16, probe: &Probe) -> (Vec<IpAddr>, Vec<String>) {
     let asked = peers.iter().map(|peer| async move { (*peer, probe.ready(SocketAddr::new(*peer, port)).await) });
     let (mut ready, mut said) = (Vec::new(), Vec::new());
     for (peer, answer) in futures::future::join_all(asked).await {

@@ -9,9 +9,12 @@ use crate::version::Version;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Where kubeadm keeps its scratch.
 const SCRATCH: &str = "etc/kubernetes/tmp";
+/// How long a kubelet that is being restarted is asked again.
+const RESTARTS: Duration = Duration::from_secs(5);
 /// Scratch older than this is removed: long enough to look at what a failed upgrade left (incident R19).
 const SCRATCH_KEPT: i64 = 3 * 24 * 60 * 60;
 
@@ -66,7 +69,7 @@ impl Host {
         now: jiff::Timestamp,
         deadline: Deadline,
     ) -> Result<State, HostError> {
-        let packages = self.manager.installed(deadline).await?;
+        let super::packages::Packages { installed: packages, half_done } = self.manager.known(deadline).await?;
         let manifests = self.manifests()?;
         let etcd_tag = match etcd_tag {
             // Only the target's own kubeadm knows what it would write.
@@ -82,6 +85,7 @@ impl Host {
             scratch: self.old_scratch(now)?.len(),
             handed_over: false,
             packages,
+            half_done,
             manifests,
             etcd_tag,
         })
@@ -114,10 +118,15 @@ impl Host {
         Ok(found)
     }
 
-    /// Disk that is short, as sentences. kubeadm copies all of etcd below /etc/kubernetes/tmp before it swaps etcd.
-    pub(super) fn short_of_disk(&self, manifests: &manifests::Manifests) -> Result<Vec<String>, HostError> {
+    /// Disk that is short, as sentences. kubeadm copies all of etcd below /etc/kubernetes/tmp before it swaps etcd; when it is
+    /// done already, that copy lies there and must not stop what is left to do.
+    pub(super) fn short_of_disk(
+        &self,
+        manifests: &manifests::Manifests,
+        kubeadm_done: bool,
+    ) -> Result<Vec<String>, HostError> {
         let mut wanted = vec![("usr", 512 * MIB, "the packages"), ("var/cache/apt", 256 * MIB, "downloaded packages")];
-        if let Some(etcd) = manifests.pods.get("etcd") {
+        if let Some(etcd) = manifests.pods.get("etcd").filter(|_| !kubeadm_done) {
             let folder = etcd.flag("data-dir").unwrap_or("/var/lib/etcd").trim_start_matches('/');
             let path = self.path(folder);
             let size = size(&path).map_err(|source| HostError::File { path, source })?;
@@ -177,15 +186,34 @@ fn etcd_tag(images: &str) -> Option<String> {
 
 /// The version of the kubelet that runs, asked of the very program that runs: the file at /usr/bin/kubelet may be newer.
 async fn running_kubelet(deadline: Deadline) -> Result<Option<Version>, HostError> {
-    let said = ask("systemctl", &["show", "kubelet.service", "--property=MainPID", "--value"], deadline).await?;
-    let pid = said.stdout.trim();
-    if pid.is_empty() || pid == "0" {
-        return Ok(None);
+    let process = async || -> Result<Option<String>, HostError> {
+        let said = ask("systemctl", &["show", "kubelet.service", "--property=MainPID", "--value"], deadline).await?;
+        let pid = said.stdout.trim();
+        Ok((!pid.is_empty() && pid != "0").then(|| pid.to_owned()))
+    };
+    let version = async |pid: String| -> Result<Version, HostError> {
+        let said = ask(&format!("/proc/{pid}/exe"), &["--version"], deadline).await?;
+        kubelet_version(&said.stdout)
+            .ok_or_else(|| HostError::NotUnderstood { tool: "kubelet --version", said: said.stdout.clone() })
+    };
+    version_of_process(process, version, Deadline::after(deadline.within(RESTARTS))).await
+}
+
+/// The process may have ended between the two questions, as when the package restarts the kubelet: then both are asked again.
+async fn version_of_process(
+    process: impl AsyncFn() -> Result<Option<String>, HostError>,
+    version: impl AsyncFn(String) -> Result<Version, HostError>,
+    until: Deadline,
+) -> Result<Option<Version>, HostError> {
+    loop {
+        let Some(pid) = process().await? else { return Ok(None) };
+        match version(pid).await {
+            Ok(version) => return Ok(Some(version)),
+            Err(error) if until.passed() => return Err(error),
+            Err(error) => tracing::debug!(%error, "The kubelet's process is asked again"),
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
     }
-    let said = ask(&format!("/proc/{pid}/exe"), &["--version"], deadline).await?;
-    kubelet_version(&said.stdout)
-        .map(Some)
-        .ok_or_else(|| HostError::NotUnderstood { tool: "kubelet --version", said: said.stdout.clone() })
 }
 
 fn kubelet_version(text: &str) -> Option<Version> {
@@ -204,7 +232,7 @@ pub(super) fn versions(state: &State) -> Versions {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::{Duration, UNIX_EPOCH};
+    use std::time::UNIX_EPOCH;
 
     fn host(root: &Path) -> Host {
         Host { root: root.to_owned(), manager: PackageManager::Apt }
@@ -248,9 +276,32 @@ mod tests {
         let manifest = "metadata: {name: etcd}\nspec: {containers: [{name: etcd, image: 'x/etcd:3', command: [etcd, --data-dir=/data]}]}\n";
         std::fs::write(root.path().join(manifests::FOLDER).join("etcd.yaml"), manifest).unwrap();
         let host = host(root.path());
-        let short = host.short_of_disk(&host.manifests().unwrap()).unwrap();
+        let short = host.short_of_disk(&host.manifests().unwrap(), false).unwrap();
         assert_eq!(short.len(), 1, "{short:?}");
         assert!(short[0].contains("kubeadm's copy of etcd needs 8388864 MiB"), "{short:?}");
+        assert!(host.short_of_disk(&host.manifests().unwrap(), true).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_kubelet_that_is_restarted_between_two_questions_is_asked_again() {
+        let gone = |pid: &str| HostError::NotUnderstood { tool: "kubelet --version", said: pid.to_owned() };
+        let asked = |pids: &'static [&'static str], patience: u64| {
+            let next = std::cell::Cell::new(0);
+            let process = async || {
+                let pid = pids.get(next.get()).or(pids.last()).map(|pid| (*pid).to_owned());
+                next.set(next.get() + 1);
+                Ok(pid.filter(|pid| pid != "0"))
+            };
+            let version =
+                async |pid: String| if pid == "new" { Ok("v1.36.3".parse().unwrap()) } else { Err(gone(&pid)) };
+            let until = Deadline::after(Duration::from_millis(patience));
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(version_of_process(process, version, until))
+        };
+        assert_eq!(asked(&["old", "new"], 5000).unwrap().unwrap().to_string(), "v1.36.3");
+        assert_eq!(asked(&["old", "0"], 5000).unwrap(), None);
+        // Not for ever.
+        assert!(asked(&["old"], 300).is_err());
     }
 
     #[test]

@@ -31,7 +31,6 @@ mod tests {
 
     fn order(mode: Mode) -> Upgrade {
         Upgrade {
-            start_before: None,
             to: "v1.36.3".parse().unwrap(),
             mode,
             role: None,
@@ -41,6 +40,7 @@ mod tests {
             service_address: None,
             etcd_image_tag: None,
             timeout: std::time::Duration::from_secs(60),
+            start_before: None,
         }
     }
 

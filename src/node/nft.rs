@@ -2,8 +2,8 @@
 //!
 //! New connections to this node's apiserver, and of its pods to the Service default/kubernetes, go to peers. NAT sees only the first
 //! packet of a connection and the first mapping wins, so the priority lies before kube-proxy's (zero-downtime.md, section 5). The
-//! rule looks at the set `armed`, whose elements time out by themselves: whoever stops refreshing it, however he ended, leaves a
-//! rule that matches nothing. Where the kernel knows owners, the table goes away with the nft process as well.
+//! two rules each look at a set whose elements time out by themselves: whoever stops refreshing them, however he ended, leaves rules
+//! that match nothing. Where the kernel knows owners, the table goes away with the nft process as well.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -47,6 +47,8 @@ impl Target {
             format!("delete table {family} {table}"),
             format!("add table {family} {table}{flags}"),
             format!("add set {family} {table} armed {{ type {address} . inet_service; flags timeout; }}"),
+            // The same without ports: nft cannot join a connection's original port to its address.
+            format!("add set {family} {table} originals {{ type {address}; flags timeout; }}"),
             format!(
                 "add chain {family} {table} prerouting {{ type nat hook prerouting priority -110; policy accept; }}"
             ),
@@ -65,6 +67,7 @@ impl Target {
             format!("flush chain {family} {table} prerouting"),
             format!("flush chain {family} {table} postrouting"),
             format!("flush set {family} {table} armed"),
+            format!("flush set {family} {table} originals"),
         ];
         let list = |addresses: Vec<String>| addresses.join(", ");
         let to = match peers.as_slice() {
@@ -77,17 +80,18 @@ impl Target {
         };
         let armed =
             self.addresses().iter().map(|it| format!("{} . {} timeout {OUTLIVES}s", it.ip(), it.port())).collect();
-        let originals = self.addresses().iter().map(|it| it.ip().to_string()).collect();
+        let originals = self.addresses().iter().map(|it| format!("{} timeout {OUTLIVES}s", it.ip())).collect();
         let peers = peers.iter().map(IpAddr::to_string).collect();
         lines.push(format!("add element {family} {table} armed {{ {} }}", list(armed)));
+        lines.push(format!("add element {family} {table} originals {{ {} }}", list(originals)));
         // Not what the node itself sends: kubelet, controller-manager, probes, and the proof of recovery stay local.
         lines.push(format!(
             "add rule {family} {table} prerouting iifname != \"lo\" {family} daddr . tcp dport @armed dnat to {to}:{port}"
         ));
-        // The answer must come back through here.
+        // The answer must come back through here. Only while this lives: kube-proxy too sends connections to the Service on
+        // to these peers, and they keep their source address.
         lines.push(format!(
-            "add rule {family} {table} postrouting ct status dnat ct original {family} daddr {{ {} }} {family} daddr {{ {} }} tcp dport {port} masquerade",
-            list(originals),
+            "add rule {family} {table} postrouting ct status dnat ct original {family} daddr @originals {family} daddr {{ {} }} tcp dport {port} masquerade",
             list(peers)
         ));
         lines.join("; ")
@@ -126,13 +130,35 @@ mod tests {
                 "flush chain ip quorate_handover prerouting",
                 "flush chain ip quorate_handover postrouting",
                 "flush set ip quorate_handover armed",
+                "flush set ip quorate_handover originals",
                 "add element ip quorate_handover armed { 10.10.0.11 . 6443 timeout 15s, 10.96.0.1 . 443 timeout 15s }",
+                "add element ip quorate_handover originals { 10.10.0.11 timeout 15s, 10.96.0.1 timeout 15s }",
                 "add rule ip quorate_handover prerouting iifname != \"lo\" ip daddr . tcp dport @armed dnat to numgen inc mod 2 map \
                  { 0 : 10.10.0.12, 1 : 10.10.0.13 }:6443",
-                "add rule ip quorate_handover postrouting ct status dnat ct original ip daddr { 10.10.0.11, 10.96.0.1 } ip daddr \
-                 { 10.10.0.12, 10.10.0.13 } tcp dport 6443 masquerade",
+                "add rule ip quorate_handover postrouting ct status dnat ct original ip daddr @originals \
+                 ip daddr { 10.10.0.12, 10.10.0.13 } tcp dport 6443 masquerade",
             ]
         );
+    }
+
+    #[test]
+    fn every_rule_asks_a_set_that_times_out() {
+        for target in [target(), Target { local: "[fd00::1]:6443".parse().unwrap(), service: None }] {
+            let text = target.refresh(&["10.10.0.12".parse().unwrap(), "fd00::2".parse().unwrap()]);
+            let rules: Vec<&str> = text.split("; ").filter(|line| line.starts_with("add rule")).collect();
+            assert_eq!(rules.len(), 2);
+            for (rule, set) in rules.iter().zip(["armed", "originals"]) {
+                assert!(rule.contains(&format!(" @{set} ")), "{rule}");
+                let elements = format!(" {set} {{ ");
+                let line = text.split("; ").find(|line| line.starts_with("add element") && line.contains(&elements));
+                let elements = line.unwrap().split_once(" { ").unwrap().1.split(", ");
+                assert!(
+                    elements.clone().count() >= 1 && elements.clone().all(|it| it.contains(" timeout 15s")),
+                    "{line:?}"
+                );
+                assert!(target.setup(false).contains(&format!("add set {} {TABLE} {set} ", target.family())));
+            }
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 use super::command::{Deadline, Echo, ToolError, ask, run};
 use super::repository::{self, Form, Minor};
+use crate::output;
 use crate::version::Version;
 use std::collections::BTreeMap;
 use std::io;
@@ -15,6 +16,28 @@ pub(super) const NAMES: [&str; 3] = ["kubeadm", "kubectl", "kubelet"];
 
 /// How long one work of the package manager may take.
 const LIMIT: Duration = Duration::from_secs(10 * 60);
+/// How long another one at work on this host, such as unattended upgrades, is waited for.
+const LOCKED: Duration = Duration::from_secs(120);
+
+/// What the package manager knows of [`NAMES`]; what is in neither map is not installed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Packages {
+    /// The installed ones, with their versions.
+    pub(super) installed: BTreeMap<String, Version>,
+    /// The ones that somebody began to install and did not finish, such as a node step that was killed meanwhile.
+    pub(super) half_done: BTreeMap<String, HalfDone>,
+}
+
+/// A package between two states.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct HalfDone {
+    /// The package manager's word for its state.
+    pub(super) state: &'static str,
+    /// The version that it goes by, where there is one: the old one until all files are there.
+    pub(super) version: Option<Version>,
+    /// Whether its files are not all there: it can only be installed again, at whatever version.
+    pub(super) torn: bool,
+}
 
 /// A package manager that the node step can work with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,11 +103,11 @@ impl PackageManager {
         }
     }
 
-    /// The installed ones of [`NAMES`], with their versions.
-    pub(super) async fn installed(self, deadline: Deadline) -> Result<BTreeMap<String, Version>, PackageError> {
+    /// What of [`NAMES`] is here, and how.
+    pub(super) async fn known(self, deadline: Deadline) -> Result<Packages, PackageError> {
         // All packages: dpkg-query fails when a name is not known at all, and kubectl need not be on a worker.
         let said = ask("dpkg-query", &["-W", "-f=${db:Status-Abbrev}|${Package}|${Version}\\n"], deadline).await?;
-        installed(&said.stdout)
+        known(&said.stdout)
     }
 
     /// The ones of [`NAMES`] that are held.
@@ -187,7 +210,7 @@ impl PackageManager {
         Ok(NAMES.into_iter().filter(|name| !offered(&said.stdout, name, to)).collect())
     }
 
-    /// Installs packages at the target's version, held or not.
+    /// Installs packages at the target's version, held or not, whatever a package manager that was killed has left of them.
     pub(super) async fn install(
         self,
         root: &Path,
@@ -195,13 +218,12 @@ impl PackageManager {
         to: Version,
         deadline: Deadline,
     ) -> Result<(), PackageError> {
-        // A dpkg that was killed leaves this behind, and apt then refuses everything.
-        let unfinished = root.join("var/lib/dpkg/updates");
-        if std::fs::read_dir(&unfinished).is_ok_and(|mut entries| entries.next().is_some()) {
-            run("dpkg", &["--configure", "-a", "--force-confold"], deadline.within(LIMIT), Echo::Lines).await?;
-        }
         let unhold: Vec<&str> = std::iter::once("unhold").chain(names.iter().copied()).collect();
-        run("apt-mark", &unhold, deadline.within(LIMIT), Echo::Lines).await?;
+        patiently("apt-mark", &unhold, deadline).await?;
+        // Only now: dpkg leaves held packages as they are.
+        if journal_left(root)? || !self.known(deadline).await?.half_done.is_empty() {
+            finish_interrupted(deadline).await;
+        }
         let mut arguments = vec!["install", "-y", "-q", "-oDPkg::Lock::Timeout=120"];
         // An administrator's /etc/default/kubelet stays as it is.
         arguments.extend(["-oDpkg::Options::=--force-confdef", "-oDpkg::Options::=--force-confold"]);
@@ -214,7 +236,7 @@ impl PackageManager {
     /// Holds packages, so that nothing but an upgrade moves them.
     pub(super) async fn hold(self, names: &[&str], deadline: Deadline) -> Result<(), PackageError> {
         let arguments: Vec<&str> = std::iter::once("hold").chain(names.iter().copied()).collect();
-        run("apt-mark", &arguments, deadline.within(LIMIT), Echo::Lines).await?;
+        patiently("apt-mark", &arguments, deadline).await?;
         Ok(())
     }
 }
@@ -244,21 +266,83 @@ fn number(version: Version) -> String {
     format!("{}.{}.{}", version.major, version.minor, version.patch)
 }
 
-/// Reads dpkg-query's lines `ii |kubeadm|1.36.1-1.1`.
-fn installed(text: &str) -> Result<BTreeMap<String, Version>, PackageError> {
-    let mut found = BTreeMap::new();
+/// Whether a dpkg was killed and left its journal behind, with which apt refuses everything. Its names are digits; `tmp.i` is no entry.
+fn journal_left(root: &Path) -> Result<bool, PackageError> {
+    let path = root.join("var/lib/dpkg/updates");
+    let wrong = |source| PackageError::File { path: path.clone(), source };
+    let entries = match std::fs::read_dir(&path) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(wrong(error)),
+    };
+    for entry in entries {
+        let name = entry.map_err(wrong)?.file_name();
+        if name.as_encoded_bytes().iter().all(u8::is_ascii_digit) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Has dpkg finish what a killed one left. That it fails is not the end: a package whose files are not all there cannot be
+/// configured, only installed again, and that comes next; whatever else is wrong stops apt-get too, which says so.
+async fn finish_interrupted(deadline: Deadline) {
+    output::progress("a package manager was killed on this host: dpkg finishes what it left");
+    let arguments = ["--configure", "-a", "--force-confdef", "--force-confold"];
+    if let Err(error) = patiently("dpkg", &arguments, deadline).await {
+        output::progress(&format!("dpkg could not finish all of it: {error}"));
+    }
+}
+
+/// Runs a tool that needs dpkg's lock and, unlike apt-get, fails at once while another one is at work.
+async fn patiently(program: &str, arguments: &[&str], deadline: Deadline) -> Result<(), ToolError> {
+    let until = Deadline::after(deadline.within(LOCKED));
+    loop {
+        match run(program, arguments, deadline.within(LIMIT), Echo::Lines).await {
+            Err(error) if is_locked(&error.last_lines()) && !until.passed() => {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+            ended => return ended.map(drop),
+        }
+    }
+}
+
+/// Whether dpkg said that another one is at work.
+fn is_locked(last: &[String]) -> bool {
+    last.iter().any(|line| line.contains("locked by another process"))
+}
+
+/// Reads dpkg-query's lines `ii |kubeadm|1.36.1-1.1`: what is wanted, what is, and `R` when it must be installed again (dpkg-query(1)).
+fn known(text: &str) -> Result<Packages, PackageError> {
+    let mut found = Packages::default();
     for line in text.lines() {
         let mut fields = line.split('|').map(str::trim);
         let (Some(status), Some(name), Some(version)) = (fields.next(), fields.next(), fields.next()) else {
             return Err(PackageError::NotUnderstood(line.to_owned()));
         };
-        // Second letter: i installed; anything else is removed, or half done, and must be installed again.
-        if !NAMES.contains(&name) || status.chars().nth(1) != Some('i') {
+        if !NAMES.contains(&name) {
             continue;
         }
+        let wrong = || PackageError::NotUnderstood(line.to_owned());
         let upstream = version.split_once('-').map_or(version, |(upstream, _)| upstream);
-        let version = upstream.parse().map_err(|_| PackageError::NotUnderstood(line.to_owned()))?;
-        found.insert(name.to_owned(), version);
+        let version = upstream.parse::<Version>();
+        let again = status.chars().nth(2) == Some('R');
+        let state = match status.chars().nth(1) {
+            // Never there, or removed.
+            Some('n' | 'c') if !again => continue,
+            Some('i') if !again => {
+                found.installed.insert(name.to_owned(), version.map_err(|_| wrong())?);
+                continue;
+            }
+            Some('n' | 'c' | 'i') => "to be installed again",
+            Some('H') => "half installed",
+            Some('U') => "unpacked",
+            Some('F') => "half configured",
+            Some('W' | 't') => "waiting for triggers",
+            _ => return Err(wrong()),
+        };
+        let torn = again || state == "half installed";
+        found.half_done.insert(name.to_owned(), HalfDone { state, version: version.ok(), torn });
     }
     Ok(found)
 }
@@ -310,6 +394,10 @@ impl Drop for Aside {
 }
 
 #[cfg(test)]
+#[path = "packages/killed.rs"]
+mod killed;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -335,14 +423,66 @@ mod tests {
     }
 
     #[test]
-    fn installed_packages_are_read_and_half_installed_ones_are_not_there() {
+    fn a_package_between_two_states_is_half_done() {
+        // (status, version, half done in words, torn); none: installed, or not there.
+        let table = [
+            ("ii ", "1.36.3-1.1", None, false),
+            ("hi ", "1.36.3-1.1", None, false),
+            ("un ", "", None, false),
+            ("rc ", "1.36.1-1.1", None, false),
+            ("iHR", "1.36.1-1.1", Some("half installed"), true),
+            ("hHR", "1.36.1-1.1", Some("half installed"), true),
+            ("iH ", "", Some("half installed"), true),
+            ("iU ", "1.36.3-1.1", Some("unpacked"), false),
+            ("iUR", "1.36.3-1.1", Some("unpacked"), true),
+            ("iF ", "1.36.3-1.1", Some("half configured"), false),
+            ("hF ", "1.36.3-1.1", Some("half configured"), false),
+            ("iW ", "1.36.3-1.1", Some("waiting for triggers"), false),
+            ("it ", "1.36.3-1.1", Some("waiting for triggers"), false),
+            ("iiR", "1.36.3-1.1", Some("to be installed again"), true),
+        ];
+        for (status, version, state, torn) in table {
+            let found = known(&format!("{status}|kubelet|{version}\n")).unwrap();
+            let half = found.half_done.get("kubelet");
+            assert_eq!(half.map(|it| it.state), state, "{status}");
+            assert_eq!(half.is_some_and(|it| it.torn), torn, "{status}");
+            assert_eq!(found.installed.contains_key("kubelet"), status.ends_with("i "), "{status}");
+            assert!(half.is_none_or(|it| it.version.is_some() != version.is_empty()), "{status}");
+        }
+    }
+
+    #[test]
+    fn the_journal_of_a_killed_dpkg_is_told_from_its_scratch() {
+        let root = tempfile::tempdir().unwrap();
+        assert!(!journal_left(root.path()).unwrap());
+        put(root.path(), "var/lib/dpkg/updates/tmp.i", "");
+        assert!(!journal_left(root.path()).unwrap());
+        put(root.path(), "var/lib/dpkg/updates/0003", "");
+        assert!(journal_left(root.path()).unwrap());
+        // What cannot be read is not "empty".
+        std::fs::remove_dir_all(root.path().join("var/lib/dpkg/updates")).unwrap();
+        put(root.path(), "var/lib/dpkg/updates", "");
+        assert!(journal_left(root.path()).is_err());
+    }
+
+    #[test]
+    fn dpkgs_lock_is_told_from_its_other_complaints() {
+        let said = |line: &str| is_locked(&[line.to_owned()]);
+        assert!(said("dpkg: error: dpkg frontend lock was locked by another process with pid 4242"));
+        assert!(!said("dpkg: error processing package kubelet (--configure):"));
+    }
+
+    #[test]
+    fn installed_packages_are_read() {
         let text =
-            "ii |kubeadm|1.36.1-1.1\nhi |kubelet|1.36.1-1.1\niF |kubectl|1.36.3-1.1\nii |kubernetes-cni|1.7.1-1.1\n";
-        let found = installed(text).unwrap();
-        assert_eq!(found.keys().collect::<Vec<_>>(), ["kubeadm", "kubelet"]);
-        assert_eq!(found["kubelet"].to_string(), "v1.36.1");
-        assert!(installed("ii |kubeadm|1.36.1~rc.1-1\n").is_err());
-        assert!(installed("nonsense\n").is_err());
+            "ii |kubeadm|1.36.1-1.1\nhi |kubelet|1.36.1-1.1\nrc |kubectl|1.36.3-1.1\niF |kubernetes-cni|1.7.1-1.1\n";
+        let found = known(text).unwrap();
+        assert_eq!(found.installed.keys().collect::<Vec<_>>(), ["kubeadm", "kubelet"]);
+        assert_eq!(found.installed["kubelet"].to_string(), "v1.36.1");
+        assert!(found.half_done.is_empty());
+        assert!(known("ii |kubeadm|1.36.1~rc.1-1\n").is_err());
+        assert!(known("iX |kubeadm|1.36.1-1\n").is_err());
+        assert!(known("nonsense\n").is_err());
     }
 
     #[test]

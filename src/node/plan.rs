@@ -1,7 +1,8 @@
-//! What the node step still has to do, judged from the host's state alone. Pure. Nothing is remembered between runs: a run that was
-//! killed anywhere is finished by the next one, which looks again before each sub-step.
+//! What the node step still has to do, judged from the host's state alone. Pure. Nothing of it is remembered between runs: a run that
+//! was killed anywhere is finished by the next one, which looks again before each sub-step.
 
 use super::manifests::Manifests;
+use super::packages::HalfDone;
 use crate::cli::node::{Mode, Role, Upgrade};
 use crate::version::Version;
 use serde::{Deserialize, Serialize};
@@ -80,6 +81,8 @@ impl fmt::Display for Step {
 pub(super) struct State {
     /// Installed packages.
     pub(super) packages: BTreeMap<String, Version>,
+    /// Packages that somebody began to install and did not finish; they are in no other list, so they count as behind.
+    pub(super) half_done: BTreeMap<String, HalfDone>,
     /// Held packages.
     pub(super) held: Vec<String>,
     /// The kubelet that runs; none when none does.
@@ -108,9 +111,14 @@ impl State {
         self.packages.get(name) == Some(&to)
     }
 
-    /// kubectl only where there is one: a worker need not have it.
+    /// Whether kubectl is here, half done or not: a worker need not have it.
+    pub(super) fn has_kubectl(&self) -> bool {
+        self.packages.contains_key("kubectl") || self.half_done.contains_key("kubectl")
+    }
+
+    /// kubectl only where there is one.
     pub(super) fn kubelet_packages_behind(&self, to: Version) -> Vec<&'static str> {
-        let kubectl = self.packages.get("kubectl").is_some_and(|found| *found != to);
+        let kubectl = self.has_kubectl() && !self.package_at("kubectl", to);
         let kubelet = !self.package_at("kubelet", to);
         [("kubelet", kubelet), ("kubectl", kubectl)].into_iter().filter(|it| it.1).map(|it| it.0).collect()
     }
@@ -141,9 +149,12 @@ impl State {
 
     /// Whether kubeadm has done its part. kubeadm is not asked: `kubeadm upgrade plan` names no target on a node that is done
     /// (incident R14). The kubelet's package comes after kubeadm in every run, so at the target's version it proves that
-    /// kubeadm had ended well, its later phases included (the kubelet's configuration has no version of its own).
-    fn kubeadm_done(&self, to: Version) -> bool {
-        self.package_at("kubelet", to) && (!self.manifests.control_plane() || self.static_pods_on_target(to))
+    /// kubeadm had ended well, its later phases included (the kubelet's configuration has no version of its own). So does
+    /// one that was begun and not finished, once kubeadm's own is at the target's version: a kubelet whose package is torn may
+    /// not run, and without it kubeadm waits for ever; the package must come first then.
+    pub(super) fn kubeadm_done(&self, to: Version) -> bool {
+        let begun = self.half_done.contains_key("kubelet") && self.package_at("kubeadm", to);
+        (begun || self.package_at("kubelet", to)) && (!self.manifests.control_plane() || self.static_pods_on_target(to))
     }
 }
 
@@ -192,12 +203,23 @@ pub(super) fn objections(state: &State, order: &Upgrade) -> Vec<String> {
 pub(super) fn unfit(state: &State, to: Version) -> Vec<String> {
     let mut found = Vec::new();
     for name in ["kubeadm", "kubelet"] {
-        if !state.packages.contains_key(name) {
+        // What is half done is for the step to finish.
+        if !state.packages.contains_key(name) && !state.half_done.contains_key(name) {
             found.push(format!("package {name} is not installed"));
         }
     }
-    for (name, version) in state.packages.iter().filter(|(_, version)| **version > to) {
+    let half_done = state.half_done.iter().filter_map(|(name, half)| Some((name, half.version.as_ref()?)));
+    for (name, version) in state.packages.iter().chain(half_done).filter(|(_, version)| **version > to) {
         found.push(format!("{name} {version} is newer than {to}"));
+    }
+    // No step to this target has begun that one: it would have brought kubeadm's package first. With it torn apt may install the
+    // newest version there is, and at the target's it would come before kubeadm's work.
+    let foreign = |name: &str, half: &HalfDone| half.torn && name != "kubeadm" && !state.package_at("kubeadm", to);
+    for (name, half) in state.half_done.iter().filter(|(name, half)| foreign(name, half)) {
+        found.push(format!(
+            "package {name} is {}, and no upgrade to {to} has begun it: finish what did, or install {name} again at its old version",
+            half.state
+        ));
     }
     found.extend(stray(&state.manifests));
     found

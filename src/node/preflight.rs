@@ -1,6 +1,6 @@
 //! Looks at a node before an upgrade and changes nothing: what would block the node step there, and what cannot be seen.
 
-use super::command::{Deadline, ask};
+use super::command::{Deadline, ToolError, ask};
 use super::host::{Host, HostError, versions};
 use super::plan::{self, State};
 use super::report::Versions;
@@ -9,6 +9,7 @@ use crate::cli::node::{Preflight as Order, Role};
 use crate::clock::Clock;
 use crate::output::TERMINATION_LIMIT;
 use crate::version::Version;
+use quorum_safety::Fact;
 use serde::{Deserialize, Serialize};
 
 /// The kubelet's own client certificate, rotated in place.
@@ -30,6 +31,9 @@ pub struct Preflight {
     pub blockers: Vec<String>,
     /// What could not be seen, each with the reason; counts against `ready`.
     pub unknown: Vec<String>,
+    /// What does not stop the node step and should be known before it, each in a sentence.
+    #[serde(default)]
+    pub notes: Vec<String>,
     /// `control-plane` or `worker`, by the static pods that are here.
     pub role: String,
     /// The package manager.
@@ -48,11 +52,8 @@ pub struct Preflight {
     pub kubelet_certificate_expires: Option<i64>,
     /// Whether new connections could be handed over here: nft is installed.
     pub nft: bool,
-    /// The node step that runs on this host, if one does.
-    pub running: quorum_safety::Fact<Option<String>>,
-    /// STUB
-    #[serde(default)]
-    pub notes: Vec<String>,
+    /// The node step that runs on this host, if one does; unknown when systemd could not be asked, which proves nothing.
+    pub running: Fact<Option<String>>,
 }
 
 impl Preflight {
@@ -64,6 +65,7 @@ impl Preflight {
             ready: false,
             blockers: Vec::new(),
             unknown: Vec::new(),
+            notes: Vec::new(),
             role: Role::Worker.to_string(),
             package_manager: None,
             versions: Versions::default(),
@@ -72,21 +74,27 @@ impl Preflight {
             other_static_pods: Vec::new(),
             kubelet_certificate_expires: None,
             nft: false,
-            running: quorum_safety::Fact::Known(None),
-            notes: Vec::new(),
+            running: Fact::Unknown("nobody has looked".to_owned()),
         }
     }
 
     /// Makes it small enough for the termination message; blockers are the last to go.
     #[must_use]
     pub fn fitted(mut self) -> Self {
-        for text in self.blockers.iter_mut().chain(&mut self.unknown) {
+        for text in self.blockers.iter_mut().chain(&mut self.unknown).chain(&mut self.notes) {
             super::report::shorten(text, 300);
+        }
+        if let Fact::Unknown(text) | Fact::Known(Some(text)) = &mut self.running {
+            super::report::shorten(text, 200);
         }
         for text in self.other_static_pods.iter_mut().chain(self.versions.static_pods.values_mut()) {
             super::report::shorten(text, 63);
         }
         while self.size() > TERMINATION_LIMIT {
+            // Of notes none need stay.
+            if self.notes.pop().is_some() {
+                continue;
+            }
             let longest = [&mut self.other_static_pods, &mut self.unknown, &mut self.blockers];
             let Some(list) = longest.into_iter().find(|list| list.len() > 1) else { break };
             list.pop();
@@ -101,9 +109,25 @@ impl Preflight {
 
 /// Looks.
 pub(super) async fn preflight(order: &Order, clock: Clock) -> Preflight {
-    let mut answer = Preflight::new(order.to);
     let deadline = Deadline::after(order.timeout);
-    let host = match Host::here() {
+    // Before all else: whatever more cannot be seen, this one decides whether a holder may be taken for gone.
+    let running = unit::look(deadline).await;
+    look(order, running, Host::here(), clock, deadline).await
+}
+
+async fn look(
+    order: &Order,
+    running: Result<unit::Seen, ToolError>,
+    host: Result<Host, HostError>,
+    clock: Clock,
+    deadline: Deadline,
+) -> Preflight {
+    let mut answer = Preflight::new(order.to);
+    if let Err(error) = &running {
+        answer.unknown.push(format!("whether a node step runs: {error}"));
+    }
+    answer.running = running.map(|seen| seen.running()).into();
+    let host = match host {
         Ok(host) => host,
         Err(error) => {
             answer.blockers.push(error.to_string());
@@ -112,18 +136,18 @@ pub(super) async fn preflight(order: &Order, clock: Clock) -> Preflight {
     };
     answer.package_manager = Some(host.manager.name().to_owned());
     answer.nft = ask("nft", &["--version"], deadline).await.is_ok();
-    match unit::look(deadline).await {
-        Ok(seen) => answer.running = quorum_safety::Fact::Known(seen.running()),
-        Err(error) => answer.unknown.push(format!("whether a node step runs: {error}")),
-    }
+    // It need not be here.
+    let mut has_kubectl = false;
     match host.state(order.to, None, clock.now(), deadline).await {
-        Ok(state) => state_into(&mut answer, &host, &state),
+        Ok(state) => {
+            has_kubectl = state.has_kubectl();
+            state_into(&mut answer, &host, &state);
+        }
         Err(error) => answer.unknown.push(sentence("the node's state", &error)),
     }
     match host.manager.lacking_there(&host.root, order.to, deadline).await {
         Ok(lacking) => {
-            // kubectl need not be here.
-            let wanted = |name: &&str| *name != "kubectl" || answer.versions.packages.contains_key("kubectl");
+            let wanted = |name: &&str| *name != "kubectl" || has_kubectl;
             answer.lacking = lacking.into_iter().filter(wanted).map(str::to_owned).collect();
             let blockers: Vec<String> =
                 answer.lacking.iter().map(|name| format!("package {name} is not to be had at {}", order.to)).collect();
@@ -132,7 +156,10 @@ pub(super) async fn preflight(order: &Order, clock: Clock) -> Preflight {
         Err(error) => answer.unknown.push(sentence("the packages that are to be had", &HostError::from(error))),
     }
     match kubelet_certificate(&host) {
-        Ok(expires) => answer.kubelet_certificate_expires = Some(expires),
+        Ok(validity) => {
+            answer.kubelet_certificate_expires = Some(validity.until);
+            answer.blockers.extend(validity.short(order.certificate_margin, clock.now()));
+        }
         Err(error) => answer.unknown.push(format!("the kubelet's client certificate: {error}")),
     }
     answer.ready = answer.blockers.is_empty() && answer.unknown.is_empty();
@@ -146,13 +173,29 @@ fn state_into(answer: &mut Preflight, host: &Host, state: &State) {
     answer.held.clone_from(&state.held);
     answer.other_static_pods.clone_from(&state.manifests.others);
     answer.blockers.extend(plan::unfit(state, answer.to));
+    answer.notes.extend(notes(state, answer.nft));
     if state.running_kubelet.is_none() {
         answer.blockers.push("no kubelet runs".to_owned());
     }
-    match host.short_of_disk(&state.manifests) {
+    match host.short_of_disk(&state.manifests, state.kubeadm_done(answer.to)) {
         Ok(short) => answer.blockers.extend(short),
         Err(error) => answer.unknown.push(sentence("free disk", &error)),
     }
+}
+
+/// What is told and stops nothing.
+fn notes(state: &State, nft: bool) -> Vec<String> {
+    let mut found = Vec::new();
+    if state.manifests.control_plane() && !nft {
+        found.push(
+            "nft is not installed: new connections to this node's apiserver are not handed over to a peer while it restarts"
+                .to_owned(),
+        );
+    }
+    for (name, half) in &state.half_done {
+        found.push(format!("package {name} is {}: the node step finishes it", half.state));
+    }
+    found
 }
 
 /// An error with the last line of the tool behind it.
@@ -163,20 +206,48 @@ fn sentence(what: &str, error: &HostError) -> String {
     }
 }
 
-/// When the kubelet's client certificate ends.
-fn kubelet_certificate(host: &Host) -> Result<i64, String> {
-    let path = host.path(KUBELET_CERTIFICATE);
-    let bytes = std::fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
-    expires(&bytes)
+/// From when to when a certificate is valid, in seconds since 1970.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Validity {
+    from: i64,
+    until: i64,
 }
 
-/// The end of the first certificate of a PEM file, which also holds the key.
-fn expires(pem: &[u8]) -> Result<i64, String> {
+impl Validity {
+    /// Why the rest of the time is too short, and what to do; none when it is not. The kubelet asks for a new certificate when
+    /// 30 to 10 % of the time are left (kubernetes.io, "Certificate rotation"), so of one that is made for days only a tenth
+    /// can be asked for: else a kubelet that rotates as it should would be refused for ever.
+    fn short(self, margin: i64, now: jiff::Timestamp) -> Option<String> {
+        let left = self.until.saturating_sub(now.as_second());
+        let wanted = margin.min(self.until.saturating_sub(self.from) / 10);
+        if left >= wanted.max(1) {
+            return None;
+        }
+        let when =
+            jiff::Timestamp::from_second(self.until).map_or_else(|_| self.until.to_string(), |it| it.to_string());
+        let left = if left > 0 { format!("ends at {when}, in {} h", left / 3600) } else { format!("ended at {when}") };
+        Some(format!(
+            "the kubelet's client certificate {left}, and {} h are wanted: with rotateCertificates the kubelet renews it by itself, so read its log and restart it; else make a new kubelet.conf with `kubeadm kubeconfig user --org system:nodes`",
+            wanted / 3600
+        ))
+    }
+}
+
+/// When the kubelet's client certificate is valid.
+fn kubelet_certificate(host: &Host) -> Result<Validity, String> {
+    let path = host.path(KUBELET_CERTIFICATE);
+    let bytes = std::fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+    validity(&bytes)
+}
+
+/// The validity of the first certificate of a PEM file, which also holds the key.
+fn validity(pem: &[u8]) -> Result<Validity, String> {
     for block in x509_parser::pem::Pem::iter_from_buffer(pem) {
         let block = block.map_err(|error| error.to_string())?;
         if block.label == "CERTIFICATE" {
             let certificate = block.parse_x509().map_err(|error| error.to_string())?;
-            return Ok(certificate.validity().not_after.timestamp());
+            let validity = certificate.validity();
+            return Ok(Validity { from: validity.not_before.timestamp(), until: validity.not_after.timestamp() });
         }
     }
     Err("no certificate is in it".to_owned())
@@ -193,18 +264,128 @@ mod tests {
         answer.blockers = vec![long.clone(); 30];
         answer.unknown = vec![long.clone(); 10];
         answer.other_static_pods = vec![long.clone(); 50];
-        answer.running = quorum_safety::Fact::Known(Some("quorate node step to v1.36.30".to_owned()));
+        answer.notes = vec![long.clone(); 10];
+        answer.running = Fact::Unknown(long.clone());
         answer.versions.static_pods =
             super::super::manifests::COMPONENTS.map(|it| (it.to_owned(), long.clone())).into();
         let fitted = answer.fitted();
         let size = serde_json::to_string(&fitted).unwrap().len();
         assert!(size <= TERMINATION_LIMIT, "{size}");
         assert!(fitted.blockers.len() >= 5, "{}", fitted.blockers.len());
+
+        let mut answer = Preflight::new("v1.36.3".parse().unwrap());
+        answer.notes = vec!["x".repeat(2000); 20];
+        answer.blockers = vec!["y".to_owned(); 3];
+        let fitted = answer.fitted();
+        assert!(serde_json::to_string(&fitted).unwrap().len() <= TERMINATION_LIMIT);
+        assert!(!fitted.notes.is_empty() && fitted.blockers.len() == 3, "{fitted:?}");
     }
 
     #[test]
     fn what_is_no_certificate_is_said() {
-        assert!(expires(b"").is_err());
-        assert!(expires(b"-----BEGIN EC PRIVATE KEY-----\nAAAA\n-----END EC PRIVATE KEY-----\n").is_err());
+        assert!(validity(b"").is_err());
+        assert!(validity(b"-----BEGIN EC PRIVATE KEY-----\nAAAA\n-----END EC PRIVATE KEY-----\n").is_err());
+    }
+
+    fn looked(running: Result<unit::Seen, ToolError>) -> Preflight {
+        let order = Order {
+            to: "v1.36.3".parse().unwrap(),
+            timeout: std::time::Duration::from_secs(5),
+            certificate_margin: 604_800,
+        };
+        let host = Err(HostError::NotUnderstood { tool: "a host without a package manager", said: String::new() });
+        let deadline = Deadline::after(order.timeout);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(look(&order, running, host, Clock::system(), deadline))
+    }
+
+    #[test]
+    fn a_unit_that_could_not_be_looked_for_is_unknown_and_never_absent() {
+        let failed = ToolError::Start { tool: "systemctl show".to_owned(), why: "not there".to_owned() };
+        let answer = looked(Err(failed));
+        assert_eq!(answer.running, Fact::Unknown("`systemctl show` cannot be started: not there".to_owned()));
+        assert!(!answer.ready && answer.unknown.len() == 1, "{answer:?}");
+        // What is said of the unit is said though nothing else can be seen.
+        assert_eq!(looked(Ok(unit::seen("ActiveState=inactive\n"))).running, Fact::Known(None));
+        let runs = "ActiveState=active\nDescription=quorate node step to v1.36.3\n";
+        let runs = looked(Ok(unit::seen(runs)));
+        assert_eq!(runs.running, Fact::Known(Some("quorate node step to v1.36.3".to_owned())));
+        assert!(!runs.ready && runs.blockers.len() == 1, "{runs:?}");
+        assert!(Preflight::new("v1.36.3".parse().unwrap()).running.known().is_none());
+        for answer in [&answer, &runs, &looked(Ok(unit::seen("ActiveState=failed\n")))] {
+            let json = serde_json::to_string(answer).unwrap();
+            assert_eq!(&serde_json::from_str::<Preflight>(&json).unwrap(), answer, "{json}");
+        }
+        let json = serde_json::to_value(&answer).unwrap();
+        assert!(json["running"]["unknown"].is_string(), "{json}");
+        // An answer that does not speak of it is no answer.
+        let mut silent = json;
+        silent.as_object_mut().unwrap().remove("running");
+        assert!(serde_json::from_value::<Preflight>(silent).is_err());
+    }
+
+    #[test]
+    fn a_kubelet_certificate_that_ends_soon_blocks() {
+        const DAY: i64 = 86_400;
+        let now = jiff::Timestamp::from_second(1_800_000_000).unwrap();
+        // (days it is made for, days left, hours of margin, what is said)
+        let table = [
+            (365, 300, 168, None),
+            (365, 7, 168, None),
+            (365, 6, 168, Some("ends at 2027-01-21T08:00:00Z, in 144 h, and 168 h are wanted")),
+            (365, 0, 168, Some("ended at 2027-01-15T08:00:00Z")),
+            (365, -1, 168, Some("ended at 2027-01-14T08:00:00Z")),
+            // Made for a week: one that is rotated in time has a tenth of it left.
+            (7, 1, 168, None),
+            (7, 0, 168, Some("and 16 h are wanted")),
+            // Expired is expired, whatever the margin.
+            (365, 1, 0, None),
+            (365, 0, 0, Some("ended at")),
+        ];
+        for (made_for, left, margin, said) in table {
+            let until = now.as_second() + left * DAY;
+            let text = Validity { from: until - made_for * DAY, until }.short(margin * 3600, now);
+            assert_eq!(text.is_some(), said.is_some(), "{left} of {made_for}: {text:?}");
+            let text = text.unwrap_or_default();
+            assert!(text.contains(said.unwrap_or_default()), "{text}");
+            assert!(
+                text.is_empty() || text.contains("restart it") && text.contains("kubeadm kubeconfig user"),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_validity_of_a_real_certificate_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let authority = lab::pki::Authority::create(&folder.path().join("ca"), "kubernetes").unwrap();
+        let subject = lab::pki::Subject { name: "system:node:k1", groups: &["system:nodes"], ..Default::default() };
+        let lasts = std::time::Duration::from_secs(3 * 86_400);
+        let now = Clock::system().unix().0;
+        let pair = authority.sign(&folder.path().join("kubelet"), &subject, lasts).unwrap();
+        // The kubelet's file has the key behind the certificate; the order does not matter.
+        let mut pem = std::fs::read(&pair.key).unwrap();
+        pem.extend(std::fs::read(&pair.cert).unwrap());
+        let read = validity(&pem).unwrap();
+        assert!((now + 3 * 86_400..now + 3 * 86_400 + 60).contains(&read.until), "{read:?} {now}");
+        assert!((now - 61..=now).contains(&read.from), "{read:?} {now}");
+    }
+
+    #[test]
+    fn what_a_control_plane_node_goes_without_is_told() {
+        let mut state = State::default();
+        assert!(notes(&state, false).is_empty(), "a worker hands nothing over");
+        let half = crate::node::packages::HalfDone { state: "unpacked", version: None, torn: false };
+        state.half_done.insert("kubelet".to_owned(), half);
+        assert_eq!(notes(&state, true), ["package kubelet is unpacked: the node step finishes it"]);
+        let root = tempfile::tempdir().unwrap();
+        let folder = root.path().join(crate::node::manifests::FOLDER);
+        std::fs::create_dir_all(&folder).unwrap();
+        let text =
+            "metadata: {name: kube-apiserver}\nspec: {containers: [{name: a, image: 'x/kube-apiserver:v1.36.1'}]}\n";
+        std::fs::write(folder.join("kube-apiserver.yaml"), text).unwrap();
+        state.manifests = crate::node::manifests::read(root.path()).unwrap();
+        assert_eq!(notes(&state, true).len(), 1);
+        assert!(notes(&state, false)[0].contains("nft is not installed"));
     }
 }

@@ -1,6 +1,6 @@
 //! Asks apiservers and the local etcd whether they are ready, each on its own address.
 
-use reqwest::{Certificate, Client, Identity};
+use reqwest::{Certificate, Client, Identity, StatusCode};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -61,6 +61,22 @@ impl Probe {
 pub(super) async fn plain(url: &str) -> Result<(), String> {
     let client = Client::builder().no_proxy().timeout(ANSWER).build().map_err(|error| describe(&error))?;
     answer(&client, url).await.map(|_| ())
+}
+
+/// Whether a plain local address answers that it is not ready, and how. One that gives no answer, or knows no such question, does not.
+pub(super) async fn not_ready(url: &str) -> Result<Option<String>, String> {
+    let client = Client::builder().no_proxy().timeout(ANSWER).build().map_err(|error| describe(&error))?;
+    let answer = match client.get(url).send().await {
+        Ok(answer) => answer,
+        Err(error) => {
+            tracing::debug!(%error, "No answer");
+            return Ok(None);
+        }
+    };
+    if answer.status() != StatusCode::SERVICE_UNAVAILABLE {
+        return Ok(None);
+    }
+    Ok(Some(answer.text().await.map_err(|error| describe(&error))?.trim().to_owned()))
 }
 
 async fn answer(client: &Client, url: &str) -> Result<String, String> {

@@ -12,9 +12,9 @@ use std::collections::BTreeMap;
 pub enum Outcome {
     /// The node is on target.
     Done,
-    /// Not like this; nothing was changed.
+    /// Not like this; this run changed nothing.
     Refused,
-    /// Something needed could not be seen; nothing was changed.
+    /// Something needed could not be seen; this run changed nothing.
     Unknown,
     /// Something was changed and not finished; running the step again goes on from there.
     Midway,
@@ -90,7 +90,10 @@ pub struct Report {
     pub hand_over: HandOverReport,
     /// Components whose static pod manifest has other bytes than before this run: their config hash must differ, no other's may.
     pub manifests_changed: Vec<String>,
-    /// STUB
+    /// Whether it is certain that the node is as it was before the first run to this target, so that a cordon may be taken back
+    /// without a proof of recovery. Only the step itself says so, of itself and of all earlier runs; what was started and gave no
+    /// answer, or another step's unit, leaves it false. Kubeadm's scratch of older upgrades, package lists and quorate's own
+    /// files are not the node.
     #[serde(default)]
     pub untouched: bool,
     /// Whether this pod found the unit running and attached to it.
@@ -213,6 +216,17 @@ mod tests {
             assert_eq!(serde_json::from_str::<Report>(&text).unwrap(), fitted);
             assert_eq!(fitted.failed_step, Some(Step::KubeletPackages));
         }
+    }
+
+    #[test]
+    fn a_report_that_does_not_say_untouched_is_not() {
+        let mut report = Report::new("v1.36.3".parse().unwrap());
+        assert!(!report.untouched);
+        report.untouched = true;
+        let mut json = serde_json::to_value(&report).unwrap();
+        assert_eq!(json.get("untouched"), Some(&serde_json::Value::Bool(true)));
+        json.as_object_mut().unwrap().remove("untouched");
+        assert!(!serde_json::from_value::<Report>(json).unwrap().untouched);
     }
 
     #[test]

@@ -1,18 +1,21 @@
 //! What runs in the unit on the host: each sub-step looks at the host first, does what is left to do, and can be stopped anywhere.
 
 use super::command::{Deadline, Echo, ToolError, run};
-use super::handover::{Absent, HandOver};
+use super::handover::{self, Absent, HandOver};
 use super::host::{Host, HostError, versions};
 use super::manifests::Manifests;
+use super::mark::Mark;
 use super::nft::Target;
 use super::plan::{Need, State, Step, need, objections};
 use super::probe::{Probe, plain};
 use super::report::{HandOverReport, Outcome, Report, StepReport};
+use super::unready::{etcd_ready_url, unready};
 use super::{apiserver, kubeadm};
 use crate::cli::node::Upgrade;
 use crate::clock::Clock;
 use crate::output;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -65,6 +68,10 @@ impl From<ToolError> for Failure {
 
 /// Brings this host to the target; never an error, since what happened is in the report.
 pub(super) async fn upgrade(order: &Upgrade, clock: Clock) -> Report {
+    let mark = Mark::new(Path::new("/"), order.to);
+    if let Some(refusal) = too_late(order, clock.now(), &mark) {
+        return refusal;
+    }
     let mut report = Report::new(order.to);
     let host = match Host::here() {
         Ok(host) => host,
@@ -72,16 +79,29 @@ pub(super) async fn upgrade(order: &Upgrade, clock: Clock) -> Report {
             report.outcome = Outcome::Refused;
             report.failed_step = Some(Step::Checks);
             report.message = Some(error.to_string());
+            report.untouched = !mark.names_target();
             return report;
         }
     };
-    let mut work =
-        Work { order, clock, host, deadline: Deadline::after(order.timeout), hand_over: None, changed: false, report };
+    let mut work = Work::new(order, clock, host, mark);
     work.all().await;
     if let Some(hand_over) = work.hand_over.take() {
         hand_over.stop().await;
     }
     work.report
+}
+
+/// The refusal of an order whose time is over, before anything is begun; none while it is not.
+pub(super) fn too_late(order: &Upgrade, now: jiff::Timestamp, mark: &Mark) -> Option<Report> {
+    let until = order.start_before.filter(|until| now.as_second() >= *until)?;
+    let mut report = Report::new(order.to);
+    let over = now.as_second().saturating_sub(until);
+    report.outcome = Outcome::Refused;
+    report.message = Some(format!(
+        "this order was to be begun {over} s ago at the latest, by this node's clock ({now}): whoever gave it may hold the lock no more; nothing was started"
+    ));
+    report.untouched = !mark.names_target();
+    Some(report)
 }
 
 struct Work<'a> {
@@ -90,12 +110,46 @@ struct Work<'a> {
     host: Host,
     deadline: Deadline,
     hand_over: Option<HandOver>,
-    /// Whether anything but scratch was changed on the host.
+    mark: Mark,
+    /// Whether an earlier run to this target has begun to change the host and none has ended well since.
+    resumed: bool,
+    /// Whether an earlier run to this target has changed the host at all: even of one that ended well nobody may have heard.
+    changed_before: bool,
+    /// Whether this one has; scratch and package lists do not count.
     changed: bool,
     report: Report,
 }
 
-impl Work<'_> {
+impl<'a> Work<'a> {
+    fn new(order: &'a Upgrade, clock: Clock, host: Host, mark: Mark) -> Self {
+        Self {
+            order,
+            clock,
+            host,
+            deadline: Deadline::after(order.timeout),
+            hand_over: None,
+            resumed: mark.unfinished(),
+            changed_before: mark.names_target(),
+            mark,
+            changed: false,
+            report: Report::new(order.to),
+        }
+    }
+
+    /// Must come before the first change of the host, and before any other: from here on the node is not what it was.
+    fn touch(&mut self) -> Result<(), Failure> {
+        if !self.changed {
+            let wrong = |source| HostError::File { path: self.mark.path().to_owned(), source };
+            self.mark.begin().map_err(wrong)?;
+            self.changed = true;
+        }
+        Ok(())
+    }
+
+    const fn untouched(&self) -> bool {
+        !self.changed && !self.changed_before
+    }
+
     async fn all(&mut self) {
         let before = match self.look().await {
             Ok(state) => state,
@@ -122,6 +176,13 @@ impl Work<'_> {
             None => {
                 self.report.outcome = Outcome::Done;
                 self.report.done = true;
+                self.report.untouched = self.untouched();
+                if (self.changed || self.resumed)
+                    && let Err(error) = self.mark.done()
+                {
+                    // It stays `begun`: a later refusal then says less than it could.
+                    output::progress(&format!("{}: {error}", self.mark.path().display()));
+                }
             }
         }
     }
@@ -133,6 +194,7 @@ impl Work<'_> {
             (false, Outcome::Refused) => Outcome::Refused,
             (false, _) => Outcome::Unknown,
         };
+        self.report.untouched = self.untouched();
         output::progress(&format!("{step}: {}", failure.message));
         self.report.failed_step = Some(step);
         self.report.message = Some(failure.message);
@@ -180,36 +242,49 @@ impl Work<'_> {
             Step::PruneScratch => self.prune_scratch()?,
             Step::Checks => {
                 let mut found = objections(state, self.order);
-                found.extend(self.host.short_of_disk(&state.manifests)?);
+                found.extend(self.host.short_of_disk(&state.manifests, state.kubeadm_done(to))?);
+                if found.is_empty() && !self.resumed && state.manifests.control_plane() {
+                    let own = own_apiserver(&state.manifests)?;
+                    found = unready(own, &state.manifests, &self.order.peers, &self.probe(), deadline).await;
+                }
                 if !found.is_empty() {
                     return Err(Failure::refused(&found));
                 }
             }
             Step::Repository => {
-                self.changed = true;
+                // With a copy first: a mirror that is down must not leave a node that is half done.
+                if !manager.sources(&self.host.root)?.is_empty() {
+                    let mut lacking = manager.lacking_there(&self.host.root, to, deadline).await?;
+                    lacking.retain(|name| *name != "kubectl" || state.has_kubectl());
+                    if !lacking.is_empty() {
+                        let lacking = lacking.join(", ");
+                        return Err(Failure::refused(&[format!("not to be had at {to}: {lacking}")]));
+                    }
+                }
+                self.touch()?;
                 manager.point_to(&self.host.root, to, deadline).await?;
             }
             Step::KubeadmPackage => {
-                self.changed = true;
+                self.touch()?;
                 manager.install(&self.host.root, &["kubeadm"], to, deadline).await?;
             }
             Step::HandOver => self.hand_over(state).await?,
             Step::Empty => {
-                self.changed = true;
+                self.touch()?;
                 let address = own_apiserver(&state.manifests)?;
                 apiserver::restart(address, &self.probe(), deadline).await.map_err(Failure::tool)?;
             }
             Step::Kubeadm => self.kubeadm(state).await?,
             Step::KubeletPackages => {
-                self.changed = true;
+                self.touch()?;
                 manager.install(&self.host.root, &state.kubelet_packages_behind(to), to, deadline).await?;
             }
             Step::Hold => {
-                self.changed = true;
+                self.touch()?;
                 manager.hold(&state.not_held(), deadline).await?;
             }
             Step::RestartKubelet => {
-                self.changed = true;
+                self.touch()?;
                 for arguments in [["daemon-reload"].as_slice(), &["restart", "kubelet.service"]] {
                     run("systemctl", arguments, deadline.within(Duration::from_secs(120)), Echo::Lines).await?;
                 }
@@ -239,9 +314,16 @@ impl Work<'_> {
 
     async fn hand_over(&mut self, state: &State) -> Result<(), Failure> {
         let target = Target { local: own_apiserver(&state.manifests)?, service: self.order.service_address };
-        match HandOver::start(target, self.order.peers.clone(), self.probe(), self.deadline).await {
+        let peers = self.order.peers.clone();
+        let started = match handover::possible(&target, &peers, &self.probe(), self.deadline).await {
+            Ok(ready) => {
+                self.touch()?;
+                HandOver::start(target, peers, ready, self.probe(), self.deadline).await
+            }
+            Err(absent) => Err(absent),
+        };
+        match started {
             Ok(hand_over) => {
-                self.changed = true;
                 self.report.hand_over = HandOverReport { on: true, because: hand_over.relies_on.to_owned() };
                 self.hand_over = Some(hand_over);
             }
@@ -269,7 +351,7 @@ impl Work<'_> {
             let now = self.look().await?;
             let arguments = kubeadm::arguments(self.order, attempt, now.etcd_on_target());
             let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-            self.changed = true;
+            self.touch()?;
             let failure = match run("kubeadm", &arguments, self.deadline.within(KUBEADM), Echo::Lines).await {
                 Ok(_) => {
                     let now = self.host.manifests()?;
@@ -322,10 +404,8 @@ impl Work<'_> {
             return Err(format!("kube-apiserver at {address} is {version}"));
         }
         self.probe().ready(address).await.map_err(|why| format!("kube-apiserver: {why}"))?;
-        if let Some(etcd) = manifests.pods.get("etcd") {
-            let url = etcd.flag("listen-metrics-urls").and_then(|urls| urls.split(',').next());
-            let url = url.unwrap_or("http://127.0.0.1:2381");
-            plain(&format!("{url}/readyz")).await.map_err(|why| format!("etcd: {why}"))?;
+        if let Some(url) = etcd_ready_url(manifests) {
+            plain(&url).await.map_err(|why| format!("etcd: {why}"))?;
         }
         Ok(())
     }
@@ -349,3 +429,7 @@ fn changed(before: &Manifests, after: &Manifests) -> Vec<String> {
         .map(str::to_owned)
         .collect()
 }
+
+#[cfg(test)]
+#[path = "run/tests.rs"]
+mod tests;

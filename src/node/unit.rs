@@ -3,9 +3,11 @@
 use super::command::{Deadline, Echo, PATH, ToolError, ask, run};
 use super::enter::Container;
 use super::manifests::hex;
+use super::mark::Mark;
 use super::report::Report;
-use super::{RESULT, UNIT};
+use super::{RESULT, UNIT, run as work};
 use crate::cli::node::Upgrade;
+use crate::clock::Clock;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -71,7 +73,7 @@ pub(super) async fn look(deadline: Deadline) -> Result<Seen, ToolError> {
     Ok(seen(&said.stdout))
 }
 
-fn seen(text: &str) -> Seen {
+pub(super) fn seen(text: &str) -> Seen {
     let of: BTreeMap<&str, &str> = text.lines().filter_map(|line| line.split_once('=')).collect();
     let value = |key: &str| of.get(key).map(|value| (*value).to_owned()).unwrap_or_default();
     Seen {
@@ -82,12 +84,20 @@ fn seen(text: &str) -> Seen {
     }
 }
 
-/// Starts the unit, or attaches to the one that runs, and waits for its end and report.
-pub(super) async fn start_or_attach(order: &Upgrade, container: &mut Container) -> Result<Report, UnitError> {
+/// Starts the unit, or attaches to the one that runs, and waits for its end and report. Too late to start it is a report too.
+pub(super) async fn start_or_attach(
+    order: &Upgrade,
+    container: &mut Container,
+    clock: Clock,
+) -> Result<Report, UnitError> {
     let deadline = Deadline::after(order.timeout + RUNTIME_MARGIN + FOLLOW_MARGIN);
     let mut attached = true;
     let mut found = look(deadline).await?;
     if !found.runs() {
+        // The unit asks again: this process may be stopped between here and there.
+        if let Some(refusal) = work::too_late(order, clock.now(), &Mark::new(Path::new("/"), order.to)) {
+            return Ok(refusal);
+        }
         let program = install(&mut container.program)?;
         // A report is never a decision; an old one would only be taken for the new one's.
         remove(Path::new(RESULT))?;

@@ -250,8 +250,14 @@ impl<'a> Chain<'a> {
         let jobs = Jobs::new(self.access, Vec::new());
         let request = Request {
             template: "quorate-node",
-            name: job::name("node-preflight", Some(&self.to.to_string()), Some(node)),
-            args: vec!["node".to_owned(), "preflight".to_owned(), format!("--to={}", self.to)],
+            // A name of its own: an answer that was asked for earlier says nothing of a unit that has begun since.
+            name: job::unique_name("look", Some(node), self.clock),
+            args: vec![
+                "node".to_owned(),
+                "preflight".to_owned(),
+                format!("--to={}", self.to),
+                format!("--certificate-margin={}", self.config.rule.certificate_margin.get().as_secs()),
+            ],
             operation: self.operation(),
             target: Some(node.clone()),
             placement: Placement::OnTarget,
@@ -261,7 +267,11 @@ impl<'a> Chain<'a> {
             jobs.wait_started(&request.name, self.config.times.job_start.get() * 3).await?;
             jobs.wait_end(&request.name, Duration::from_secs(300)).await
         };
-        match run.await {
+        let ended = run.await;
+        if let Err(error) = jobs.discard(&request.name).await {
+            tracing::warn!(%error, "The look's Job stays until its time to live is over");
+        }
+        match ended {
             Ok(end) => serde_json::from_str(&end.message)
                 .map_err(|error| {
                     let code = end.exit_code;

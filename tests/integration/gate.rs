@@ -2,7 +2,7 @@
 //! and apiservers around them are written (no kubelet runs here); tests/integration/machines.rs has the real ones.
 
 use lab::etcd::{Cluster, Etcd, EtcdVersion, Spec};
-use quorate::observe::etcd::{ClientFiles, Pace, client_url, observe};
+use quorate::observe::etcd::{ClientFiles, Pace, ask, client_url};
 use quorum_safety::{Answer, Code, Disruption, EtcdView, Fact, Mine, NodeName, Record, fixture};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -27,7 +27,7 @@ fn look(cluster: &Cluster) -> EtcdView {
         cluster.members().iter().map(|m| (m.address().to_string(), NodeName(m.name().to_owned()))).collect();
     let seeds: Vec<String> = by_address.keys().map(|address| client_url(address)).collect();
     let pace = Pace { answer: Duration::from_secs(3), between_samples: Duration::from_secs(1) };
-    run(observe(&ClientFiles::in_folder(cluster.pki_dir()), &seeds, &Fact::Known(by_address), pace))
+    run(ask(&ClientFiles::in_folder(cluster.pki_dir()), &seeds, pace)).placed(&Fact::Known(by_address))
 }
 
 /// The verdict on taking a node down, in a cluster that is whole but for its etcd.
@@ -143,6 +143,6 @@ fn leadership_moves_where_it_is_told() {
 fn missing_certificates_are_said_and_block() {
     let empty = tempfile::tempdir().unwrap();
     let pace = Pace { answer: Duration::from_secs(1), between_samples: Duration::from_secs(1) };
-    let view = run(observe(&ClientFiles::in_folder(empty.path()), &[], &Fact::Known(BTreeMap::new()), pace));
+    let view = run(ask(&ClientFiles::in_folder(empty.path()), &[], pace)).placed(&Fact::Known(BTreeMap::new()));
     assert!(matches!(&view.membership, Fact::Unknown(why) if why.contains("ca.crt")), "{view:?}");
 }

@@ -7,7 +7,6 @@ fn version(text: &str) -> Version {
 
 fn order(mode: Mode) -> Upgrade {
     Upgrade {
-        start_before: None,
         to: version("v1.36.3"),
         mode,
         role: None,
@@ -17,6 +16,7 @@ fn order(mode: Mode) -> Upgrade {
         service_address: None,
         etcd_image_tag: Some("default".to_owned()),
         timeout: std::time::Duration::from_secs(1800),
+        start_before: None,
     }
 }
 
@@ -134,4 +134,61 @@ fn names_are_the_same_in_json_and_text() {
     for step in Step::ALL {
         assert_eq!(serde_json::to_string(&step).unwrap(), format!("\"{step}\""));
     }
+}
+
+/// A node on whose packages a step to v1.36.3 was killed, after kubeadm had ended.
+fn killed_in_packages(half_done: &str, state_: &'static str, torn: bool, tag: Option<&str>) -> State {
+    let mut node = state("v1.36.1", "v1.36.1", tag);
+    node.packages.insert("kubeadm".to_owned(), version("v1.36.3"));
+    node.packages.remove(half_done);
+    let at = if torn { "v1.36.1" } else { "v1.36.3" };
+    node.half_done.insert(half_done.to_owned(), HalfDone { state: state_, version: Some(version(at)), torn });
+    node
+}
+
+#[test]
+fn r14_a_step_killed_inside_the_package_manager_is_resumed() {
+    for tag in [None, Some("v1.36.3")] {
+        for (word, torn) in [("half installed", true), ("unpacked", false), ("half configured", false)] {
+            let node = killed_in_packages("kubelet", word, torn, tag);
+            assert_eq!(objections(&node, &order(Mode::Node)), Vec::<String>::new(), "{word}");
+            assert_eq!(
+                todo(&node, &order(Mode::Node)),
+                [Step::Checks, Step::Repository, Step::KubeletPackages, Step::RestartKubelet, Step::Recovery],
+                "{word}: nothing restarts again, and a kubelet that cannot run is mended first"
+            );
+            assert_eq!(node.kubelet_packages_behind(version("v1.36.3")), ["kubelet", "kubectl"]);
+        }
+    }
+    // kubectl is half done and the kubelet on target: no reason for kubeadm.
+    let mut node = killed_in_packages("kubectl", "unpacked", false, Some("v1.36.3"));
+    node.packages.insert("kubelet".to_owned(), version("v1.36.3"));
+    assert_eq!(node.kubelet_packages_behind(version("v1.36.3")), ["kubectl"]);
+    assert!(!todo(&node, &order(Mode::Node)).contains(&Step::Kubeadm));
+    // kubeadm's own package: the first of them, so all of it is to come.
+    let mut node = state("v1.36.1", "v1.36.1", Some("v1.36.1"));
+    node.packages.remove("kubeadm");
+    node.half_done.insert("kubeadm".to_owned(), HalfDone { state: "half installed", version: None, torn: true });
+    assert!(objections(&node, &order(Mode::Apply)).is_empty());
+    let steps = todo(&node, &order(Mode::Apply));
+    assert!(steps.contains(&Step::KubeadmPackage) && steps.contains(&Step::Kubeadm), "{steps:?}");
+}
+
+#[test]
+fn a_package_that_somebody_else_left_torn_is_refused_before_anything_is_touched() {
+    let mut node = killed_in_packages("kubelet", "half installed", true, None);
+    node.packages.insert("kubeadm".to_owned(), version("v1.36.1"));
+    let said = objections(&node, &order(Mode::Node));
+    assert_eq!(said.len(), 1, "{said:?}");
+    assert!(said[0].contains("package kubelet is half installed"), "{said:?}");
+    // Whole and not configured: apt does it on the way.
+    node.half_done.get_mut("kubelet").unwrap().torn = false;
+    assert!(objections(&node, &order(Mode::Node)).is_empty());
+    // Static pods that are not there yet: kubeadm has work, whatever the kubelet's package says.
+    let node = killed_in_packages("kubelet", "unpacked", false, Some("v1.36.1"));
+    assert!(todo(&node, &order(Mode::Node)).contains(&Step::Kubeadm));
+    // A half done package may be too new as well.
+    let mut node = killed_in_packages("kubelet", "unpacked", false, None);
+    node.half_done.get_mut("kubelet").unwrap().version = Some(version("v1.37.0"));
+    assert!(objections(&node, &order(Mode::Node))[0].contains("kubelet v1.37.0 is newer"));
 }

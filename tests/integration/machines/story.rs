@@ -15,6 +15,8 @@ const PATIENCE: Duration = Duration::from_secs(300);
 const REST: Duration = Duration::from_secs(30);
 /// The lab's only worker, and its machine.
 const WORKER: (&str, u8) = ("k4", 4);
+/// The machine of the node that goes first: k1 leads etcd, since it was there first.
+const FIRST: u8 = 2;
 /// The unit on a host that does a node's step.
 const UNIT: &str = "quorate-node-step";
 
@@ -68,6 +70,14 @@ pub(super) struct PowerCut {
     pub(super) gate: Said,
 }
 
+/// A cluster with one control plane node.
+pub(super) struct Single {
+    pub(super) gate: Said,
+    pub(super) upgrade: Said,
+    /// The node was as before in the end.
+    pub(super) untouched: bool,
+}
+
 /// Everything that happened.
 pub(super) struct Story {
     pub(super) here: Said,
@@ -79,8 +89,11 @@ pub(super) struct Story {
     pub(super) stray: Said,
     pub(super) nodes_before_refusals: Value,
     pub(super) nodes_after_refusals: Value,
-    pub(super) single: Said,
+    pub(super) single: Single,
     pub(super) by_hand: String,
+    pub(super) killed: Said,
+    pub(super) nodes_after_kill: Value,
+    pub(super) lease_after_kill: Value,
     pub(super) interrupted: Said,
     pub(super) upgrade: Said,
     pub(super) worker_pods: Value,
@@ -264,6 +277,9 @@ fn tell() -> Story {
 
     let by_hand = by_hand(&stage);
 
+    let killed = kubeadm_killed(&stage);
+    let (nodes_after_kill, lease_after_kill) =
+        (stage.get(["nodes"]), stage.get(["lease", "-n", "quorate", "control-plane-disruption"]));
     let interrupted = interrupted(&stage);
     let over = AtomicBool::new(false);
     let upgrade = std::thread::scope(|scope| {
@@ -298,6 +314,9 @@ fn tell() -> Story {
         nodes_after_refusals,
         single,
         by_hand,
+        killed,
+        nodes_after_kill,
+        lease_after_kill,
         interrupted,
         upgrade,
         worker_pods,
@@ -324,7 +343,8 @@ fn in_place(stage: &Stage) -> Said {
 }
 
 fn power_cut(stage: &Stage) -> PowerCut {
-    let machine = stage.lab.machine(3).unwrap();
+    // The first by name: a Job that is to look is tried on it first, since it is Ready still.
+    let machine = stage.lab.machine(1).unwrap();
     machine.crash().unwrap();
     // The case is about the half minute in which the API does not know yet.
     std::thread::sleep(Duration::from_secs(3));
@@ -414,11 +434,14 @@ fn stray(stage: &Stage) -> Said {
 }
 
 /// One control plane node, on a cluster of its own.
-fn single() -> Said {
+fn single() -> Single {
     let stage = stage(Spec { control_planes: 1, ..Spec::default() });
-    let said = stage.quorate(["gate", "--node", "k1", "-o", "json"]);
+    let gate = stage.quorate(["gate", "--node", "k1", "-o", "json"]);
+    let before = stage.nodes();
+    let upgrade = stage.quorate(["upgrade", "--to", TO, "-o", "json"]);
+    let untouched = before == stage.nodes();
     Lab::down().unwrap();
-    said
+    Single { gate, upgrade, untouched }
 }
 
 /// The gate as whoever has only kubectl asks it.
@@ -428,14 +451,40 @@ fn by_hand(stage: &Stage) -> String {
     stage.kubectl(["-n", "quorate", "logs", "job/by-hand"])
 }
 
+/// An upgrade during which the whole unit on the first node is killed while kubeadm is at work: as a crash of the host would, but that
+/// the node stays.
+fn kubeadm_killed(stage: &Stage) -> Said {
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let machine = stage.lab.machine(FIRST).unwrap();
+            while machine.run(["pgrep", "-x", "kubeadm"]).unwrap().status.code() != Some(0) {
+                if over.load(Ordering::Relaxed) {
+                    return;
+                }
+                std::thread::sleep(Duration::from_millis(200));
+            }
+            machine.run_checked(["systemctl", "kill", "--kill-whom=all", "--signal=KILL", UNIT]).unwrap();
+        });
+        let said = stage.quorate(["upgrade", "--to", TO]);
+        over.store(true, Ordering::Relaxed);
+        said
+    })
+}
+
 /// The upgrade's command, interrupted when the work on the first node has begun.
 fn interrupted(stage: &Stage) -> Said {
     let binary = stage.binary.to_str().unwrap();
     let mut command = stage.lab.client([binary, "upgrade", "--to", TO]);
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     until("a node's work to begin", || {
-        let begun = super::node_orders(&stage.get(["jobs", "-n", "quorate"]));
-        if begun.is_empty() { Err("no node Job yet".to_owned()) } else { Ok(()) }
+        let jobs = stage.get(["jobs", "-n", "quorate"]);
+        let active: Vec<&Value> = super::items(&jobs).iter().filter(|job| job["status"]["active"] == 1).collect();
+        if active.iter().any(|job| super::order_of(job).is_some()) {
+            Ok(())
+        } else {
+            Err("no node Job runs".to_owned())
+        }
     });
     rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::INT).unwrap();
     child.wait_with_output().unwrap().into()
