@@ -191,6 +191,9 @@ impl Work<'_, '_> {
 
     fn still_holds(&self, disrupting: &Disrupting, seen: &Seen, mine: Mine) -> Result<(), End> {
         let in_flight = quorum_safety::InFlight { mine, ..seen.in_flight.clone() };
+        if let Some(reason) = self.hold.lost_kured(&in_flight) {
+            return Err(not_permitted(format!("{} must not go down any more", self.node.name), &[reason]));
+        }
         disrupting.still_holds(&seen.observation, &in_flight, &self.chain.config.policy()).map_err(|reasons| {
             not_permitted(format!("{} must not go down any more", self.node.name), reasons.as_slice())
         })
@@ -199,19 +202,22 @@ impl Work<'_, '_> {
     async fn cordon(&self) -> anyhow::Result<Option<End>> {
         let (chain, node) = (self.chain, self.node);
         self.hold.guard.step(Step::touching("cordon")).await?;
-        let owner = Owner { operation: chain.operation(), identity: self.hold.guard.identity().await };
-        let within = self.hold.guard.check()?;
-        match drain::cordon(chain.access, &node.name.0, &owner, chain.clock.now(), within).await? {
+        let owner = self.owner().await;
+        match drain::cordon(chain.access, &node.name.0, &owner, chain.clock.now(), &self.hold.guard).await? {
             Cordoned::Done(record) => {
                 let stays = if record.prior_unschedulable { "; it was cordoned before and will stay so" } else { "" };
                 chain.say(&format!("{}: cordoned{stays}", node.name));
                 Ok(None)
             }
-            Cordoned::HeldBy(other) => {
-                Ok(Some(end(Outcome::Held, format!("{} is cordoned by {}", node.name, other.operation))))
-            }
+            Cordoned::HeldBy(other) => Ok(Some(end(Outcome::Held, other.held(&node.name.0)))),
             Cordoned::NoSuchNode => Ok(Some(unknown(format!("{} is gone", node.name)))),
         }
+    }
+
+    /// Whose the cordon is.
+    async fn owner(&self) -> Owner {
+        let identity = self.hold.guard.identity().await;
+        Owner { operation: self.chain.operation(), identity, adopted: self.adopted }
     }
 
     /// Drains. What blocks is an answer: not now, and why.
@@ -219,8 +225,8 @@ impl Work<'_, '_> {
         let (chain, node) = (self.chain, self.node);
         self.hold.guard.step(Step::touching("drain")).await?;
         let options = drain::Options::new(chain.config, Some(chain.pod.uid.clone()));
-        let mut watcher = Watcher { chain, hold: &self.hold, node: &node.name };
-        let blocked = match drain::drain(chain.access, &node.name.0, &options, &mut watcher).await {
+        let mut watcher = Watcher { chain, node: &node.name };
+        let blocked = match drain::drain(chain.access, &node.name.0, &options, &self.hold.guard, &mut watcher).await {
             Ok(report) => {
                 chain.say(&format!("{}: drained, {} pods in {} s", node.name, report.gone.len(), report.seconds));
                 return Ok(None);
@@ -301,8 +307,7 @@ impl Work<'_, '_> {
             return Ok(Some(stop));
         }
         self.hold.guard.step(Step::touching("uncordon")).await?;
-        let within = self.hold.guard.check()?;
-        match drain::uncordon(chain.access, &node.name.0, &chain.operation(), within).await? {
+        match drain::uncordon(chain.access, &node.name.0, &self.owner().await, &self.hold.guard).await? {
             Uncordoned::Schedulable => chain.say(&format!("{}: recovered, schedulable again", node.name)),
             Uncordoned::StaysCordoned => {
                 chain.say(&format!("{}: recovered; the cordon that was there before stays", node.name))
@@ -406,8 +411,7 @@ impl Work<'_, '_> {
     /// Given up before the node was touched: uncordon, give the locks back.
     async fn undo(self, mut stop: End) -> End {
         let (chain, node) = (self.chain, self.node);
-        let within = self.hold.guard.check().unwrap_or(Duration::ZERO);
-        let undone = drain::uncordon(chain.access, &node.name.0, &chain.operation(), within).await;
+        let undone = drain::uncordon(chain.access, &node.name.0, &self.owner().await, &self.hold.guard).await;
         match undone {
             Ok(_) => match self.hold.release().await {
                 Ok(()) => stop.summary.push_str("; everything is as it was"),
@@ -443,20 +447,15 @@ fn leads(seen: &Seen, node: &FleetNode) -> bool {
         .any(|view| view.second.known().is_some_and(|sample| sample.leader == Some(view.id)))
 }
 
-/// Watches a drain: stops it by the kill switch and before our Lease's deadline.
+/// Watches a drain: stops it by the kill switch.
 struct Watcher<'a, 'c> {
     chain: &'a Chain<'c>,
-    hold: &'a Hold,
     node: &'a NodeName,
 }
 
 impl Overseer for Watcher<'_, '_> {
     async fn should_stop(&mut self) -> Option<String> {
         self.chain.stopped().await.map(|reason| reason.to_string())
-    }
-
-    fn time_left(&mut self) -> Duration {
-        self.hold.guard.check().unwrap_or(Duration::ZERO)
     }
 
     fn progress(&mut self, event: &Progress) {
