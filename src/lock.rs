@@ -134,9 +134,9 @@ pub async fn hold<F: Future<Output = Fact<bool>>>(
             if !guard.step_so_far().await.touched {
                 match guard.release().await {
                     Err(error) => {
-                        reasons.push(Reason::new(Code::LeaseHeld, format!("{name}: not given back: {error}")))
+                        reasons.push(Reason::new(Code::LeaseHeld, format!("{name}: not given back: {error}")));
                     }
-                    Ok(()) => reasons.extend(block_left(leases, config).await),
+                    Ok(()) => no_block_left(leases, config).await,
                 }
             }
             Outcome::Held(reasons)
@@ -144,10 +144,14 @@ pub async fn hold<F: Future<Output = Fact<bool>>>(
     }
 }
 
-/// Clears a block that a write without an answer has left behind: it would keep kured from rebooting for ever.
-async fn block_left(leases: &Leases, config: &Config) -> Option<Reason> {
-    let why = kured::clear_stale(leases, &config.kured, &names(config)).await.err()?;
-    Some(Reason::new(Code::KuredUnknown, format!("whether a block of ours was left in kured's lock: {why}")))
+/// Clears a block that a write without an answer has left behind: it would keep kured from rebooting for ever. That kured's lock is not
+/// known is a reason already; whoever comes next clears it too.
+async fn no_block_left(leases: &Leases, config: &Config) {
+    match kured::clear_stale(leases, &config.kured, &names(config)).await {
+        Ok(None) => {}
+        Ok(Some(block)) => tracing::warn!(block, "A block of ours was left in kured's lock, and is cleared"),
+        Err(why) => tracing::warn!(why, "Whether a block of ours was left in kured's lock is not known"),
+    }
 }
 
 /// The same for one of several slots, such as those for workers. A slot that already names the target decides: what is half done on it is
