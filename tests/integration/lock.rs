@@ -1,6 +1,7 @@
 //! The locks against a real API server: who gets a Lease, when a holder stops, kured's annotation, the kill switch.
 
 mod kured;
+mod mute;
 mod place;
 
 use anyhow::Result;

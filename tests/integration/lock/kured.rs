@@ -1,6 +1,8 @@
 //! kured's lock: taken after the Lease, given back before it, and never left to stand for nothing.
 
+use super::mute::Mute;
 use super::*;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A DaemonSet of kured's with these annotations, and the configuration that names it.
 pub(super) fn kured(place: &Place, annotations: &Value) -> Result<Config> {
@@ -122,6 +124,35 @@ async fn a_holder_sees_that_kureds_lock_is_no_longer_its_own() -> Result<()> {
     let reason = held.lost_kured(&look().await).unwrap();
     assert_eq!(reason.code, Code::KuredLockHeld);
     held.release().await?;
+    Ok(())
+}
+
+/// The block was written and the answer lost: a block without a Lease behind it would keep kured from rebooting for ever.
+#[tokio::test]
+async fn a_block_of_ours_whose_write_was_not_answered_is_found_again() -> Result<()> {
+    let place = Place::new(shared()?, "kured-mute")?;
+    place.node_with_pod("cp1", "boot-1")?;
+    let config = kured(&place, &json!({}))?;
+    let mute = Mute::before(&place.api)?;
+    let access = Access::from_file(&mute.kubeconfig, "kured-mute").await?;
+    let leases = Leases::new(access, Vec::new(), lock::timings(&Config::default()), Clock::system());
+    let who = place.claimant("cp1", "upgrade", "cp2").await?;
+    let api = Arc::clone(&place.api);
+    let lost = Arc::new(AtomicBool::new(false));
+    let written = Arc::clone(&lost);
+    mute.lose_the_answer(move || {
+        let set = api.request("GET", "/apis/apps/v1/namespaces/kured-mute/daemonsets/kured", None);
+        let there = set.is_ok_and(|set| set["metadata"]["annotations"]["weave.works/kured-node-lock"].is_string());
+        written.store(there, Ordering::Relaxed);
+        there
+    });
+    let Outcome::Got(held) = hold(&leases, CONTROL_PLANE, &who, &config, NOW, nobody_looks).await else {
+        panic!("given up: {:?}", annotation(&place)?)
+    };
+    assert!(lost.load(Ordering::Relaxed), "no answer was lost");
+    assert_eq!(annotation(&place)?.unwrap()["quorateHolder"], who.claim.identity);
+    held.release().await?;
+    assert_eq!(annotation(&place)?, None);
     Ok(())
 }
 
