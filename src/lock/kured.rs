@@ -197,7 +197,13 @@ pub(crate) async fn take(
         if attempt > 0 {
             tokio::time::sleep(AGAIN).await;
         }
-        let client = leases.client().await.map_err(|error| unknown(error.to_string()))?;
+        let client = match leases.client().await {
+            Ok(client) => client,
+            Err(error) => {
+                last = error.to_string();
+                continue;
+            }
+        };
         let found = find(&client, setting, limit).await;
         let seen = match &found {
             Fact::Unknown(why) => Fact::Unknown(why.clone()),
