@@ -237,34 +237,45 @@ pub(crate) async fn take(
     Err(unknown(format!("kured's lock could not be taken, {ATTEMPTS} times: {last}")))
 }
 
-/// Gives kured's lock back, if it is still ours.
+/// Gives kured's lock back, if it is still ours. What was refused or not answered is tried again for as long as a request may take:
+/// just then the apiserver of the target may have restarted.
 pub(crate) async fn release(guard: &Guard, found: &Found) -> Result<(), GuardError> {
+    let clock = guard.leases().clock;
+    let end = clock.boottime().saturating_add(guard.leases().request_limit());
+    loop {
+        let why = match give_back(guard, found).await {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(Conflict)) => "its DaemonSet changed each time".to_owned(),
+            Err(GuardError::TooLate(late)) => return Err(late.into()),
+            Err(error) => error.to_string(),
+        };
+        if clock.boottime() >= end {
+            return Err(GuardError::Kured(why));
+        }
+        tracing::warn!(why, "kured's lock was not given back; trying again");
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+async fn give_back(guard: &Guard, found: &Found) -> Result<Result<(), Conflict>, GuardError> {
     let leases = guard.leases();
     let limit = leases.request_limit();
     let identity = guard.identity().await;
     let client = leases.client().await?;
-    for _ in 0..ATTEMPTS {
-        // Uninstalled meanwhile: its lock went with it.
-        let now = named(&client, &found.namespace, &found.name, limit).await.map_err(GuardError::Kured)?;
-        let Some(now) = now else { return Ok(()) };
-        let lock = now.lock.as_result().map_err(|why| GuardError::Kured(why.to_owned()))?;
-        let mine = |block: &KuredBlock| block.is_ours() && block.holder.as_deref() == Some(identity.as_str());
-        let Some(lock) = lock else { return Ok(()) };
-        if !lock.blocks().iter().any(mine) {
-            return Ok(());
+    // Uninstalled meanwhile: its lock went with it.
+    let now = named(&client, &found.namespace, &found.name, limit).await.map_err(GuardError::Kured)?;
+    let Some(now) = now else { return Ok(Ok(())) };
+    let lock = now.lock.as_result().map_err(|why| GuardError::Kured(why.to_owned()))?;
+    let mine = |block: &KuredBlock| block.is_ours() && block.holder.as_deref() == Some(identity.as_str());
+    let Some(lock) = lock.as_ref().filter(|lock| lock.blocks().iter().any(mine)) else { return Ok(Ok(())) };
+    let rest: Vec<KuredBlock> = lock.blocks().iter().filter(|block| !mine(block)).cloned().collect();
+    let rest = match lock {
+        KuredLock::Many { max_owners, .. } if !rest.is_empty() => {
+            Some(KuredLock::Many { max_owners: *max_owners, locks: Some(rest) })
         }
-        let rest: Vec<KuredBlock> = lock.blocks().iter().filter(|block| !mine(block)).cloned().collect();
-        let rest = match lock {
-            KuredLock::Many { max_owners, .. } if !rest.is_empty() => {
-                Some(KuredLock::Many { max_owners: *max_owners, locks: Some(rest) })
-            }
-            KuredLock::Many { .. } | KuredLock::One(_) => None,
-        };
-        if let Ok(()) = guard.act(limit, now.write(&client, rest.as_ref())).await?.map_err(GuardError::Kured)? {
-            return Ok(());
-        }
-    }
-    Err(GuardError::Kured(format!("the DaemonSet changed {ATTEMPTS} times while the lock was given back")))
+        KuredLock::Many { .. } | KuredLock::One(_) => None,
+    };
+    guard.act(limit, now.write(&client, rest.as_ref())).await?.map_err(GuardError::Kured)
 }
 
 /// Removes a block of ours whose holder has no Lease any more, for whoever holds none itself: kured would never reboot again, and

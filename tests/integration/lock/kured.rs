@@ -2,7 +2,7 @@
 
 use super::mute::Mute;
 use super::*;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// A DaemonSet of kured's with these annotations, and the configuration that names it.
 pub(super) fn kured(place: &Place, annotations: &Value) -> Result<Config> {
@@ -137,22 +137,27 @@ async fn a_block_of_ours_whose_write_was_not_answered_is_found_again() -> Result
     let access = Access::from_file(&mute.kubeconfig, "kured-mute").await?;
     let leases = Leases::new(access, Vec::new(), lock::timings(&Config::default()), Clock::system());
     let who = place.claimant("cp1", "upgrade", "cp2").await?;
-    let api = Arc::clone(&place.api);
-    let lost = Arc::new(AtomicBool::new(false));
-    let written = Arc::clone(&lost);
-    mute.lose_the_answer(move || {
-        let set = api.request("GET", "/apis/apps/v1/namespaces/kured-mute/daemonsets/kured", None);
-        let there = set.is_ok_and(|set| set["metadata"]["annotations"]["weave.works/kured-node-lock"].is_string());
-        written.store(there, Ordering::Relaxed);
-        there
-    });
+    // How many answers were lost.
+    let lost = Arc::new(AtomicUsize::new(0));
+    let lose_the_one_after = |wanted: bool| {
+        let (api, lost) = (Arc::clone(&place.api), Arc::clone(&lost));
+        mute.lose_the_answer(move || {
+            let set = api.request("GET", "/apis/apps/v1/namespaces/kured-mute/daemonsets/kured", None);
+            let lock = set.map(|set| set["metadata"]["annotations"]["weave.works/kured-node-lock"].is_string());
+            let done = lock.is_ok_and(|there| there == wanted);
+            lost.fetch_add(usize::from(done), Ordering::Relaxed);
+            done
+        });
+    };
+    lose_the_one_after(true);
     let Outcome::Got(held) = hold(&leases, CONTROL_PLANE, &who, &config, NOW, nobody_looks).await else {
         panic!("given up: {:?}", annotation(&place)?)
     };
-    assert!(lost.load(Ordering::Relaxed), "no answer was lost");
     assert_eq!(annotation(&place)?.unwrap()["quorateHolder"], who.claim.identity);
+    lose_the_one_after(false);
     held.release().await?;
-    assert_eq!(annotation(&place)?, None);
+    assert_eq!((annotation(&place)?, lost.load(Ordering::Relaxed)), (None, 2));
+    assert!(matches!(place.lease(CONTROL_PLANE).await?, LeaseView::Free { .. }));
     Ok(())
 }
 
