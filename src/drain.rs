@@ -18,6 +18,7 @@ mod rehearse;
 pub use cordon::{Cordoned, Owner, Uncordoned, cordon, uncordon};
 pub use evict::{Overseer, Progress, Report, drain};
 pub use filters::UnmanagedPods;
+pub use quorum_safety::lock::PodRef;
 pub use rehearse::{Departing, Rehearsal, rehearse};
 
 use crate::config::{BudgetPolicy, Config};
@@ -29,33 +30,13 @@ use std::time::Duration;
 /// How often whoever runs a drain is asked whether to stop (incident R31, decisions.md "Numbers").
 pub const STOP_EVERY: Duration = Duration::from_secs(5);
 
-/// One pod, as one life of it: a pod of the same name with another UID is another pod (k8s#138229).
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct PodRef {
-    /// Its namespace.
-    pub namespace: String,
-    /// Its name.
-    pub name: String,
-    /// `metadata.uid`.
-    pub uid: String,
-}
-
-impl PodRef {
-    /// The pod that an object describes; none when the API left out a part that it always sends.
-    pub fn of(pod: &Pod) -> Option<Self> {
-        Some(Self {
-            namespace: pod.metadata.namespace.clone()?,
-            name: pod.metadata.name.clone()?,
-            uid: pod.metadata.uid.clone()?,
-        })
-    }
-}
-
-impl std::fmt::Display for PodRef {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{}", self.namespace, self.name)
-    }
+/// The pod that an object describes; none when the API left out a part that it always sends.
+fn pod_ref(pod: &Pod) -> Option<PodRef> {
+    Some(PodRef {
+        namespace: pod.metadata.namespace.clone()?,
+        name: pod.metadata.name.clone()?,
+        uid: pod.metadata.uid.clone()?,
+    })
 }
 
 /// A pod that does not go, and why.

@@ -11,6 +11,7 @@ use quorum_safety::{Code, Fact, InFlight, KillSwitch, Kured, Lock, Mine, Reason}
 use std::future::Future;
 use std::time::Duration;
 
+pub mod fence;
 pub mod guard;
 pub mod holder;
 pub mod kill_switch;
@@ -20,6 +21,7 @@ mod release;
 pub mod report;
 pub mod take;
 
+pub use fence::{Fence, fenced};
 pub use guard::{Guard, GuardError};
 pub use holder::Claimant;
 pub use lease::{LeaseError, Leases, SeenLease};
@@ -129,13 +131,26 @@ pub async fn hold<F: Future<Output = Fact<bool>>>(
         Err(reason) => {
             let mut reasons = vec![reason];
             // What is half done keeps its record: the next attempt adopts it.
-            if !guard.step_so_far().await.touched
-                && let Err(error) = guard.release().await
-            {
-                reasons.push(Reason::new(Code::LeaseHeld, format!("{name}: not given back: {error}")));
+            if !guard.step_so_far().await.touched {
+                match guard.release().await {
+                    Err(error) => {
+                        reasons.push(Reason::new(Code::LeaseHeld, format!("{name}: not given back: {error}")));
+                    }
+                    Ok(()) => no_block_left(leases, config).await,
+                }
             }
             Outcome::Held(reasons)
         }
+    }
+}
+
+/// Clears a block that a write without an answer has left behind: it would keep kured from rebooting for ever. That kured's lock is not
+/// known is a reason already; whoever comes next clears it too.
+async fn no_block_left(leases: &Leases, config: &Config) {
+    match kured::clear_stale(leases, &config.kured, &names(config)).await {
+        Ok(None) => {}
+        Ok(Some(block)) => tracing::warn!(block, "A block of ours was left in kured's lock, and is cleared"),
+        Err(why) => tracing::warn!(why, "Whether a block of ours was left in kured's lock is not known"),
     }
 }
 
@@ -217,10 +232,27 @@ impl Hold {
         self.guard.release().await
     }
 
+    /// Why kured could reboot a node although we hold the locks, by what was seen of its own: to be asked with each judgment. Who else
+    /// holds it is the business of `judge`.
+    pub fn lost_kured(&self, seen: &InFlight) -> Option<Reason> {
+        kured_lost(self.kured.is_some(), &seen.kured)
+    }
+
     /// What `judge` is to be told about the Lease that is held.
     pub fn mine(&self) -> Mine {
         self.guard.mine()
     }
+}
+
+fn kured_lost(taken: bool, now: &Fact<Kured>) -> Option<Reason> {
+    let why = match (taken, now) {
+        // Its annotation was removed, or its DaemonSet was made anew.
+        (true, Fact::Known(Kured::Free)) => "it was ours, and is nobody's now",
+        (true, Fact::Known(Kured::Absent)) => "it was ours, and kured is gone: it may come back without it",
+        (false, Fact::Known(Kured::Free)) => "kured came while the Lease was held, and its lock is not ours",
+        (false, Fact::Known(Kured::Absent)) | (_, Fact::Known(Kured::Held(_)) | Fact::Unknown(_)) => return None,
+    };
+    Some(Reason::new(Code::KuredLockHeld, why))
 }
 
 fn reasons(name: &str, waits: &[Wait]) -> Vec<Reason> {
@@ -253,11 +285,6 @@ pub async fn until<T>(clock: Clock, end: Duration, request: impl Future<Output =
     }
 }
 
-/// Whether a view is of a Lease that somebody holds.
-pub(crate) fn is_held(view: &LeaseView) -> bool {
-    matches!(view, LeaseView::Held { .. })
-}
-
 /// The kill switch as a reason, if it stops something.
 pub fn stopped_by(kill_switch: &Fact<KillSwitch>) -> Option<Reason> {
     match kill_switch {
@@ -271,6 +298,23 @@ pub fn stopped_by(kill_switch: &Fact<KillSwitch>) -> Option<Reason> {
 mod tests {
     use super::*;
     use std::task::Poll;
+
+    /// Safety review, finding 18: kured's chart is installed again during a drain, and its lock with our block is gone.
+    #[test]
+    fn a_lock_of_kureds_that_is_no_longer_ours_is_told() {
+        for (taken, now, told) in [
+            (true, Fact::Known(Kured::Held("quorate/upgrade".to_owned())), false),
+            (true, Fact::Known(Kured::Free), true),
+            (true, Fact::Known(Kured::Absent), true),
+            (false, Fact::Known(Kured::Absent), false),
+            (false, Fact::Known(Kured::Free), true),
+            // Told by `judge`.
+            (true, Fact::Known(Kured::Held("k2".to_owned())), false),
+            (true, Fact::Unknown("403".to_owned()), false),
+        ] {
+            assert_eq!(kured_lost(taken, &now).is_some(), told, "{taken} {now:?}");
+        }
+    }
 
     /// The pause of a process falls between two steps of its request: what would have been sent afterwards is not.
     #[tokio::test]

@@ -32,6 +32,9 @@ pub struct Status {
     pub kind: String,
     /// What was seen.
     pub seen: Seen,
+    /// How many voters the rule counts as healthy; none from a version that did not say so.
+    #[serde(default)]
+    pub healthy_voters: Option<usize>,
     /// For each node, whether it may go down now.
     pub nodes: Vec<MayGo>,
 }
@@ -62,7 +65,14 @@ impl Status {
                 MayGo { node: node.name.clone(), verdict: record.verdict }
             })
             .collect();
-        Self { api_version: quorum_safety::record::API_VERSION.to_owned(), kind: "Status".to_owned(), seen, nodes }
+        let healthy = quorum_safety::healthy_voters(&seen.observation, &seen.in_flight, &config.policy());
+        Self {
+            api_version: quorum_safety::record::API_VERSION.to_owned(),
+            kind: "Status".to_owned(),
+            seen,
+            healthy_voters: Some(healthy),
+            nodes,
+        }
     }
 
     /// One sentence.
@@ -80,7 +90,7 @@ impl Status {
             text.push_str(" (old: `quorate status --fresh` looks now)");
         }
         text.push('\n');
-        text.push_str(&voters(seen));
+        text.push_str(&voters(seen, self.healthy_voters));
         text.push('\n');
         text.push_str(&under_way(&self.seen.in_flight));
         let mut table = Table::new();
@@ -150,7 +160,8 @@ impl Status {
     }
 }
 
-fn voters(seen: &quorum_safety::Observation) -> String {
+/// A member that is cut off from the others answers for itself, and is not healthy: how many may fail is a matter of those that are.
+fn voters(seen: &quorum_safety::Observation, healthy: Option<usize>) -> String {
     match &seen.etcd.membership {
         Fact::Known(membership) => {
             let quorum = Quorum::of(membership);
@@ -160,12 +171,13 @@ fn voters(seen: &quorum_safety::Observation) -> String {
                     seen.etcd.members.iter().any(|view| view.id == voter.id && view.second.known().is_some())
                 })
                 .count();
-            let spare = match quorum.tolerance(answered) {
-                Some(spare) => format!("{spare} may fail"),
-                None => "quorum is lost".to_owned(),
+            let (healthy, spare) = match healthy.map(|healthy| (healthy, quorum.tolerance(healthy))) {
+                Some((healthy, Some(spare))) => (format!("{healthy} are healthy"), format!("{spare} may fail")),
+                Some((healthy, None)) => (format!("{healthy} are healthy"), "that is too few".to_owned()),
+                None => ("how many are healthy is not known".to_owned(), "how many may fail neither".to_owned()),
             };
             format!(
-                "etcd: {answered} of {} voters answer, {} are a quorum, {spare}",
+                "etcd: {answered} of {} voters answer, {healthy}, {} are a quorum: {spare}",
                 membership.voters().count(),
                 quorum.size()
             )
@@ -272,4 +284,31 @@ pub async fn fresh(global: &Global, access: &Access, clock: Clock) -> anyhow::Re
 fn show(global: &Global, status: &Status, clock: Clock) -> anyhow::Result<ExitStatus> {
     output::answer(global.output, status, || status.text(clock.unix()))?;
     Ok(ExitStatus::Ok)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quorum_safety::fixture::{Cluster, healthy, unknown};
+
+    fn voters_line(cluster: &Cluster) -> String {
+        let seen = Seen { observation: cluster.seen.clone(), in_flight: cluster.in_flight.clone() };
+        let text = Status::of(&seen, &Config::default()).text(seen.observation.taken_at);
+        text.lines().find(|line| line.starts_with("etcd:")).unwrap().to_owned()
+    }
+
+    /// Safety review, finding 20: a member that is cut off answers Status, and the line said that one more may fail.
+    #[test]
+    fn who_answers_is_told_from_who_is_healthy() {
+        let cut_off = || healthy(3).on_member(2, |view| view.linearizable_read = unknown());
+        for (cluster, wanted) in [
+            (healthy(3), "etcd: 3 of 3 voters answer, 3 are healthy, 2 are a quorum: 1 may fail"),
+            (cut_off(), "etcd: 3 of 3 voters answer, 2 are healthy, 2 are a quorum: 0 may fail"),
+            // No majority says the same any more.
+            (cut_off().member_dead(3), "etcd: 2 of 3 voters answer, 0 are healthy, 2 are a quorum: that is too few"),
+            (healthy(5), "etcd: 5 of 5 voters answer, 5 are healthy, 3 are a quorum: 2 may fail"),
+        ] {
+            assert_eq!(voters_line(&cluster), wanted);
+        }
+    }
 }

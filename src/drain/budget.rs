@@ -220,7 +220,7 @@ mod tests {
             "status": {"phase": phase, "conditions": [{"type": "Ready", "status": ready}]},
         }))
         .unwrap();
-        (PodRef::of(&pod).unwrap(), pod)
+        (super::super::pod_ref(&pod).unwrap(), pod)
     }
 
     fn kinds(pods: &[(PodRef, Pod)], budgets: &[Budget], policy: BudgetPolicy) -> Vec<(String, BlockKind)> {

@@ -4,11 +4,12 @@
 
 use super::eviction::{Mode, Outcome, delete, evict};
 use super::filters::{self, DaemonSetKey, Fate, SkipReason, Skipped};
-use super::link::Link;
+use super::link::{Failure, Link};
 use super::rehearse::reference;
 use super::{BlockKind, Blocker, DrainError, Options, PodRef, STOP_EVERY, budget};
 use crate::access::Access;
 use crate::config::BudgetPolicy;
+use crate::lock::{Fence, GuardError, fenced};
 use k8s_openapi::api::core::v1::Pod;
 use quorum_safety::Fact;
 use serde::{Deserialize, Serialize};
@@ -27,10 +28,6 @@ pub trait Overseer {
     /// Why to stop, if the drain is to stop: the kill switch (incident R31). Asked before the first eviction and every
     /// [`STOP_EVERY`] after. What cannot be read is a reason to stop.
     fn should_stop(&mut self) -> impl Future<Output = Option<String>> + Send;
-
-    /// How much longer whoever runs the drain may disrupt: what is left of its Lease's deadline. Asked before each round of
-    /// evictions, none of which outlasts it.
-    fn time_left(&mut self) -> Duration;
 
     /// Told once for each change.
     fn progress(&mut self, event: &Progress);
@@ -66,7 +63,8 @@ pub struct Report {
     pub seconds: u64,
 }
 
-/// Evicts every pod that has to go and waits until each is gone by its UID.
+/// Evicts every pod that has to go and waits until each is gone by its UID. The fence is asked right before each eviction and
+/// deletion is sent, and none outlasts it.
 ///
 /// # Errors
 /// [`DrainError::Blocked`] before anything is evicted, or when only pods are left that waiting does not remove;
@@ -76,12 +74,14 @@ pub async fn drain(
     access: &Access,
     node: &str,
     options: &Options,
+    fence: &impl Fence,
     overseer: &mut impl Overseer,
 ) -> Result<Report, DrainError> {
     let start = Instant::now();
     let mut drain = Drain {
         node,
         options,
+        fence,
         link: Link::new(access, options.request),
         start,
         end: start + options.deadline,
@@ -135,9 +135,10 @@ struct Track {
     deleted: bool,
 }
 
-struct Drain<'a> {
+struct Drain<'a, F> {
     node: &'a str,
     options: &'a Options,
+    fence: &'a F,
     link: Link<'a>,
     start: Instant,
     end: Instant,
@@ -161,7 +162,7 @@ enum Round {
     Wait,
 }
 
-impl Drain<'_> {
+impl<F: Fence> Drain<'_, F> {
     async fn look(&mut self) -> Result<Vec<Pod>, DrainError> {
         // One try: the loop is the retry.
         let until = Instant::now();
@@ -193,11 +194,8 @@ impl Drain<'_> {
         if going.is_empty() {
             return Ok(Round::Done);
         }
-        let left = overseer.time_left();
-        if left.is_zero() {
-            return Err(self.stopped("no time is left under its Lease".to_owned()));
-        }
-        let within = self.options.request.min(left).min(self.end.saturating_duration_since(Instant::now()));
+        // Also while nothing is due: whoever is late stops.
+        self.fence.left().map_err(|late| self.stopped(late.to_string()))?;
         let due: Vec<PodRef> = going
             .values()
             .filter(|pod| !filters::leaving(pod))
@@ -207,10 +205,14 @@ impl Drain<'_> {
             .collect();
         let more = due.len() > self.options.parallel.max(1);
         let batch: Vec<PodRef> = due.into_iter().take(self.options.parallel.max(1)).collect();
-        let refused = self.evict(batch, within, overseer).await;
-        if let Err(error) = self.meet_refusals(&refused, &going, within, overseer).await {
-            self.trouble(error.to_string(), overseer);
-            self.unnamed(&refused, overseer);
+        let refused = self.evict(batch, overseer).await?;
+        match self.meet_refusals(&refused, &going, overseer).await {
+            Ok(()) => {}
+            Err(stopped @ DrainError::Stopped { .. }) => return Err(stopped),
+            Err(error) => {
+                self.trouble(error.to_string(), overseer);
+                self.unnamed(&refused, overseer);
+            }
         }
         Ok(if more { Round::More } else { Round::Wait })
     }
@@ -296,23 +298,32 @@ impl Drain<'_> {
     async fn evict(
         &mut self,
         batch: Vec<PodRef>,
-        within: Duration,
         overseer: &mut impl Overseer,
-    ) -> BTreeMap<String, String> {
+    ) -> Result<BTreeMap<String, String>, DrainError> {
         let client = match self.link.client().await {
             Ok(client) => client,
             Err(said) => {
                 self.trouble(said, overseer);
-                return BTreeMap::new();
+                return Ok(BTreeMap::new());
             }
         };
+        let (fence, longest) = (self.fence, self.longest());
         let asked = batch.into_iter().map(|pod| {
-            let client = client.clone();
-            async move { (pod.clone(), evict(client, pod, Mode::Real, within).await) }
+            let (client, asked) = (client.clone(), pod.clone());
+            async move { (pod, fenced(fence, longest, |limit| evict(client, asked, Mode::Real, limit)).await) }
         });
         let answers = futures::future::join_all(asked).await;
         let mut refused = BTreeMap::new();
-        for (pod, outcome) in answers {
+        let mut late = None;
+        for (pod, answer) in answers {
+            let outcome = match answer {
+                Ok(outcome) => outcome,
+                Err(GuardError::NoAnswer(silent)) => Outcome::NoAnswer { said: silent.to_string() },
+                Err(error) => {
+                    late = Some(error.to_string());
+                    continue;
+                }
+            };
             let (kind, reason, after) = match outcome {
                 Outcome::Accepted => {
                     overseer.progress(&Progress::Evicting(pod.clone()));
@@ -340,7 +351,12 @@ impl Drain<'_> {
             self.later(&pod, after);
             self.blocked(&pod, overseer, None, kind, format!("its eviction was not accepted: {reason}"));
         }
-        refused
+        late.map_or(Ok(refused), |because| Err(self.stopped(because)))
+    }
+
+    /// The longest that one request may take: what is left of the whole drain, at most.
+    fn longest(&self) -> Duration {
+        self.options.request.min(self.end.saturating_duration_since(Instant::now()))
     }
 
     /// Names the budgets that refuse, and deletes where the policy of the namespace says so.
@@ -348,7 +364,6 @@ impl Drain<'_> {
         &mut self,
         refused: &BTreeMap<String, String>,
         going: &BTreeMap<String, &Pod>,
-        within: Duration,
         overseer: &mut impl Overseer,
     ) -> Result<(), DrainError> {
         let until = Instant::now();
@@ -370,7 +385,7 @@ impl Drain<'_> {
                 let fresh = counting.iter().all(|budget| touched.insert((&budget.namespace, &budget.name)));
                 match self.may_delete(&counting, until).await? {
                     Ok(()) if fresh && !counting.is_empty() => {
-                        self.delete(reference, within, overseer).await?;
+                        self.delete(reference, overseer).await?;
                         continue;
                     }
                     Ok(()) => {}
@@ -403,11 +418,9 @@ impl Drain<'_> {
         Ok(budget::may_delete(&standing))
     }
 
-    async fn delete(&mut self, pod: &PodRef, within: Duration, overseer: &mut impl Overseer) -> Result<(), DrainError> {
-        let failed = |said| DrainError::Api { what: format!("delete pod {pod}"), said };
-        let client = self.link.client().await.map_err(failed)?;
-        match delete(client, pod.clone(), within).await {
-            Outcome::Accepted => {
+    async fn delete(&mut self, pod: &PodRef, overseer: &mut impl Overseer) -> Result<(), DrainError> {
+        match self.link.send(self.fence, |client, limit| delete(client, pod.clone(), limit)).await {
+            Ok(()) => {
                 overseer.progress(&Progress::Deleting(pod.clone()));
                 if let Some(track) = self.pods.get_mut(&pod.uid) {
                     track.deleted = true;
@@ -415,15 +428,10 @@ impl Drain<'_> {
                 }
                 Ok(())
             }
-            Outcome::Gone => Ok(()),
-            Outcome::NoAnswer { said } => {
-                self.link.lost();
-                Err(failed(said))
-            }
-            Outcome::Refused { said, .. }
-            | Outcome::SeveralBudgets { said }
-            | Outcome::Denied { said }
-            | Outcome::Busy { said, .. } => Err(failed(said)),
+            // Gone, or another pod of that name is there.
+            Err(Failure::NotFound | Failure::Conflict(_)) => Ok(()),
+            Err(Failure::Late(because)) => Err(self.stopped(because)),
+            Err(failure) => Err(DrainError::Api { what: format!("delete pod {pod}"), said: failure.to_string() }),
         }
     }
 

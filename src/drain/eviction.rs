@@ -1,13 +1,12 @@
 //! One eviction: the request, and what its answer means.
 
 use super::PodRef;
-use super::link::chain;
+use super::link::{bounded, chain};
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{DeleteParams, EvictParams, PostParams, Preconditions};
 use kube::core::{Request, Status};
-use kube::{Api, Client, Resource};
+use kube::{Client, Resource};
 use std::time::Duration;
-use tokio::time::timeout;
 
 /// Cause of a 429 that comes from a budget.
 const BUDGET_CAUSE: &str = "DisruptionBudget";
@@ -40,16 +39,12 @@ pub(super) enum Outcome {
     NoAnswer { said: String },
 }
 
-/// Asks for the eviction of one pod, of this UID and no other.
-pub(super) async fn evict(client: Client, pod: PodRef, mode: Mode, within: Duration) -> Outcome {
-    match timeout(within, ask(client, &pod, mode, within)).await {
-        Ok(Ok(outcome)) => outcome,
-        Ok(Err(said)) => Outcome::NoAnswer { said },
-        Err(_) => Outcome::NoAnswer { said: format!("no answer in {} s", within.as_secs()) },
-    }
+/// Asks for the eviction of one pod, of this UID and no other; the server has `limit` for it. It has to be given up by the caller.
+pub(super) async fn evict(client: Client, pod: PodRef, mode: Mode, limit: Duration) -> Outcome {
+    ask(client, &pod, mode, limit).await.unwrap_or_else(|said| Outcome::NoAnswer { said })
 }
 
-async fn ask(client: Client, pod: &PodRef, mode: Mode, within: Duration) -> Result<Outcome, String> {
+async fn ask(client: Client, pod: &PodRef, mode: Mode, limit: Duration) -> Result<Outcome, String> {
     let post = PostParams { dry_run: mode == Mode::DryRun, field_manager: None };
     let params = EvictParams { delete_options: None, post_options: post };
     let url = Pod::url_path(&(), Some(&pod.namespace));
@@ -62,10 +57,7 @@ async fn ask(client: Client, pod: &PodRef, mode: Mode, within: Duration) -> Resu
         "deleteOptions": { "preconditions": { "uid": pod.uid } },
     });
     let body = serde_json::to_vec(&body).map_err(|error| error.to_string())?;
-    let mut request = request.map(|_| kube::client::Body::from(body));
-    // The server gives up when we do: an eviction must not be carried out long after its Lease is somebody else's.
-    let uri = format!("{}&timeout={}ms", request.uri(), within.as_millis().max(1));
-    *request.uri_mut() = uri.parse().map_err(|_| format!("`{uri}` is not an address"))?;
+    let request = bounded(request.map(|_| kube::client::Body::from(body)), limit).map_err(|error| error.to_string())?;
 
     let response = client.send(request).await.map_err(|error| chain(&error))?;
     let code = response.status().as_u16();
@@ -107,21 +99,12 @@ fn outcome(code: u16, retry_after: Option<&str>, body: &[u8]) -> Outcome {
     }
 }
 
-/// Deletes one pod, of this UID and no other, with the grace that its spec asks for.
-pub(super) async fn delete(client: Client, pod: PodRef, within: Duration) -> Outcome {
+/// Deletes one pod, of this UID and no other, with the grace that its spec asks for; the server has `limit` for it.
+pub(super) async fn delete(client: Client, pod: PodRef, limit: Duration) -> Result<(), kube::Error> {
     let preconditions = Preconditions { resource_version: None, uid: Some(pod.uid.clone()) };
     let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
-    let pods: Api<Pod> = Api::namespaced(client, &pod.namespace);
-    match timeout(within, pods.delete(&pod.name, &params)).await {
-        Ok(Ok(_)) => Outcome::Accepted,
-        Ok(Err(kube::Error::Api(status))) => match status.code {
-            404 | 409 => Outcome::Gone,
-            code @ 500..=599 => Outcome::NoAnswer { said: format!("{code}: {}", status.message) },
-            code => Outcome::Denied { said: format!("{code}: {}", status.message) },
-        },
-        Ok(Err(error)) => Outcome::NoAnswer { said: chain(&error) },
-        Err(_) => Outcome::NoAnswer { said: format!("no answer in {} s", within.as_secs()) },
-    }
+    let request = Request::new(Pod::url_path(&(), Some(&pod.namespace))).delete(&pod.name, &params);
+    client.request_text(bounded(request.map_err(kube::Error::BuildRequest)?, limit)?).await.map(drop)
 }
 
 #[cfg(test)]

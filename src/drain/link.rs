@@ -5,6 +5,7 @@ use super::budget::Budget;
 use super::filters::{self, DaemonSetKey, Fate, Surroundings};
 use super::{DrainError, Options};
 use crate::access::Access;
+use crate::lock::{Fence, GuardError, fenced};
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
@@ -63,6 +64,32 @@ impl<'a> Link<'a> {
             Ok(Ok(value)) => return Ok(value),
             Ok(Err(error)) => Failure::from(error),
             Err(_) => Failure::NoAnswer(format!("no answer in {} s", self.request.as_secs())),
+        };
+        if matches!(failure, Failure::NoAnswer(_)) {
+            self.lost();
+        }
+        Err(failure)
+    }
+
+    /// One request that changes something, once. The client is found before the fence is asked: an apiserver that does not answer
+    /// uses up nothing of what is left.
+    ///
+    /// # Errors
+    /// As [`Link::once`], or why it may not be sent.
+    pub(super) async fn send<T, F>(
+        &mut self,
+        fence: &impl Fence,
+        request: impl FnOnce(Client, Duration) -> F,
+    ) -> Result<T, Failure>
+    where
+        F: Future<Output = Result<T, kube::Error>>,
+    {
+        let client = self.client().await.map_err(Failure::NoAnswer)?;
+        let failure = match fenced(fence, self.request, |limit| request(client, limit)).await {
+            Ok(Ok(value)) => return Ok(value),
+            Ok(Err(error)) => Failure::from(error),
+            Err(GuardError::NoAnswer(late)) => Failure::NoAnswer(late.to_string()),
+            Err(error) => Failure::Late(error.to_string()),
         };
         if matches!(failure, Failure::NoAnswer(_)) {
             self.lost();
@@ -203,6 +230,9 @@ pub(super) enum Failure {
     /// 409: the object is not as the request supposed.
     #[error("{0}")]
     Conflict(String),
+    /// It was not sent: the fence has passed.
+    #[error("{0}")]
+    Late(String),
     /// Any other answer.
     #[error("{0}")]
     Other(String),
@@ -223,6 +253,17 @@ impl From<kube::Error> for Failure {
             code => Self::Other(format!("{code}: {message}")),
         }
     }
+}
+
+/// A request that the server gives up when we do: it must not be carried out long after its Lease is somebody else's.
+pub(super) fn bounded<B>(mut request: http::Request<B>, limit: Duration) -> Result<http::Request<B>, kube::Error> {
+    let between = if request.uri().query().is_some() { '&' } else { '?' };
+    let uri = format!("{}{between}timeout={}ms", request.uri(), limit.as_millis().max(1));
+    let unfit = |error: http::uri::InvalidUri| {
+        kube::Error::BuildRequest(kube::core::request::Error::BuildRequest(error.into()))
+    };
+    *request.uri_mut() = uri.parse().map_err(unfit)?;
+    Ok(request)
 }
 
 /// An error with its causes: hyper's own message is only `client error (Connect)`.

@@ -3,14 +3,14 @@
 use super::eviction::{Mode, Outcome, evict};
 use super::filters::{self, Fate, Skipped};
 use super::link::Link;
-use super::{BlockKind, Blocker, DrainError, Options, PodRef, budget};
+use super::{BlockKind, Blocker, DrainError, Options, PodRef, budget, pod_ref};
 use crate::access::Access;
 use futures::stream::{FuturesUnordered, StreamExt};
 use k8s_openapi::api::core::v1::Pod;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 /// How long a rehearsal may take; it may be repeated at will.
 const REHEARSAL: Duration = Duration::from_secs(120);
@@ -160,7 +160,12 @@ async fn dry_runs(link: &mut Link<'_>, pods: Vec<PodRef>, options: &Options) -> 
         let mut again = Vec::new();
         let ask = |pod: PodRef| {
             let client = client.clone();
-            async move { (pod.clone(), evict(client, pod, Mode::DryRun, options.request).await) }
+            async move {
+                let limit = options.request;
+                let asked = timeout(limit, evict(client, pod.clone(), Mode::DryRun, limit)).await;
+                let silent = |_| Outcome::NoAnswer { said: format!("no answer in {} s", limit.as_secs()) };
+                (pod, asked.unwrap_or_else(silent))
+            }
         };
         asked.extend(waiting.by_ref().take(options.parallel.max(1)).map(ask));
         while let Some((pod, outcome)) = asked.next().await {
@@ -194,7 +199,7 @@ fn longest_wait(pods: &[PodRef], answers: &BTreeMap<PodRef, Outcome>) -> Duratio
 
 /// A pod's name and UID, which the API always sends.
 pub(super) fn reference(pod: &Pod, node: &str) -> Result<PodRef, DrainError> {
-    PodRef::of(pod).ok_or_else(|| DrainError::Api {
+    pod_ref(pod).ok_or_else(|| DrainError::Api {
         what: format!("list the pods of node {node}"),
         said: "a pod without namespace, name or UID".to_owned(),
     })

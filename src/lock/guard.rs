@@ -10,6 +10,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::Notify;
 
+/// Between two tries to give a Lease back.
+const AGAIN: Duration = Duration::from_millis(500);
+
 /// Why a holder could not go on.
 #[derive(Debug, thiserror::Error)]
 pub enum GuardError {
@@ -145,36 +148,37 @@ impl Guard {
         self.shared.keep(&mut last, record).await
     }
 
-    /// Gives the Lease back with its record: only when the operation is finished, undone, or has touched nothing.
+    /// Gives the Lease back with its record: only when the operation is finished, undone, or has touched nothing. A write that was
+    /// refused or not answered is tried again until the deadline: just then the apiserver of the target may have restarted.
     ///
     /// # Errors
     /// When it could not be written; then it stays, and the next attempt finds it.
     pub async fn release(self) -> Result<(), GuardError> {
         self.renewal.abort();
-        let last = self.shared.last.lock().await;
-        let left = self.shared.still()?;
+        let mut last = self.shared.last.lock().await;
         let leases = &self.shared.leases;
-        let end = leases.clock.boottime().saturating_add(left.min(leases.request_limit()));
-        match leases.write(&last.seen, &Write::GiveBack, end).await {
-            Ok(_) => {
-                self.shared.lost("it was given back");
-                Ok(())
-            }
-            // An answer that was lost, or a write that cannot matter: look who holds it now.
-            Err(error @ (LeaseError::Conflict(_) | LeaseError::NoAnswer(..))) => {
-                let seen = leases.read(&last.seen.name).await?;
-                match &seen.view {
-                    LeaseView::Held { identity, .. } if *identity == last.record.identity => {
-                        let left = self.shared.still()?;
-                        let end = leases.clock.boottime().saturating_add(left.min(leases.request_limit()));
-                        leases.write(&seen, &Write::GiveBack, end).await?;
-                        Ok(())
-                    }
-                    LeaseView::Free { .. } | LeaseView::Absent => Ok(()),
-                    LeaseView::Held { .. } => Err(error.into()),
+        loop {
+            let left = self.shared.still()?;
+            let end = leases.clock.boottime().saturating_add(left.min(leases.request_limit()));
+            let error = match leases.write(&last.seen, &Write::GiveBack, end).await {
+                Ok(_) => {
+                    self.shared.lost("it was given back");
+                    return Ok(());
                 }
+                Err(error @ LeaseError::Json(..)) => return Err(error.into()),
+                Err(error) => error,
+            };
+            tracing::warn!(lease = last.seen.name, %error, "The Lease was not given back; trying again");
+            tokio::time::sleep(AGAIN).await;
+            // An answer that was lost, or a write that cannot matter: look who holds it now.
+            match leases.read(&last.seen.name).await {
+                Ok(seen) => match &seen.view {
+                    LeaseView::Held { identity, .. } if *identity == last.record.identity => last.seen = seen,
+                    LeaseView::Free { .. } | LeaseView::Absent => return Ok(()),
+                    LeaseView::Held { .. } => return Err(error.into()),
+                },
+                Err(unread) => tracing::warn!(lease = last.seen.name, error = %unread, "The Lease could not be read"),
             }
-            Err(error) => Err(error.into()),
         }
     }
 

@@ -2,7 +2,7 @@
 //! before it drains, so while we hold it no node reboots.
 
 use super::lease::{FIELD_MANAGER, Leases, said};
-use super::{Guard, GuardError, is_held};
+use super::{Guard, GuardError};
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::Container;
 use kube::api::{ListParams, Patch, PatchParams};
@@ -16,6 +16,9 @@ pub const ANNOTATION: &str = "weave.works/kured-node-lock";
 
 /// How often a write is tried again after the DaemonSet changed in between: its status does whenever a pod of it does.
 const ATTEMPTS: usize = 5;
+
+/// Between two of them.
+const AGAIN: Duration = Duration::from_millis(200);
 
 /// kured's DaemonSet.
 #[derive(Clone, Debug)]
@@ -189,8 +192,18 @@ pub(crate) async fn take(
 ) -> Result<Option<Found>, Reason> {
     let limit = leases.request_limit();
     let (identity, operation) = (guard.identity().await, guard.operation().await);
-    let client = leases.client().await.map_err(|error| unknown(error.to_string()))?;
-    for _ in 0..ATTEMPTS {
+    let mut last = "its DaemonSet changed in between".to_owned();
+    for attempt in 0..ATTEMPTS {
+        if attempt > 0 {
+            tokio::time::sleep(AGAIN).await;
+        }
+        let client = match leases.client().await {
+            Ok(client) => client,
+            Err(error) => {
+                last = error.to_string();
+                continue;
+            }
+        };
         let found = find(&client, setting, limit).await;
         let seen = match &found {
             Fact::Unknown(why) => Fact::Unknown(why.clone()),
@@ -215,45 +228,58 @@ pub(crate) async fn take(
         match guard.act(limit, found.write(&client, Some(&lock))).await {
             Ok(Ok(Ok(()))) => return Ok(Some(found)),
             Ok(Ok(Err(Conflict))) => {}
-            Ok(Err(why)) => return Err(unknown(why)),
+            // It may have been written: only another look tells.
+            Ok(Err(why)) => last = why,
+            Err(GuardError::NoAnswer(late)) => last = late.to_string(),
             Err(late) => return Err(unknown(late.to_string())),
         }
     }
-    Err(unknown(format!("kured's DaemonSet changed {ATTEMPTS} times while its lock was taken")))
+    Err(unknown(format!("kured's lock could not be taken, {ATTEMPTS} times: {last}")))
 }
 
-/// Gives kured's lock back, if it is still ours.
+/// Gives kured's lock back, if it is still ours. What was refused or not answered is tried again for as long as a request may take:
+/// just then the apiserver of the target may have restarted.
 pub(crate) async fn release(guard: &Guard, found: &Found) -> Result<(), GuardError> {
+    let clock = guard.leases().clock;
+    let end = clock.boottime().saturating_add(guard.leases().request_limit());
+    loop {
+        let why = match give_back(guard, found).await {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(Conflict)) => "its DaemonSet changed each time".to_owned(),
+            Err(GuardError::TooLate(late)) => return Err(late.into()),
+            Err(error) => error.to_string(),
+        };
+        if clock.boottime() >= end {
+            return Err(GuardError::Kured(why));
+        }
+        tracing::warn!(why, "kured's lock was not given back; trying again");
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+async fn give_back(guard: &Guard, found: &Found) -> Result<Result<(), Conflict>, GuardError> {
     let leases = guard.leases();
     let limit = leases.request_limit();
     let identity = guard.identity().await;
     let client = leases.client().await?;
-    for _ in 0..ATTEMPTS {
-        // Uninstalled meanwhile: its lock went with it.
-        let now = named(&client, &found.namespace, &found.name, limit).await.map_err(GuardError::Kured)?;
-        let Some(now) = now else { return Ok(()) };
-        let lock = now.lock.as_result().map_err(|why| GuardError::Kured(why.to_owned()))?;
-        let mine = |block: &KuredBlock| block.is_ours() && block.holder.as_deref() == Some(identity.as_str());
-        let Some(lock) = lock else { return Ok(()) };
-        if !lock.blocks().iter().any(mine) {
-            return Ok(());
+    // Uninstalled meanwhile: its lock went with it.
+    let now = named(&client, &found.namespace, &found.name, limit).await.map_err(GuardError::Kured)?;
+    let Some(now) = now else { return Ok(Ok(())) };
+    let lock = now.lock.as_result().map_err(|why| GuardError::Kured(why.to_owned()))?;
+    let mine = |block: &KuredBlock| block.is_ours() && block.holder.as_deref() == Some(identity.as_str());
+    let Some(lock) = lock.as_ref().filter(|lock| lock.blocks().iter().any(mine)) else { return Ok(Ok(())) };
+    let rest: Vec<KuredBlock> = lock.blocks().iter().filter(|block| !mine(block)).cloned().collect();
+    let rest = match lock {
+        KuredLock::Many { max_owners, .. } if !rest.is_empty() => {
+            Some(KuredLock::Many { max_owners: *max_owners, locks: Some(rest) })
         }
-        let rest: Vec<KuredBlock> = lock.blocks().iter().filter(|block| !mine(block)).cloned().collect();
-        let rest = match lock {
-            KuredLock::Many { max_owners, .. } if !rest.is_empty() => {
-                Some(KuredLock::Many { max_owners: *max_owners, locks: Some(rest) })
-            }
-            KuredLock::Many { .. } | KuredLock::One(_) => None,
-        };
-        if let Ok(()) = guard.act(limit, now.write(&client, rest.as_ref())).await?.map_err(GuardError::Kured)? {
-            return Ok(());
-        }
-    }
-    Err(GuardError::Kured(format!("the DaemonSet changed {ATTEMPTS} times while the lock was given back")))
+        KuredLock::Many { .. } | KuredLock::One(_) => None,
+    };
+    guard.act(limit, now.write(&client, rest.as_ref())).await?.map_err(GuardError::Kured)
 }
 
-/// Removes a block of ours whose operation holds no Lease any more: for `reconcile`, which holds no Lease itself. Answers the `nodeID`
-/// that was removed, if any.
+/// Removes a block of ours whose holder has no Lease any more, for whoever holds none itself: kured would never reboot again, and
+/// nobody who holds no Lease is permitted anything. `names` are all Leases of ours. Answers the `nodeID` that was removed, if any.
 ///
 /// # Errors
 /// In words, when it could not be found out or not be written.
@@ -261,18 +287,16 @@ pub async fn clear_stale(leases: &Leases, setting: &str, names: &[String]) -> Re
     let limit = leases.request_limit();
     let client = leases.client().await.map_err(|error| error.to_string())?;
     // The lock before the holders: a block that is written after this look makes the write fail.
-    let found = find(&client, setting, limit).await.as_result().map_err(str::to_owned)?.clone();
-    let Some(found) = found else { return Ok(None) };
-    let Some(lock) = found.lock.as_result().map_err(str::to_owned)?.clone() else { return Ok(None) };
-    let Some(block) = lock.blocks().first().filter(|_| lock.blocks().iter().all(KuredBlock::is_ours)) else {
+    let Some(found) = find(&client, setting, limit).await.as_result().map_err(str::to_owned)?.clone() else {
         return Ok(None);
     };
-    for name in names {
-        let seen = leases.read(name).await.map_err(|error| error.to_string())?;
-        // A holder that has just taken its Lease may be about to take kured's lock: leave it to it.
-        if is_held(&seen.view) {
-            return Ok(None);
-        }
+    let Some(lock) = found.lock.as_result().map_err(str::to_owned)?.clone() else { return Ok(None) };
+    let Some(block) = lock.blocks().first().filter(|block| block.is_ours()) else { return Ok(None) };
+    let live = leases.holders(names).await;
+    match kured_step(&Fact::Known(Some(Some(lock.clone()))), "", &live) {
+        KuredStep::Take => {}
+        KuredStep::GiveLeaseBack(Fact::Unknown(why)) => return Err(why),
+        KuredStep::GiveLeaseBack(Fact::Known(_)) | KuredStep::Mine | KuredStep::Nothing => return Ok(None),
     }
     let end = leases.clock.boottime().saturating_add(limit);
     match super::until(leases.clock, end, found.write(&client, None)).await {

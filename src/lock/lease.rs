@@ -133,6 +133,8 @@ pub(crate) enum Write<'a> {
     GiveBack,
     /// Released by hand; the holder and its record stay.
     Release(&'a Release),
+    /// Given up by hand: free, and the release stays until the next holder, for people.
+    Abandon(&'a Release),
 }
 
 /// The Leases of a cluster and how to reach them.
@@ -259,6 +261,12 @@ impl Leases {
             Write::GiveBack => {
                 annotations.remove(HOLDER);
                 annotations.remove(RELEASED);
+                spec.holder_identity = None;
+                spec.renew_time = Some(now);
+            }
+            Write::Abandon(release) => {
+                annotations.remove(HOLDER);
+                annotations.insert(RELEASED.to_owned(), serde_json::to_string(release).map_err(json)?);
                 spec.holder_identity = None;
                 spec.renew_time = Some(now);
             }

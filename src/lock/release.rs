@@ -18,9 +18,9 @@ use serde::Serialize;
 #[serde(rename_all = "camelCase", rename_all_fields = "camelCase", tag = "answer")]
 pub(super) enum Released {
     /// Nobody held it.
-    Free,
-    /// Recorded; the next actor takes it once the holder has had the time to see it.
-    Recorded { release: Release, half_done: Option<Record>, abandon: bool },
+    Free { kured: Option<String> },
+    /// Recorded. Abandoned: it is free. Else the next actor takes it once the holder has had the time to see it.
+    Recorded { release: Release, half_done: Option<Record>, abandon: bool, kured: Option<String> },
     /// The holder lives.
     Alive { identity: String },
 }
@@ -29,19 +29,19 @@ impl Released {
     pub(super) fn status(&self) -> ExitStatus {
         match self {
             Self::Recorded { release, abandon: true, .. } if release.stage != Stage::Abandoned => ExitStatus::Held,
-            Self::Free | Self::Recorded { .. } => ExitStatus::Ok,
+            Self::Free { .. } | Self::Recorded { .. } => ExitStatus::Ok,
             Self::Alive { .. } => ExitStatus::Refused,
         }
     }
 
     pub(super) fn text(&self, name: &str) -> String {
         match self {
-            Self::Free => format!("nobody holds {name}: nothing to release"),
+            Self::Free { kured } => format!("nobody holds {name}: nothing to release{}", on_a_line(kured)),
             Self::Alive { identity } => format!(
                 "refused: `{identity}` holds {name}, and its pod runs on a Ready node\n\nhint: stop that pod (its Job) instead; with \
                  `--even-if-alive` the holder is told to stop, and the next actor waits for its deadline"
             ),
-            Self::Recorded { release, half_done, abandon } => {
+            Self::Recorded { release, half_done, abandon, kured } => {
                 let Release { identity, because, by, .. } = release;
                 let released = format!("released {name} of `{identity}` because: {because} (by {by})");
                 let what = half_done.as_ref().map_or("what it had begun".to_owned(), |record| {
@@ -59,14 +59,19 @@ impl Released {
                         "{what} is not abandoned yet: the holder has stopped, but it may have acted until a moment ago\n\nhint: see \
                          that the target is right and that `quorate-node-step` does not run there; then give the same command again"
                     ),
-                    Stage::Told | Stage::Stopped | Stage::Abandoned => {
+                    Stage::Told | Stage::Stopped => {
                         "the next actor takes it once the holder's deadline has passed".to_owned()
                     }
+                    Stage::Abandoned => format!("{what} is given up: the Lease is free"),
                 };
-                format!("{released}\n{then}")
+                format!("{released}\n{then}{}", on_a_line(kured))
             }
         }
     }
+}
+
+fn on_a_line(note: &Option<String>) -> String {
+    note.as_ref().map_or_else(String::new, |note| format!("\n{note}"))
 }
 
 pub(super) async fn release(leases: &Leases, config: &Config, args: &ReleaseArgs) -> anyhow::Result<Released> {
@@ -88,7 +93,7 @@ pub(super) async fn release(leases: &Leases, config: &Config, args: &ReleaseArgs
     let (LeaseView::Held { identity, record, .. }, Some(stage)) =
         (&seen.view, by_hand(&seen.view, &facts, args.abandon))
     else {
-        return Ok(Released::Free);
+        return Ok(Released::Free { kured: no_block_left(leases, config).await });
     };
     if stage == Stage::Told && life(&seen.view, &facts) == Life::Alive && !args.even_if_alive {
         return Ok(Released::Alive { identity: identity.clone() });
@@ -105,12 +110,30 @@ pub(super) async fn release(leases: &Leases, config: &Config, args: &ReleaseArgs
     if args.abandon && stage == Stage::Told {
         release = stop(leases, &client, told, release).await?;
     }
-    Ok(Released::Recorded { release, half_done, abandon: args.abandon })
+    let kured = if release.stage == Stage::Abandoned { no_block_left(leases, config).await } else { None };
+    Ok(Released::Recorded { release, half_done, abandon: args.abandon, kured })
+}
+
+/// Whoever held the Lease may have held kured's lock as well; without the Lease behind it, it holds everybody up. What was done about
+/// it, in words.
+async fn no_block_left(leases: &Leases, config: &Config) -> Option<String> {
+    match super::kured::clear_stale(leases, &config.kured, &super::names(config)).await {
+        Ok(None) => None,
+        Ok(Some(block)) => Some(format!("kured's lock was held by {block}, which is gone: it is free too")),
+        Err(why) => Some(format!(
+            "whether kured's lock is still held for it is not known: {why}\n\nhint: give the same command again"
+        )),
+    }
 }
 
 async fn write(leases: &Leases, seen: &SeenLease, release: &Release) -> Result<SeenLease, LeaseError> {
     let end = leases.clock.boottime().saturating_add(leases.request_limit());
-    let written = leases.write(seen, &Write::Release(release), end).await?;
+    let write = match release.stage {
+        Stage::Told | Stage::Stopped => Write::Release(release),
+        // The holder was proven to act no more before `Stopped` was recorded, and nobody wrote since.
+        Stage::Abandoned => Write::Abandon(release),
+    };
+    let written = leases.write(seen, &write, end).await?;
     tracing::warn!(
         lease = seen.name,
         holder = release.identity,

@@ -13,7 +13,7 @@ use crate::{output, place};
 use comfy_table::{Table, presets};
 use kube::Client;
 use quorum_safety::lock::{HolderFacts, LeaseView, Life, Record, Release, life};
-use quorum_safety::{Fact, KillSwitch, Kured, NodeName};
+use quorum_safety::{Fact, KillSwitch, Kured};
 use serde::Serialize;
 
 const NOT_LOOKED: &str = "not looked at from the command line";
@@ -190,9 +190,4 @@ pub(super) async fn facts(leases: &Leases, client: &Client, view: &LeaseView, si
             HolderFacts { silent, ..HolderFacts::unknown(identity, why) }
         }
     }
-}
-
-/// For callers of [`super::take`] that cannot look at a host: that proof is then not to be had.
-pub async fn nobody_looks(_target: NodeName) -> Fact<bool> {
-    Fact::Unknown("this actor cannot look at the host".to_owned())
 }

@@ -79,8 +79,9 @@ async fn attempt<F: Future<Output = Fact<bool>>>(
             (record.step.clone(), record.since, record.step.touched.then(|| record.step.clone()))
         }
         (Decision::Adopt { proof, step }, LeaseView::Held { record: Fact::Known(record), .. }) => {
-            tracing::info!(lease = name, from = record.identity, %step, %proof, "Adopting what was left half done");
-            (step.clone(), record.since, Some(step))
+            tracing::info!(lease = name, from = record.identity, %step, %proof, "Adopting what was left behind");
+            // One that has touched nothing is judged as a new one is.
+            (step.clone(), record.since, step.touched.then_some(step))
         }
         (Decision::TakeOver { proof }, _) => {
             tracing::info!(lease = name, %proof, "Taking the Lease over");

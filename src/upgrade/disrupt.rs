@@ -265,6 +265,9 @@ impl Work<'_, '_> {
     }
 
     fn still_holds(&self, disrupting: &Disrupting, seen: &Seen) -> Result<(), End> {
+        if let Some(reason) = self.hold.lost_kured(&seen.in_flight) {
+            return Err(not_permitted(format!("{} must not go down any more", self.node.name), &[reason]));
+        }
         disrupting.still_holds(&seen.observation, &seen.in_flight, &self.chain.config.policy()).map_err(|reasons| {
             not_permitted(format!("{} must not go down any more", self.node.name), reasons.as_slice())
         })
@@ -273,19 +276,22 @@ impl Work<'_, '_> {
     async fn cordon(&self) -> anyhow::Result<Option<End>> {
         let (chain, node) = (self.chain, self.node);
         self.hold.guard.step(Step::touching("cordon")).await?;
-        let owner = Owner { operation: chain.operation(), identity: self.hold.guard.identity().await };
-        let within = self.hold.guard.check()?;
-        match drain::cordon(chain.access, &node.name.0, &owner, chain.clock.now(), within).await? {
+        let owner = self.owner().await;
+        match drain::cordon(chain.access, &node.name.0, &owner, chain.clock.now(), &self.hold.guard).await? {
             Cordoned::Done(record) => {
                 let stays = if record.prior_unschedulable { "; it was cordoned before and will stay so" } else { "" };
                 chain.say(&format!("{}: cordoned{stays}", node.name));
                 Ok(None)
             }
-            Cordoned::HeldBy(other) => {
-                Ok(Some(end(Outcome::Held, format!("{} is cordoned by {}", node.name, other.operation))))
-            }
+            Cordoned::HeldBy(other) => Ok(Some(end(Outcome::Held, other.held(&node.name.0)))),
             Cordoned::NoSuchNode => Ok(Some(unknown(format!("{} is gone", node.name)))),
         }
+    }
+
+    /// Whose the cordon is.
+    async fn owner(&self) -> Owner {
+        let identity = self.hold.guard.identity().await;
+        Owner { operation: self.chain.operation(), identity, adopted: self.hold.guard.adopted().is_some() }
     }
 
     /// Drains. What blocks is an answer: not now, and why.
@@ -293,8 +299,8 @@ impl Work<'_, '_> {
         let (chain, node) = (self.chain, self.node);
         self.hold.guard.step(Step::touching("drain")).await?;
         let options = drain::Options::new(chain.config, Some(chain.pod.uid.clone()));
-        let mut watcher = Watcher { chain, hold: &self.hold, node: &node.name };
-        let blocked = match drain::drain(chain.access, &node.name.0, &options, &mut watcher).await {
+        let mut watcher = Watcher { chain, node: &node.name };
+        let blocked = match drain::drain(chain.access, &node.name.0, &options, &self.hold.guard, &mut watcher).await {
             Ok(report) => {
                 chain.say(&format!("{}: drained, {} pods in {} s", node.name, report.gone.len(), report.seconds));
                 return Ok(None);
@@ -396,8 +402,7 @@ impl Work<'_, '_> {
             return Ok(Some(stop));
         }
         self.hold.guard.step(Step::touching(UNCORDON)).await?;
-        let within = self.hold.guard.check()?;
-        match drain::uncordon(chain.access, &node.name.0, &chain.operation(), within).await? {
+        match drain::uncordon(chain.access, &node.name.0, &self.owner().await, &self.hold.guard).await? {
             Uncordoned::Schedulable => chain.say(&format!("{}: recovered, schedulable again", node.name)),
             Uncordoned::StaysCordoned => {
                 chain.say(&format!("{}: recovered; the cordon that was there before stays", node.name))
@@ -516,11 +521,7 @@ impl Work<'_, '_> {
             stop.blockers.insert(0, format!("{what}; `quorate upgrade --to {}` takes it back or goes on", chain.to));
             stop.fitted()
         };
-        let within = match self.hold.guard.check() {
-            Ok(within) => within,
-            Err(late) => return left(format!("{} may still be cordoned: the lock was lost: {late}", node.name)),
-        };
-        match drain::uncordon(chain.access, &node.name.0, &chain.operation(), within).await {
+        match drain::uncordon(chain.access, &node.name.0, &self.owner().await, &self.hold.guard).await {
             Ok(_) => match self.hold.release().await {
                 Ok(()) => stop.and("; everything is as it was"),
                 Err(error) => left(format!("the lock could not be given back: {error}")),
@@ -565,20 +566,15 @@ fn leads(seen: &Seen, node: &FleetNode) -> bool {
         .any(|view| view.second.known().is_some_and(|sample| sample.leader == Some(view.id)))
 }
 
-/// Watches a drain: stops it by the kill switch and before our Lease's deadline.
+/// Watches a drain: stops it by the kill switch.
 struct Watcher<'a, 'c> {
     chain: &'a Chain<'c>,
-    hold: &'a Hold,
     node: &'a NodeName,
 }
 
 impl Overseer for Watcher<'_, '_> {
     async fn should_stop(&mut self) -> Option<String> {
         self.chain.stopped().await.map(|reason| reason.to_string())
-    }
-
-    fn time_left(&mut self) -> Duration {
-        self.hold.guard.check().unwrap_or(Duration::ZERO)
     }
 
     fn progress(&mut self, event: &Progress) {

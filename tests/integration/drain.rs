@@ -6,13 +6,16 @@ mod plain;
 
 use lab::api::{Api, Spec};
 use quorate::access::Access;
+use quorate::clock::Clock;
 use quorate::config::BudgetPolicy;
 use quorate::drain::{DrainError, Options, Overseer, Progress, UnmanagedPods};
+use quorate::lock::Fence;
+use quorum_safety::lock::TooLate;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::ops::ControlFlow;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -73,12 +76,11 @@ struct Watcher {
     asked: usize,
     /// Says stop from this question on, counted from 1.
     stop_at: usize,
-    left: Duration,
 }
 
 impl Watcher {
     fn new() -> Self {
-        Self { events: Vec::new(), asked: 0, stop_at: usize::MAX, left: Duration::MAX }
+        Self { events: Vec::new(), asked: 0, stop_at: usize::MAX }
     }
 
     fn evicted(&self) -> Vec<String> {
@@ -90,14 +92,34 @@ impl Watcher {
     }
 }
 
+/// The fence of a holder that lives for this many questions, and then has lost its Lease.
+struct Lives(usize, AtomicUsize);
+
+impl Lives {
+    fn for_ever() -> Self {
+        Self::until_question(usize::MAX)
+    }
+
+    fn until_question(number: usize) -> Self {
+        Self(number, AtomicUsize::new(0))
+    }
+}
+
+impl Fence for Lives {
+    fn clock(&self) -> Clock {
+        Clock::system()
+    }
+
+    fn left(&self) -> Result<Duration, TooLate> {
+        let asked = self.1.fetch_add(1, Ordering::Relaxed) + 1;
+        if asked < self.0 { Ok(Duration::from_secs(30)) } else { Err(TooLate::Lost("`another` holds it".to_owned())) }
+    }
+}
+
 impl Overseer for Watcher {
     async fn should_stop(&mut self) -> Option<String> {
         self.asked += 1;
         (self.asked >= self.stop_at).then(|| "the kill switch is engaged: maintenance".to_owned())
-    }
-
-    fn time_left(&mut self) -> Duration {
-        self.left
     }
 
     fn progress(&mut self, event: &Progress) {

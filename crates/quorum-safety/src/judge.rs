@@ -43,6 +43,14 @@ pub fn judge(seen: &Observation, in_flight: &InFlight, wanted: &Disruption, poli
     }
 }
 
+/// How many voters are healthy by the rule, with nobody taken down: an answer alone does not make one. To be asked for somebody who holds
+/// nothing; without a member list everybody who was asked counts as a voter.
+pub fn healthy_voters(seen: &Observation, in_flight: &InFlight, policy: &Policy) -> usize {
+    // Of all that may be wanted, what takes nobody down and mends nobody.
+    let case = Case::of(seen, in_flight, &Disruption::AddLearner, policy);
+    remains::count(&case, &members::judged(&case), &nodes::judged(&case))
+}
+
 /// Everything but a restore needs a cluster that has quorum, and must leave it one.
 fn over_a_living_cluster(case: &Case<'_>) -> (Vec<Reason>, usize) {
     let voters = members::judged(case);

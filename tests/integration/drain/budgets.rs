@@ -109,7 +109,8 @@ fn r33_the_deadline_names_what_blocks_and_nothing_loops_for_ever() {
     let options = Options { deadline: Duration::from_secs(5), ..options() };
     let begin = Instant::now();
     let mut watcher = Watcher::new();
-    let error = run(async { drain(&access(&api).await, "r33", &options, &mut watcher).await.unwrap_err() });
+    let error =
+        run(async { drain(&access(&api).await, "r33", &options, &Lives::for_ever(), &mut watcher).await.unwrap_err() });
     assert!((5..9).contains(&begin.elapsed().as_secs()), "{:?}", begin.elapsed());
     let text = error.to_string();
     assert!(text.contains(&format!("r33/{name}")) && text.contains("budget single"), "{text}");
@@ -148,7 +149,9 @@ fn a_budget_lets_pods_go_in_turn_and_is_never_undercut() {
             }
         });
         let report = confirm_deletions(&api, ns, Bound::BecomesReady, || {
-            run(async { drain(&access(&api).await, "turns-a", &options(), &mut Watcher::new()).await })
+            run(async {
+                drain(&access(&api).await, "turns-a", &options(), &Lives::for_ever(), &mut Watcher::new()).await
+            })
         });
         done.store(true, Ordering::Relaxed);
         report.unwrap()
@@ -184,7 +187,7 @@ fn r33_delete_after_half_never_touches_a_degraded_workload() {
     let mut watcher = Watcher::new();
     let begin = Instant::now();
     let error = confirm_deletions(&api, ns, Bound::StaysPending, || {
-        run(async { drain(&access(&api).await, "half", &options, &mut watcher).await.unwrap_err() })
+        run(async { drain(&access(&api).await, "half", &options, &Lives::for_ever(), &mut watcher).await.unwrap_err() })
     });
     assert!(begin.elapsed() >= Duration::from_secs(12));
     let deleted: Vec<_> = watcher

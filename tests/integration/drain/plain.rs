@@ -19,14 +19,12 @@ fn api() -> Arc<Api> {
     })
 }
 
-const WITHIN: Duration = Duration::from_secs(30);
-
 fn now() -> Timestamp {
     Timestamp::UNIX_EPOCH
 }
 
 fn owner(operation: &str, identity: &str) -> Owner {
-    Owner { operation: operation.to_owned(), identity: identity.to_owned() }
+    Owner { operation: operation.to_owned(), identity: identity.to_owned(), adopted: false }
 }
 
 fn get_node(api: &Api, name: &str) -> Node {
@@ -61,26 +59,34 @@ fn a_foreign_cordon_stays_and_ours_goes() {
     run(async {
         let access = access(&api).await;
         let me = owner("upgrade-v1.36.3", "step-a");
+        let fence = Lives::for_ever();
         for (name, after) in [("ours", Uncordoned::Schedulable), ("foreign", Uncordoned::StaysCordoned)] {
-            let Cordoned::Done(first) = cordon(&access, name, &me, now(), WITHIN).await.unwrap() else { panic!() };
+            let Cordoned::Done(first) = cordon(&access, name, &me, now(), &Lives::for_ever()).await.unwrap() else {
+                panic!()
+            };
             assert_eq!(read(&get_node(&api, name)), Cordon::Ours("upgrade-v1.36.3".to_owned()));
             assert_eq!(first.prior_unschedulable, name == "foreign");
             // Again, and by the one that adopts: what was there before must not be lost.
-            let adopter = owner("upgrade-v1.36.3", "step-b");
+            let adopter = Owner { adopted: true, ..owner("upgrade-v1.36.3", "step-b") };
             for again in [&me, &adopter] {
-                let Cordoned::Done(record) = cordon(&access, name, again, now(), WITHIN).await.unwrap() else {
+                let Cordoned::Done(record) = cordon(&access, name, again, now(), &fence).await.unwrap() else {
                     panic!()
                 };
                 assert_eq!(record.prior_unschedulable, first.prior_unschedulable);
                 assert_eq!(record.owner, again.identity);
             }
-            assert_eq!(uncordon(&access, name, "upgrade-v1.36.2", WITHIN).await.unwrap(), Uncordoned::NotOurs);
+            // Neither another operation, nor the one that was late and does not know that it has a successor.
+            for stranger in [owner("upgrade-v1.36.2", "step-b"), me.clone()] {
+                assert_eq!(uncordon(&access, name, &stranger, &fence).await.unwrap(), Uncordoned::NotOurs);
+            }
             assert_eq!(read(&get_node(&api, name)), Cordon::Ours("upgrade-v1.36.3".to_owned()));
-            assert_eq!(uncordon(&access, name, "upgrade-v1.36.3", WITHIN).await.unwrap(), after);
-            assert_eq!(uncordon(&access, name, "upgrade-v1.36.3", WITHIN).await.unwrap(), Uncordoned::NotOurs);
+            // Adopted again, by one that goes on after the drain and has not written its own name there.
+            let next = Owner { adopted: true, ..owner("upgrade-v1.36.3", "step-c") };
+            assert_eq!(uncordon(&access, name, &next, &fence).await.unwrap(), after);
+            assert_eq!(uncordon(&access, name, &next, &fence).await.unwrap(), Uncordoned::NotOurs);
             assert!(!get_node(&api, name).metadata.annotations.unwrap_or_default().contains_key(ANNOTATION));
         }
-        assert_eq!(cordon(&access, "nobody", &me, now(), WITHIN).await.unwrap(), Cordoned::NoSuchNode);
+        assert_eq!(cordon(&access, "nobody", &me, now(), &Lives::for_ever()).await.unwrap(), Cordoned::NoSuchNode);
     });
     assert_eq!(read(&get_node(&api, "ours")), Cordon::None);
     assert_eq!(read(&get_node(&api, "foreign")), Cordon::Foreign);
@@ -95,7 +101,8 @@ fn of_two_that_cordon_at_the_same_time_one_wins() {
         let (a, b) = run(async {
             let (one, two) = (access(&api).await, access(&api).await);
             let (a, b) = (owner("a", "a"), owner("b", "b"));
-            futures::join!(cordon(&one, &name, &a, now(), WITHIN), cordon(&two, &name, &b, now(), WITHIN))
+            let fence = Lives::for_ever();
+            futures::join!(cordon(&one, &name, &a, now(), &fence), cordon(&two, &name, &b, now(), &fence))
         });
         let (winner, loser) = match (a.unwrap(), b.unwrap()) {
             (Cordoned::Done(winner), Cordoned::HeldBy(seen)) | (Cordoned::HeldBy(seen), Cordoned::Done(winner)) => {
@@ -145,9 +152,9 @@ fn mirror_daemon_set_and_node_job_pods_stay() {
             let rehearsal = rehearse(&access, "staying", &options()).await.unwrap();
             let strict = Options { unmanaged: UnmanagedPods::Block, ..options() };
             let mut watcher = Watcher::new();
-            let blocked = drain(&access, "staying", &strict, &mut watcher).await.unwrap_err();
+            let blocked = drain(&access, "staying", &strict, &Lives::for_ever(), &mut watcher).await.unwrap_err();
             assert_eq!(watcher.evicted(), Vec::<String>::new(), "what can never go is said before the first eviction");
-            let report = drain(&access, "staying", &options(), &mut watcher).await.unwrap();
+            let report = drain(&access, "staying", &options(), &Lives::for_ever(), &mut watcher).await.unwrap();
             (rehearsal, blockers(blocked), report, watcher)
         })
     });
@@ -185,7 +192,7 @@ fn r01_a_step_on_its_own_target_blocks_before_anything_is_evicted() {
         let options = Options { own_uid, ..options() };
         let rehearsal = rehearse(&access, "r01", &options).await.unwrap();
         let mut watcher = Watcher::new();
-        let refused = blockers(drain(&access, "r01", &options, &mut watcher).await.unwrap_err());
+        let refused = blockers(drain(&access, "r01", &options, &Lives::for_ever(), &mut watcher).await.unwrap_err());
         assert_eq!(refused.len(), 2);
         assert!(refused.iter().all(|b| b.kind == BlockKind::OwnActor), "{refused:?}");
         assert_eq!(rehearsal.blockers, refused);
@@ -211,7 +218,9 @@ fn a_pod_of_the_same_name_elsewhere_counts_as_gone() {
             api.finish_pod_deletion("renamed", "db-0").unwrap();
             bound(api, "renamed", "db-0", "renamed-b", set);
         });
-        run(async { drain(&access(api).await, "renamed-a", &options(), &mut Watcher::new()).await.unwrap() })
+        run(async {
+            drain(&access(api).await, "renamed-a", &options(), &Lives::for_ever(), &mut Watcher::new()).await.unwrap()
+        })
     });
     assert_eq!(report.gone.len(), 1);
     let again = pod(&api, "renamed", "db-0").unwrap();
@@ -227,18 +236,64 @@ fn r31_the_kill_switch_stops_a_drain_that_waits() {
     bound(&api, "stopped", "slow", "stopped", json!({}));
     let mut watcher = Watcher { stop_at: 2, ..Watcher::new() };
     let begin = Instant::now();
-    let error = run(async { drain(&access(&api).await, "stopped", &options(), &mut watcher).await.unwrap_err() });
+    let error = run(async {
+        drain(&access(&api).await, "stopped", &options(), &Lives::for_ever(), &mut watcher).await.unwrap_err()
+    });
     assert!((5..8).contains(&begin.elapsed().as_secs()), "asked every 5 s: {:?}", begin.elapsed());
     let DrainError::Stopped { left, because, .. } = error else { panic!("{error}") };
     assert_eq!(left.iter().map(|pod| pod.name.as_str()).collect::<Vec<_>>(), ["slow"]);
     assert!(because.contains("maintenance"));
     // Engaged from the start, or without time under its Lease: nothing is evicted.
     bound(&api, "stopped", "untouched", "stopped", json!({}));
-    for mut watcher in [Watcher { stop_at: 1, ..Watcher::new() }, Watcher { left: Duration::ZERO, ..Watcher::new() }] {
-        let error = run(async { drain(&access(&api).await, "stopped", &options(), &mut watcher).await.unwrap_err() });
+    for (stop_at, fence) in [(1, Lives::for_ever()), (usize::MAX, Lives::until_question(1))] {
+        let mut watcher = Watcher { stop_at, ..Watcher::new() };
+        let error =
+            run(async { drain(&access(&api).await, "stopped", &options(), &fence, &mut watcher).await.unwrap_err() });
         assert!(matches!(error, DrainError::Stopped { .. }), "{error}");
     }
     assert!(pod(&api, "stopped", "untouched").unwrap()["metadata"]["deletionTimestamp"].is_null());
+}
+
+/// Safety review, finding 15: the deadline was asked for long before what it should stop was sent.
+#[test]
+fn a_holder_that_loses_its_lease_between_the_look_and_the_write_writes_nothing() {
+    let api = api();
+    node(&api, "late", "late");
+    let me = owner("upgrade-v1.36.3", "step-a");
+    run(async {
+        let access = access(&api).await;
+        let before = get_node(&api, "late").metadata.resource_version;
+        let error = cordon(&access, "late", &me, now(), &Lives::until_question(2)).await.unwrap_err();
+        assert!(error.to_string().contains("`another` holds it"), "{error}");
+        assert_eq!(get_node(&api, "late").metadata.resource_version, before);
+        assert!(matches!(cordon(&access, "late", &me, now(), &Lives::for_ever()).await.unwrap(), Cordoned::Done(_)));
+        for question in [1, 2] {
+            let error = uncordon(&access, "late", &me, &Lives::until_question(question)).await.unwrap_err();
+            assert!(error.to_string().contains("`another` holds it"), "{error}");
+            assert_eq!(read(&get_node(&api, "late")), Cordon::Ours("upgrade-v1.36.3".to_owned()));
+        }
+    });
+}
+
+/// The same in the middle of a batch: what has not been sent is not.
+#[test]
+fn a_drain_that_loses_its_lease_in_the_middle_of_a_batch_evicts_no_more() {
+    let api = api();
+    namespace(&api, "late-drain");
+    node(&api, "late-drain", "late-drain");
+    for name in ["one", "two", "three"] {
+        bound(&api, "late-drain", name, "late-drain", json!({}));
+    }
+    // Asked once for the round and once for each of the three.
+    let fence = Lives::until_question(4);
+    let error = run(async {
+        drain(&access(&api).await, "late-drain", &options(), &fence, &mut Watcher::new()).await.unwrap_err()
+    });
+    let DrainError::Stopped { because, left, .. } = error else { panic!("{error}") };
+    assert!(because.contains("`another` holds it"), "{because}");
+    assert_eq!(left.len(), 3);
+    let going = items(&api, "late-drain").iter().filter(|pod| pod["metadata"]["deletionTimestamp"].is_string()).count();
+    assert_eq!(going, 2, "one was evicted after the Lease was lost");
 }
 
 #[test]
@@ -253,7 +308,9 @@ fn retry_after_of_a_refusal_is_respected() {
         json!({"metadata": {"name": "web"}, "spec": {"minAvailable": 0, "selector": {"matchLabels": {"app": "web"}}}});
     api.request("POST", "/apis/policy/v1/namespaces/patient/poddisruptionbudgets", Some(&budget)).unwrap();
     let options = Options { deadline: Duration::from_secs(14), ..options() };
-    let error = run(async { drain(&access(&api).await, "patient", &options, &mut Watcher::new()).await.unwrap_err() });
+    let error = run(async {
+        drain(&access(&api).await, "patient", &options, &Lives::for_ever(), &mut Watcher::new()).await.unwrap_err()
+    });
     let blockers = blockers(error);
     assert_eq!(blockers.len(), 1);
     assert_eq!(blockers[0].budget.as_deref(), Some("web"));
@@ -303,7 +360,7 @@ fn the_restart_of_an_apiserver_does_not_fail_a_drain() {
             }
         });
         let options = Options { parallel: 1, deadline: Duration::from_secs(120), ..options() };
-        run(async { drain(&access(api).await, "restarted", &options, &mut watcher).await.unwrap() })
+        run(async { drain(&access(api).await, "restarted", &options, &Lives::for_ever(), &mut watcher).await.unwrap() })
     });
     assert_eq!(report.gone.len(), 2);
     assert!(watcher.events.iter().any(|event| matches!(event, Progress::Trouble(_))), "it did not meet the restart");
@@ -370,7 +427,8 @@ fn pods_that_come_back_to_a_cordoned_node_do_not_keep_it_from_ending() {
                 std::thread::sleep(Duration::from_millis(50));
             }
         });
-        let report = run(async { drain(&access(api).await, "returning", &options(), &mut watcher).await });
+        let report =
+            run(async { drain(&access(api).await, "returning", &options(), &Lives::for_ever(), &mut watcher).await });
         done.store(true, Ordering::Relaxed);
         report.unwrap()
     });

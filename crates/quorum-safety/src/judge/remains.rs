@@ -112,7 +112,8 @@ fn enough(case: &Case<'_>, voters: &[Voter<'_>], nodes: &[Judged<'_>], quorum: Q
     }
 }
 
-fn count(case: &Case<'_>, voters: &[Voter<'_>], nodes: &[Judged<'_>]) -> usize {
+/// How many voters are up.
+pub(super) fn count(case: &Case<'_>, voters: &[Voter<'_>], nodes: &[Judged<'_>]) -> usize {
     voters.iter().filter(|voter| is_up(case, voter, nodes)).count()
 }
 

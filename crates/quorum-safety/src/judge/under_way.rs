@@ -99,14 +99,14 @@ fn lease_names_another(own: &Holder, target: &NodeName) -> Option<Reason> {
     })
 }
 
-/// kured looks at its file once and acts late: a lock that it holds is a reboot. Ours, told by its name, stands for nothing
-/// unless our Lease stands behind it.
+/// kured looks at its file once and acts late: a lock that it holds is a reboot. Ours, told by the operation in its name, stands for
+/// nothing unless the Lease of that operation stands behind it.
 pub(super) fn kured(case: &Case<'_>) -> Option<Reason> {
     match &case.in_flight.kured {
         Fact::Unknown(why) => Some(Reason::new(Code::KuredUnknown, why.clone())),
         Fact::Known(Kured::Absent | Kured::Free) => None,
         Fact::Known(Kured::Held(by)) => {
-            let ours = by.starts_with("quorate/") && case.own.is_some();
+            let ours = case.own.is_some_and(|own| by.strip_prefix("quorate/") == Some(own.operation.as_str()));
             (!ours).then(|| Reason::new(Code::KuredLockHeld, format!("held by {by}")))
         }
     }

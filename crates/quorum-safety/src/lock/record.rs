@@ -34,16 +34,22 @@ pub struct Record {
     pub step_since: UnixSeconds,
 }
 
-/// One pod, not one name: a new pod of the same name is somebody else.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// One pod, as one life of it: a pod of the same name with another UID is another pod (k8s#138229).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PodRef {
     /// Its namespace.
     pub namespace: String,
     /// Its name.
     pub name: String,
-    /// Its UID.
+    /// `metadata.uid`.
     pub uid: String,
+}
+
+impl fmt::Display for PodRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
 }
 
 /// How far a holder is.
@@ -80,8 +86,8 @@ impl fmt::Display for Step {
     }
 }
 
-/// A release by hand: the JSON of the annotation `quorate.dev/released`. It does not empty the Lease; it is the proof with which
-/// the next actor takes it, once the holder named here has had the time to see it.
+/// A release by hand: the JSON of the annotation `quorate.dev/released`. It does not empty the Lease, but for the last stage; it is the
+/// proof with which the next actor takes it, once the holder named here has had the time to see it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Release {
@@ -105,7 +111,8 @@ pub enum Stage {
     Told,
     /// The holder acts no more; that was proven before this was recorded.
     Stopped,
-    /// What the holder left half done was finished or undone by hand after it had stopped, and is given up.
+    /// What the holder left half done was finished or undone by hand after it had stopped, and is given up. Whoever records this empties
+    /// the Lease in the same write: a name in it would hold up everybody until somebody asks for this very Lease.
     Abandoned,
 }
 

@@ -338,7 +338,14 @@ impl World {
             Event::HandWrites => {
                 let Some((stage, version)) = self.hand.judged.take() else { return };
                 let Some((record, release)) = self.lease.as_mut() else { return };
-                if version == self.version.to_string() {
+                if version != self.version.to_string() {
+                    return;
+                }
+                self.version += 1;
+                if stage == Stage::Abandoned {
+                    self.lease = None;
+                    self.hand.abandoned += 1;
+                } else {
                     *release = Some(Release {
                         identity: record.identity.clone(),
                         because: "by hand".to_owned(),
@@ -346,8 +353,6 @@ impl World {
                         at: UnixSeconds(0),
                         stage,
                     });
-                    self.version += 1;
-                    self.hand.abandoned += u32::from(stage == Stage::Abandoned);
                 }
             }
             Event::HandTries(abandon) => {
@@ -575,10 +580,8 @@ fn what_a_stopped_holder_left_is_given_up_by_hand() {
         Event::HandLooks(true),
         Event::Wait(7),
         Event::HandTries(true),
-        // Given up.
+        // Given up: nobody has to wait any more.
         Event::HandTries(true),
-        Event::Try(0),
-        Event::Wait(7),
         Event::Try(0),
     ];
     for event in all {

@@ -72,6 +72,13 @@ fn locks() {
         ("kured reboots", kured(healthy(3), "k2"), reboot(1), "held Q073"),
         ("kured reboots, we hold the Lease", kured(healthy(3).taken("k1"), "k2"), reboot(1), "held Q073"),
         ("our block of kured", kured(healthy(3).taken("k1"), "quorate/upgrade-v1.36.3"), reboot(1), "permitted 0"),
+        (
+            "a block of another operation of ours",
+            kured(healthy(3).taken("k1"), "quorate/defragment"),
+            reboot(1),
+            "held Q073",
+        ),
+        ("a block that only looks like ours", kured(healthy(3).taken("k1"), "quorate/"), reboot(1), "held Q073"),
         ("our block of kured without our Lease", kured(healthy(3), "quorate/upgrade-v1.36.3"), reboot(1), "held Q073"),
         ("no kured", healthy(3).with(|c| c.in_flight.kured = Fact::Known(Kured::Absent)), reboot(1), "permitted 0"),
         ("kill switch", engaged(healthy(3)), reboot(1), "held Q075"),
