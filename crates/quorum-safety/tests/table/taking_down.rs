@@ -262,3 +262,31 @@ fn a_node_without_a_member() {
     ]);
     assert_eq!(name(4).0, "k4");
 }
+
+#[test]
+fn nodes_under_pressure() {
+    let short = |n: u64, who: &str, of: &[&str]| {
+        healthy(n).on_node(who, |node| node.pressures = of.iter().map(|&condition| condition.into()).collect())
+    };
+    let disk = |n: u64, who: &str| short(n, who, &["DiskPressure"]);
+    check([
+        ("k2, of disk: its voter counts", disk(3, "k2"), reboot(1), "held Q060"),
+        ("of memory", short(3, "k2", &["MemoryPressure"]), reboot(1), "held Q060"),
+        ("of process ids", short(3, "k2", &["PIDPressure"]), reboot(1), "held Q060"),
+        ("the target itself", disk(3, "k1"), upgrade(1), "held Q060"),
+        (
+            "lifted: perhaps the reboot is the cure",
+            disk(3, "k1").lifting(&[Code::NodeUnderPressure]),
+            reboot(1),
+            "permitted 0",
+        ),
+        ("what has begun is finished", disk(3, "k2").adopted("k1"), upgrade(1), "permitted 0"),
+        ("a worker", disk(3, "w1"), reboot(1), "permitted 0"),
+        ("for a worker", disk(3, "k2"), worker(), "permitted 1"),
+        ("a dead member is removed all the same", disk(3, "k1").member_dead(2), remove(2), "permitted 0"),
+        ("a condition of somebody else's", short(3, "k2", &["KernelDeadlock"]), reboot(1), "permitted 0"),
+    ]);
+    let verdict = short(3, "k2", &["PIDPressure", "KernelDeadlock", "DiskPressure", "PIDPressure"]).judge(&reboot(1));
+    let details: Vec<&str> = verdict.reasons().iter().map(|reason| reason.detail.as_str()).collect();
+    assert_eq!(details, ["k2: DiskPressure, PIDPressure"]);
+}
