@@ -83,6 +83,16 @@ fn h03_a_foreign_cordon_is_a_disruption_in_flight() {
 #[test]
 fn h05_node_ready_says_nothing_of_etcd() {
     let three = || healthy(3);
+    let nobody_goes_on = || (1..=3).fold(three(), |cluster, n| cluster.on_member(n, still));
+    // k2 was level with them before.
+    let went_on = |by: u64| {
+        [1, 3].into_iter().fold(nobody_goes_on(), |cluster, n| {
+            cluster.on_second(n, |sample| {
+                sample.raft_index += by;
+                sample.applied_index += by;
+            })
+        })
+    };
     check([
         ("lagging", three().on_samples(2, |s| s.raft_index -= 5_000), reboot(1), "refused Q010 Q030"),
         ("slow to apply", three().on_second(2, |s| s.applied_index -= 1_001), reboot(1), "refused Q011 Q030"),
@@ -111,6 +121,9 @@ fn h05_node_ready_says_nothing_of_etcd() {
         ("leader that nobody lists", leaders(three(), 9), reboot(1), "refused Q008 Q030"),
         ("k2 stands still", three().on_second(2, |s| back(s, 11)).on_member(2, still), reboot(1), "refused Q013 Q030"),
         ("k2 lacks the last entries only", three().on_second(2, |s| back(s, 10)), reboot(1), "permitted 0"),
+        ("k2 lacks some, and nobody goes on", nobody_goes_on().on_samples(2, |s| back(s, 5)), reboot(1), "permitted 0"),
+        ("k2 stood still while the others made 100 entries", went_on(100), reboot(1), "permitted 0"),
+        ("101 entries", went_on(101), reboot(1), "refused Q013 Q030"),
         (
             "certificate for 6 days",
             three().on_member(2, |v| v.certificate_expires = days(6)),
