@@ -77,6 +77,22 @@ fn h03_a_foreign_cordon_is_a_disruption_in_flight() {
         ("for a worker, the voter of k2 is not counted", cordoned(3, "k2"), worker(), "permitted 0"),
         ("lifted: its voter counts", cordoned(3, "k2").lifting(&[Code::ForeignCordon]), reboot(1), "permitted 0"),
         ("a member is not removed meanwhile", cordoned(4, "k2").member_dead(1), remove(1), "held Q054"),
+        (
+            "nor when the node has no member",
+            healthy(3).member_dead(2).with(|c| {
+                if let Fact::Known(nodes) = &mut c.seen.nodes {
+                    nodes.push(NodeView { cordon: Cordon::Foreign, ..fixture::control_plane_node(4) });
+                }
+            }),
+            remove(2),
+            "held Q054",
+        ),
+        (
+            "nor when it has a member and no label",
+            cordoned(5, "k1").on_node("k1", |node| node.control_plane = false).member_dead(2),
+            remove(2),
+            "held Q054",
+        ),
     ]);
 }
 
