@@ -173,6 +173,7 @@ fn h06_node_ready_alone_is_not_recovery() {
 fn what_does_not_hinder_recovery() {
     let rows = [
         ("100 entries behind", back().cluster(|c| c.on_samples(1, |sample| back_by(sample, 100)))),
+        ("100 entries to apply", back().cluster(|c| c.on_samples(1, |sample| sample.applied_index -= 100))),
         ("the hash changed with the manifest", back().expect(Component::Etcd, ConfigHash::NoLonger("old".into()))),
         ("nothing is known of the hash before", back().expect(Component::Etcd, ConfigHash::Any)),
         ("another node is sick", back().cluster(|c| c.power_cut(2).on_node("k2", |n| n.ready = Fact::Known(false)))),
@@ -198,6 +199,21 @@ fn what_does_not_hinder_recovery() {
     ];
     for (what, case) in rows {
         assert_eq!(case.open(), [], "{what}");
+    }
+}
+
+#[test]
+fn who_knew_no_leader_once_is_said_to_know_none() {
+    for first in [true, false] {
+        let change = |view: &mut MemberView| {
+            let answer = if first { &mut view.first } else { &mut view.second };
+            if let Fact::Known(sample) = answer {
+                sample.leader = None;
+            }
+        };
+        let open = back().cluster(|cluster| cluster.on_member(1, change)).open();
+        let told: Vec<String> = open.iter().map(Clause::to_string).collect();
+        assert_eq!(told, ["etcd of k1 knows no leader"]);
     }
 }
 
