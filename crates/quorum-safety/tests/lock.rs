@@ -139,6 +139,25 @@ fn a_record_round_trips_and_an_unknown_field_makes_it_unreadable() {
     assert!(serde_json::from_value::<Record>(newer).is_err());
 }
 
+#[test]
+fn a_wait_is_a_reason_that_names_its_lease() {
+    let reason = Wait::PodRuns.reason("control-plane-disruption");
+    let told = "Q070-lease-held: control-plane-disruption: the pod of the holder has not ended";
+    assert_eq!(reason.to_string(), told);
+    let why = || "403".to_owned();
+    for unknown in [
+        Wait::LeaseUnknown(why()),
+        Wait::RecordUnknown(why()),
+        Wait::ReleaseUnknown(why()),
+        Wait::PodUnknown(why()),
+        Wait::NodeUnknown(why()),
+        Wait::UnitUnknown(why()),
+    ] {
+        assert_eq!(unknown.code(), Code::LeaseUnknown, "{unknown}");
+    }
+    assert_eq!(Wait::MineReleased(why()).code(), Code::LeaseNotMine);
+}
+
 // The holder's own side.
 
 #[test]
@@ -146,7 +165,9 @@ fn a_request_ends_before_the_deadline_or_is_not_sent() {
     let mut held = Held::since(s(100), Timings::default());
     assert_eq!(held.deadline(), s(160));
     assert_eq!(held.renew_at(), s(120));
-    assert_eq!(held.may_act(s(150), s(10)).unwrap().at(), s(160));
+    let end = held.may_act(s(150), s(10)).unwrap();
+    assert_eq!(end.at(), s(160));
+    assert_eq!([s(150), s(159), s(160), s(161)].map(|now| end.left(now)), [Some(s(10)), Some(s(1)), None, None]);
     assert_eq!(held.may_act(s(151), s(10)), Err(TooLate::TooLong { request: s(10), left: s(9) }));
     assert!(held.may_act(s(151), s(9)).is_ok(), "too long for one request is not late");
 }
@@ -169,6 +190,8 @@ fn a_renewal_counts_from_when_it_was_sent_and_a_loss_is_final() {
     assert_eq!((held.deadline(), held.renew_at()), (s(180), s(140)));
     held.renewed(s(110)).unwrap();
     assert_eq!(held.deadline(), s(180), "an older answer does not shorten it");
+    held.renewal_failed(s(150));
+    assert_eq!((held.deadline(), held.renew_at()), (s(180), s(150) + s(20) / 3), "tried again soon");
     held.lost("409");
     assert_eq!(held.may_act(s(121), s(1)), Err(TooLate::Lost("409".to_owned())));
     assert_eq!(held.renewed(s(122)), Err(TooLate::Lost("409".to_owned())));
@@ -242,6 +265,14 @@ fn our_block_outlives_every_lock_ttl_of_kured_and_fills_all_places() {
     let json = serde_json::to_string(&many).unwrap();
     assert_eq!(serde_json::from_str::<KuredLock>(&json).unwrap(), many);
     assert_eq!(many.in_flight(), Kured::Held("quorate/upgrade-v1.36.3".to_owned()));
+}
+
+/// As Go reads it: a time that is not there is that of the year 1, not an empty text, which kured could not read back.
+#[test]
+fn a_block_without_a_time_is_of_the_year_one() {
+    let block: KuredBlock = serde_json::from_str(r#"{"nodeID":"worker1"}"#).unwrap();
+    let json = serde_json::json!({"nodeID": "worker1", "created": "0001-01-01T00:00:00Z", "TTL": 0});
+    assert_eq!(serde_json::to_value(block).unwrap(), json);
 }
 
 #[test]

@@ -283,3 +283,22 @@ fn life_tells_alive_gone_and_unproven_apart() {
     assert!(matches!(life(&view, &cut_off), Life::Unproven(doubts) if doubts.contains(&Wait::NodeUnreachable)));
     assert_eq!(life(&LeaseView::Absent, &alive()), Life::Nobody);
 }
+
+#[test]
+fn all_that_stands_in_the_way_is_said() {
+    let me = claim("upgrade-v1.36.3", "cp2");
+    let view = Fact::Known(held(record(Step::acquired())));
+    let unit_unknown = || Wait::UnitUnknown("nobody looked".to_owned());
+    let rows = [
+        (alive(), vec![Wait::PodRuns, unit_unknown(), Wait::DeadlineNotPassed]),
+        (HolderFacts { silent: true, ..alive() }, vec![Wait::PodRuns, unit_unknown()]),
+        (HolderFacts { unit: Fact::Known(false), ..alive() }, vec![Wait::PodRuns, Wait::DeadlineNotPassed]),
+        (
+            HolderFacts { node: Fact::Known(NodeState::Gone), unit: Fact::Known(true), ..alive() },
+            vec![Wait::NodeGone, Wait::UnitRuns, Wait::DeadlineNotPassed],
+        ),
+    ];
+    for (facts, wanted) in rows {
+        assert_eq!(decide(&view, &me, &facts), Decision::Wait(wanted), "{facts:?}");
+    }
+}
