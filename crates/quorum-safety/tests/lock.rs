@@ -245,6 +245,11 @@ fn kured_rows() {
     for (seen, wanted) in rows {
         assert_eq!(kured_step(&seen, me, &live), wanted, "{seen:?}");
     }
+    // A block of ours without its holder's name may be of any other operation that lives, and of no other than mine.
+    let nameless = block(r#"{"nodeID":"quorate/reboot"}"#);
+    assert_eq!(kured_step(&nameless, me, &Fact::Known(vec![me.to_owned()])), KuredStep::Take);
+    let another = Fact::Known(vec!["reboot/worker1/cccc".to_owned()]);
+    assert_eq!(kured_step(&nameless, me, &another), by("quorate/reboot"));
     for unreadable in ["", "{}", "cp3", r#"{"nodeID":7}"#] {
         let step = kured_step(&block(unreadable), me, &live);
         assert!(matches!(step, KuredStep::GiveLeaseBack(Fact::Unknown(_))), "{unreadable}: {step:?}");
