@@ -3,8 +3,8 @@
 
 use quorum_safety::fixture::{Cluster, control_plane_node, healthy, id, reboot, stranger, unknown, upgrade};
 use quorum_safety::*;
-use std::fs;
 use std::path::Path;
+use std::{fs, io};
 
 /// One case that gives this reason. Exhaustive: a new code does not build without one.
 fn case(code: Code) -> (Cluster, Disruption) {
@@ -117,7 +117,7 @@ fn every_test_that_the_catalogue_names_exists_and_its_file_names_the_code() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let mut sources = Vec::new();
     for folder in ["tests", "crates/lab/tests"] {
-        read(&root.join(folder), &mut sources);
+        read(&root.join(folder), &mut sources).unwrap();
     }
     for code in Code::ALL {
         match code.seen() {
@@ -132,13 +132,14 @@ fn every_test_that_the_catalogue_names_exists_and_its_file_names_the_code() {
     }
 }
 
-fn read(folder: &Path, into: &mut Vec<String>) {
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
+fn read(folder: &Path, into: &mut Vec<String>) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
         if path.is_dir() {
-            read(&path, into);
+            read(&path, into)?;
         } else if path.extension().is_some_and(|extension| extension == "rs") {
-            into.push(fs::read_to_string(&path).unwrap());
+            into.push(fs::read_to_string(&path)?);
         }
     }
+    Ok(())
 }
