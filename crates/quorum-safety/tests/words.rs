@@ -31,6 +31,15 @@ fn how_long_a_certificate_lasts() {
 }
 
 #[test]
+fn why_the_kill_switch_is_engaged() {
+    for (reason, told) in [("holiday", "holiday"), ("", "no reason was given")] {
+        let engaged = Fact::Known(KillSwitch::Engaged(reason.to_owned()));
+        let cluster = healthy(3).with(|cluster| cluster.in_flight.kill_switch = engaged);
+        assert_eq!(details(&cluster, &reboot(1), Code::KillSwitchEngaged), [told]);
+    }
+}
+
+#[test]
 fn who_joins() {
     assert_eq!(details(&healthy(3).learner(), &reboot(1), Code::LearnerPresent), ["k4"]);
     let nameless = healthy(3).on_list(|list| list[1].name.clear());
