@@ -182,7 +182,7 @@ catalogue! {
         Real "h05_three_seconds_after_a_power_cut_the_gate_refuses_although_every_node_is_ready"
     SingleVoter             "Q031-single-voter"              Refusal false "There is only one voter: any disruption of it is an outage."
         "Add two control plane nodes. Until then any step on this node is an outage that has to be planned as one."
-        Constructed "the machines of the tests have three voters"
+        Real "one_control_plane_node_is_refused"
     ToleranceWouldFall      "Q032-tolerance-would-fall"      Refusal true  "The cluster would tolerate fewer failures than before."
         "Replace the member in one go, or lift the check if the smaller cluster is wanted."
         Constructed "no command removes a member yet"
