@@ -18,7 +18,7 @@ LAB := $(CARGO_TARGET_DIR)/debug/lab
 export QUORATE_BIN := $(CURDIR)/dist/quorate
 export QUORATE_IMAGE := $(CURDIR)/dist/quorate-image.tar
 
-.PHONY: help demo demo-down test test-long lint image prober-image binary bench setup lab lab-build lab-down ours
+.PHONY: help demo demo-down test test-long mutants lint image prober-image binary bench setup lab lab-build lab-down ours
 
 # Cargo names what it builds by the path inside the workspace and judges it by age, so in a target folder that several
 # checkouts share an older checkout would get a newer one's code. Whoever comes after another checkout builds its own again.
@@ -45,6 +45,10 @@ test: setup lint lab-down lab-build image
 ## make test-long  what takes longer than make test may
 test-long: setup lint lab-down lab-build image
 	PROPTEST_CASES=10000 scripts/test --workspace -- --include-ignored
+
+## make mutants    breaks the rule in every known way: each time a test must fail, or the list say why none can
+mutants: setup
+	scripts/mutants
 
 ## make lint       format, clippy, licences, bans, sources; advisories where their database can be fetched
 lint: setup ours

@@ -45,7 +45,7 @@ pub use observation::{
 };
 pub use policy::Policy;
 pub use quorum::Quorum;
-pub use reason::{Class, Code, Reason};
+pub use reason::{Class, Code, Reason, Seen};
 pub use record::{API_VERSION, Answer, Record, StoredVerdict};
 pub use recovery::{Clause, ClauseKind, Expectation, LeaderLeases, LoadBalancer, Recovery, Stability};
 pub use verdict::{Disrupting, Permit, Reasons, Verdict};

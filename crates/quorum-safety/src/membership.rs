@@ -142,11 +142,6 @@ impl Membership {
         self.0.iter().filter(|member| member.role == Role::Voter)
     }
 
-    /// The members that do not vote.
-    pub fn learners(&self) -> impl Iterator<Item = &Member> {
-        self.0.iter().filter(|member| member.role == Role::Learner)
-    }
-
     /// The member of that id.
     pub fn get(&self, id: MemberId) -> Option<&Member> {
         self.0.iter().find(|member| member.id == id)

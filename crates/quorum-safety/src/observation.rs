@@ -165,7 +165,7 @@ pub struct NodeView {
     pub address: Fact<String>,
     /// Condition Ready: true, false, or unknown (also when the API says Unknown).
     pub ready: Fact<bool>,
-    /// Other conditions that are not as they should be, such as `DiskPressure`.
+    /// The other conditions that are not False, such as `DiskPressure`. Those of a kubelet that is short of something are judged.
     pub pressures: Vec<String>,
     /// `status.nodeInfo.bootID`.
     pub boot_id: Fact<String>,

@@ -16,6 +16,15 @@ pub enum Class {
     Refusal,
 }
 
+/// Whether a reason was ever given by real components. Every one is given by a constructed case (`tests/codes.rs`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seen {
+    /// This test gets it from a real etcd, apiserver or machine.
+    Real(&'static str),
+    /// No test does; what it would take, or why none can yet.
+    Constructed(&'static str),
+}
+
 /// One reason of a verdict: a code of the catalogue, and what it is about here.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -54,7 +63,7 @@ impl fmt::Display for Reason {
 }
 
 macro_rules! catalogue {
-    ($($variant:ident $text:literal $class:ident $liftable:literal $sentence:literal $advice:literal)*) => {
+    ($($variant:ident $text:literal $class:ident $liftable:literal $sentence:literal $advice:literal $seen:ident $where:literal)*) => {
         /// The stable code of a reason. Codes are never reused or renumbered.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
         pub enum Code {
@@ -89,6 +98,11 @@ macro_rules! catalogue {
             pub const fn liftable(self) -> bool {
                 match self { $(Self::$variant => $liftable),* }
             }
+
+            /// Whether it was given by real components as well.
+            pub const fn seen(self) -> Seen {
+                match self { $(Self::$variant => Seen::$seen($where)),* }
+            }
         }
     };
 }
@@ -96,116 +110,175 @@ macro_rules! catalogue {
 catalogue! {
     MembershipUnknown       "Q001-membership-unknown"        Unknown false "The etcd member list could not be read linearizably, so there is no proof of a quorum."
         "See which etcd members are up. While a majority does not answer nothing may be taken down: bring members back, or plan a restore."
+        Real "without_quorum_the_membership_is_unknown_and_everything_is_said"
     MembershipDisagrees     "Q002-membership-disagrees"      Hold    false "An etcd member has another member list than the others."
         "Wait: a member that was cut off catches up by itself. If it stays, the member has lost touch with the cluster and must be replaced."
+        Constructed "wants a member that is cut off while the list changes"
     ClusterIdDiffers        "Q003-cluster-id-differs"        Refusal false "An etcd member belongs to another cluster."
         "That member was restored or bootstrapped alone. Take it off its peers' network, then replace it: its data is not this cluster's."
+        Constructed "wants a member that was bootstrapped alone and answers at a listed address"
     MemberUnanswered        "Q004-member-unanswered"         Unknown false "An etcd member did not answer, so it counts as down."
         "Look at the etcd pod, the node and the network between them. If the member is gone for good, remove and replace it."
+        Real "h05_members_of_etcd_3_6_are_asked_one_by_one"
     MemberIdUnexpected      "Q005-member-id-unexpected"      Refusal false "Another member than expected answered at a member's address."
         "Compare the peer and client URLs of the member list with the addresses of the nodes; an address was given to another member, or a data directory was wiped and kept its id."
+        Constructed "wants an address that was given to another member"
     NoLeader                "Q006-no-leader"                 Hold    false "An etcd member knows no leader."
         "Wait a few seconds for an election. A member that stays without a leader is cut off from its peers: check port 2380."
+        Constructed "no test asks while an election runs"
     LeadersDisagree         "Q007-leaders-disagree"          Hold    false "etcd members name different leaders."
         "Wait for the election to settle; ask again."
+        Constructed "wants an election that some members have heard of and others have not"
     LeaderNotAVoter         "Q008-leader-not-a-voter"        Hold    false "The leader that etcd members name is not a voter of the member list."
         "Wait: the membership is changing under the answer. Ask again."
+        Constructed "wants a membership that changes between two answers"
     TermUnsettled           "Q009-term-unsettled"            Hold    false "The raft term differs between members or changed between two samples: an election is near."
         "Wait for the election to settle. If terms keep rising, look for slow disks and lost packets between the members."
+        Constructed "wants an election between the two samples"
     MemberLagging           "Q010-member-lagging"            Hold    true  "An etcd member is too far behind the highest committed index."
         "Wait until it has caught up. If it does not, look at its disk and network."
+        Constructed "wants a member that lags by a thousand entries and still answers"
     MemberApplyLagging      "Q011-member-apply-lagging"      Hold    true  "An etcd member applies its log too slowly."
         "Wait until it has applied its log. If it does not, look at its disk, or for a defragmentation that still runs."
+        Constructed "wants a member that applies too slowly and still answers"
     LearnerLagging          "Q012-learner-lagging"           Hold    false "The learner has not caught up."
         "Wait until the learner has caught up, then ask again."
+        Constructed "no command promotes a learner yet"
     MemberStalled           "Q013-member-stalled"            Hold    false "An etcd member's index stands still while the leader's advances."
         "The member may be frozen (a defragmentation behind a stalled snapshot does that) or cut off. Find out which before anything else goes down."
+        Constructed "wants a member that answers and stands still; one that is frozen whole does not answer"
     ReadUnanswered          "Q014-read-unanswered"           Unknown false "A linearizable read through an etcd member was not answered."
         "The member answers but cannot reach a majority. Check its peers and port 2380."
+        Constructed "wants a member that is cut off from its peers and not from us"
     AlarmActive             "Q015-alarm-active"              Hold    true  "etcd has raised an alarm."
         "NOSPACE: compact, defragment, disarm the alarm. CORRUPT: remove and replace the corrupt member. Both before anything else."
+        Constructed "no test fills a database up to its quota or corrupts one"
     AlarmsUnknown           "Q016-alarms-unknown"            Unknown false "etcd's alarms could not be read."
         "Ask again; if one member keeps refusing, treat it as not healthy."
+        Constructed "wants a member that answers Status and fails AlarmList"
     MemberNotStarted        "Q017-member-not-started"        Hold    false "A member of the list has never started: a join is under way."
         "Let the join finish, or remove the member that never started."
+        Constructed "wants a join that stops between being added and being started"
     LearnerPresent          "Q018-learner-present"           Hold    false "A learner is in the member list: a join is under way."
         "Let the join finish (it promotes the learner), or remove the learner."
+        Real "h05_members_of_etcd_3_6_are_asked_one_by_one"
     MemberNodeUnknown       "Q019-member-node-unknown"       Unknown false "It is not known on which node an etcd member runs."
         "Compare the peer URL of the member with the InternalIP of the nodes. A member whose node was deleted must be removed from etcd too."
+        Constructed "wants a member whose node was deleted"
     TwoMembersOnANode       "Q020-two-members-on-a-node"     Refusal false "Two etcd members run on the same node, so taking it down takes two."
         "Move one of the two members to a node of its own: remove it, then join another node."
+        Constructed "wants two members at one node"
     RoleDisagrees           "Q021-role-disagrees"            Hold    false "A member says it is a learner while the list calls it a voter, or the reverse."
         "Wait: a promotion is on its way to that member. If it stays, restart the member."
+        Constructed "wants a promotion that a member has not heard of yet"
     NodeWithoutMember       "Q022-node-without-member"       Refusal true  "A control plane node has no etcd member in the list."
         "Join etcd on that node, or take the node out of the control plane."
+        Constructed "wants a control plane node that runs no etcd"
     TargetLeads             "Q023-target-leads"              Hold    false "The target is the etcd leader."
         "Move leadership to another healthy voter first."
+        Constructed "no command defragments or removes a member yet"
     QuorumWouldBeLost       "Q030-quorum-would-be-lost"      Refusal false "Without the target, fewer healthy voters would remain than quorum needs."
         "Repair the voters that it names; then ask again."
+        Real "h05_three_seconds_after_a_power_cut_the_gate_refuses_although_every_node_is_ready"
     SingleVoter             "Q031-single-voter"              Refusal false "There is only one voter: any disruption of it is an outage."
         "Add two control plane nodes. Until then any step on this node is an outage that has to be planned as one."
+        Real "one_control_plane_node_is_refused"
     ToleranceWouldFall      "Q032-tolerance-would-fall"      Refusal true  "The cluster would tolerate fewer failures than before."
         "Replace the member in one go, or lift the check if the smaller cluster is wanted."
+        Constructed "no command removes a member yet"
     RemovalOfUpMember       "Q033-removal-of-up-member"      Refusal false "A member that is up would be removed while another one is not."
         "Remove the member that is down first."
+        Constructed "no command removes a member yet"
     LearnerNotAlive         "Q034-learner-not-alive"         Refusal false "The learner does not answer; etcd would promote it all the same and lose quorum for good."
         "Start the learner, or remove it and join again."
+        Constructed "no command promotes a learner yet"
     NotALearner             "Q035-not-a-learner"             Refusal false "The member to promote is not a learner."
         "Look at the member list: it may have been promoted already."
+        Constructed "no command promotes a learner yet"
     TargetNotAMember        "Q036-target-not-a-member"       Refusal false "The member to act on is not in the member list."
         "Look at the member list: it may have been removed already, or the id is wrong."
+        Constructed "no command acts on a member that a user names yet"
     TransfereeUnfit         "Q037-transferee-unfit"          Hold    false "The member that should become leader is not a healthy voter."
         "Choose a voter that is healthy and is not about to go down itself."
+        Constructed "no test asks to move leadership to a voter that is not well"
     RestoreOverQuorum       "Q038-restore-over-quorum"       Refusal true  "The cluster has quorum: a restore would throw its data away."
         "Do not restore: repair the members that are down. Lift the check only if this data is to be thrown away, or if it is certain that no majority lives elsewhere."
+        Constructed "no command restores yet"
     LearnerWouldBeNeeded    "Q039-learner-would-be-needed"   Refusal true  "The promoted learner would itself be needed for a majority, from its first moment."
         "Repair the voter that is down first. Lift the check if the learner is known to be sound and growing (one to two voters) or replacing this way is meant."
+        Constructed "no command promotes a learner yet"
     NoOtherApiserver        "Q040-no-other-apiserver"        Refusal false "No other apiserver is known to be ready."
         "Bring back another apiserver first: without the target nobody would serve the API."
+        Constructed "wants all other apiservers down while the nodes can still be read"
     ApiserverUnanswered     "Q041-apiserver-unanswered"      Unknown false "An apiserver did not answer on its own address."
         "Look at that node's kube-apiserver and at the network to it."
+        Constructed "no test asserts it, though a power cut should give it beside Q030"
     ApiserverNotReady       "Q042-apiserver-not-ready"       Hold    true  "An apiserver says that it is not ready."
         "Ask its `/readyz?verbose` which check fails."
+        Constructed "wants an apiserver that answers and fails a check"
     NodesUnknown            "Q050-nodes-unknown"             Unknown false "The nodes could not be read from the API."
         "Find out why the API does not list nodes: no apiserver, or no permission."
+        Constructed "wants an apiserver that answers and does not list nodes"
     TargetNotANode          "Q051-target-not-a-node"         Refusal false "No node has the target's name."
         "Check the spelling; `kubectl get nodes` lists the names."
+        Constructed "no test asks about a name that is not there"
     NodeNotReady            "Q052-node-not-ready"            Hold    true  "A control plane node is not Ready."
         "Repair the node, or wait until it has come up."
+        Constructed "no test waits until the API has noticed a dead node"
     NodeReadyUnknown        "Q053-node-ready-unknown"        Unknown false "It is not known whether a control plane node is Ready."
         "Its kubelet has stopped reporting: find out whether the node lives."
+        Constructed "no test waits until the API has noticed a dead node"
     ForeignCordon           "Q054-foreign-cordon"            Hold    true  "A control plane node is cordoned by somebody else: a disruption is in flight."
         "Ask who cordoned it. Uncordon it when their work is done, or lift the check if the cordon is known to be harmless."
+        Real "h03_an_administrators_cordon_on_another_control_plane_node_is_refused"
     OtherDisrupted          "Q055-other-disrupted"           Hold    false "Another node is cordoned by an operation of ours."
         "Let that operation finish; if it was given up, run it again: it is taken up where it stopped."
+        Constructed "no test asks while an upgrade has cordoned another node"
     StaticPodNotReady       "Q056-static-pod-not-ready"      Hold    true  "A static pod of a control plane node is not running and ready."
         "Look at the pod's container log on that node."
+        Constructed "no test asks while a static pod restarts"
     StaticPodsUnknown       "Q057-static-pods-unknown"       Unknown false "The static pods of a control plane node could not be read."
         "Find out why the mirror pods cannot be listed; an apiserver or a permission is missing."
+        Constructed "wants an apiserver that answers and does not list pods"
     CertificateExpiring     "Q058-certificate-expiring"      Hold    true  "A certificate of the control plane is about to expire."
         "Renew it: `kubeadm certs renew all` on that node, or upgrade with this check lifted, which renews them."
+        Constructed "the certificates of the tests last a year"
     CertificateUnknown      "Q059-certificate-unknown"       Unknown true  "The expiry of a certificate could not be read."
         "Find out why the certificate could not be read; usually its server did not answer."
+        Constructed "wants a server that answers and shows no readable certificate"
+    NodeUnderPressure       "Q060-node-under-pressure"       Hold    true  "A control plane node is short of disk, memory or process ids."
+        "Free what it lacks: its kubelet evicts pods and may take no new ones, such as those of an upgrade. Lift the check if the disruption is the cure."
+        Constructed "the machines of the tests evict nothing, so that a full disk of their host does not fail a test"
     LeaseHeld               "Q070-lease-held"                Hold    false "Another operation holds the disruption Lease."
         "Wait for the operation that it names (`quorate lease show`)."
+        Real "r34_a_killed_holder_is_adopted_once_its_pod_is_seen_to_have_ended_and_not_before"
     LeaseUnknown            "Q071-lease-unknown"             Unknown false "The disruption Lease could not be read."
         "Find out why the Lease could not be read: no apiserver, or no permission."
+        Real "r03_the_shipped_roles_suffice_for_the_locks_and_observing_cannot_take_one"
     LeaseNotMine            "Q072-lease-not-mine"            Refusal false "The asker says that it holds the Lease, and the Lease says otherwise."
         "Stop: the Lease was lost. Start again from the beginning."
+        Constructed "wants a Lease that is taken from an asker between its renewals"
     KuredLockHeld           "Q073-kured-lock-held"           Hold    false "kured's lock is held: a reboot is in flight."
         "Wait until kured's reboot is over."
+        Real "kureds_lock_held_by_a_node_gives_the_lease_back"
     KuredUnknown            "Q074-kured-unknown"             Unknown false "kured's lock could not be read."
         "Find out why kured's DaemonSet could not be read; a permission is missing, or set `kured: none`."
+        Real "kureds_lock_held_by_a_node_gives_the_lease_back"
     KillSwitchEngaged       "Q075-kill-switch-engaged"       Hold    false "The kill switch is engaged."
         "Delete the ConfigMap `quorate-kill-switch` when its author agrees."
+        Real "r31_the_kill_switch_is_engaged_by_kubectl_and_what_cannot_be_read_is_unknown"
     KillSwitchUnknown       "Q076-kill-switch-unknown"       Unknown false "The kill switch could not be read, so it counts as engaged."
         "Find out why the ConfigMap could not be read: no apiserver, or no permission."
+        Real "r31_the_kill_switch_is_engaged_by_kubectl_and_what_cannot_be_read_is_unknown"
     SnapshotInProgress      "Q077-snapshot-in-progress"      Hold    false "A snapshot is being taken; a stalled one freezes a member that is defragmented or reconfigured."
         "Wait until the snapshot is finished, or stop it if it hangs."
+        Constructed "no command takes a snapshot yet"
     SnapshotLeaseUnknown    "Q078-snapshot-lease-unknown"    Unknown false "The snapshot Lease could not be read."
         "Find out why the Lease could not be read: no apiserver, or no permission."
+        Constructed "no command needs the snapshot Lease yet"
     ClusterUnknown          "Q079-cluster-unknown"           Unknown false "It is not known which cluster this is."
         "Find out why the namespace kube-system could not be read."
+        Constructed "wants an apiserver that answers and does not give the namespace kube-system"
 }
 
 impl fmt::Display for Code {

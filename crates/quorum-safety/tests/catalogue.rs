@@ -1,6 +1,6 @@
 //! The catalogue, its codes as they are stored, and the documentation page that is made from it.
 
-use quorum_safety::{Class, Code};
+use quorum_safety::{Class, Code, Seen};
 use std::collections::BTreeSet;
 
 const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/reasons.md");
@@ -15,7 +15,8 @@ fn rendered() -> String {
          - *unknown*: something needed could not be read; it counts as a hold.\n\
          - *refusal*: not like this.\n\n\
          The worst class among the reasons decides whether the verdict is Held or Refused. \"May be lifted\" means that a named, time-boxed and\n\
-         recorded override may lift that single check.\n",
+         recorded override may lift that single check. \"Seen\" names a test that gets the reason from a real etcd, apiserver or machine;\n\
+         \"constructed\" says that none does, and what it would take. Constructed cases exist for all of them.\n",
     );
     for code in Code::ALL {
         let class = match code.class() {
@@ -25,7 +26,11 @@ fn rendered() -> String {
         };
         let lifting = if code.liftable() { "may be lifted" } else { "is never lifted" };
         let (sentence, advice) = (code.sentence(), code.advice());
-        page.push_str(&format!("\n## {code}\n\n{sentence} (*{class}*, {lifting})\n\n{advice}\n"));
+        let seen = match code.seen() {
+            Seen::Real(test) => format!("Seen: `{test}`"),
+            Seen::Constructed(why) => format!("Constructed: {why}."),
+        };
+        page.push_str(&format!("\n## {code}\n\n{sentence} (*{class}*, {lifting})\n\n{advice}\n\n{seen}\n"));
     }
     page
 }

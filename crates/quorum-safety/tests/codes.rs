@@ -1,8 +1,10 @@
-//! Every reason of the catalogue is given by at least one case. All of them are constructed; which of them a real etcd or
-//! apiserver has given as well is for the tests of the binary to say.
+//! Every reason of the catalogue is given by at least one case, constructed here. Which of them real components give as well, the
+//! catalogue says and names the test.
 
 use quorum_safety::fixture::{Cluster, control_plane_node, healthy, id, reboot, stranger, unknown, upgrade};
 use quorum_safety::*;
+use std::path::Path;
+use std::{fs, io};
 
 /// One case that gives this reason. Exhaustive: a new code does not build without one.
 fn case(code: Code) -> (Cluster, Disruption) {
@@ -68,6 +70,7 @@ fn case(code: Code) -> (Cluster, Disruption) {
             (three().on_member(2, |v| v.certificate_expires = Fact::Known(UnixSeconds(0))), reboot(1))
         }
         Code::CertificateUnknown => (three().on_member(2, |v| v.certificate_expires = unknown()), reboot(1)),
+        Code::NodeUnderPressure => (three().on_node("k2", |n| n.pressures.push("DiskPressure".into())), reboot(1)),
         Code::LeaseHeld => (three().with(|c| c.in_flight.control_plane = Fact::Known(stranger())), reboot(1)),
         Code::LeaseUnknown => (three().with(|c| c.in_flight.control_plane = unknown()), reboot(1)),
         Code::LeaseNotMine => (three().taken("k2"), upgrade(1)),
@@ -107,4 +110,36 @@ fn a_liftable_reason_is_lifted_and_no_other() {
         let given = verdict.reasons().iter().any(|reason| reason.code == *code);
         assert_eq!(given, !code.liftable(), "{code}: {:?}", verdict.reasons());
     }
+}
+
+#[test]
+fn every_test_that_the_catalogue_names_exists_and_its_file_names_the_code() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let mut sources = Vec::new();
+    for folder in ["tests", "crates/lab/tests"] {
+        read(&root.join(folder), &mut sources).unwrap();
+    }
+    for code in Code::ALL {
+        match code.seen() {
+            Seen::Constructed(why) => assert!(why.len() > 10, "{code}: {why}"),
+            Seen::Real(name) => {
+                let file = sources.iter().find(|source| source.contains(&format!("fn {name}()")));
+                let file = file.unwrap_or_else(|| panic!("{code}: there is no test {name}"));
+                let named = file.contains(&format!("Code::{code:?}")) || file.contains(&format!("\"{code}"));
+                assert!(named, "{code}: the file of {name} does not name it");
+            }
+        }
+    }
+}
+
+fn read(folder: &Path, into: &mut Vec<String>) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            read(&path, into)?;
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            into.push(fs::read_to_string(&path)?);
+        }
+    }
+    Ok(())
 }

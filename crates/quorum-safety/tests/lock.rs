@@ -1,6 +1,9 @@
 //! The lock protocol: who gets a Lease, on what proof, and until when a holder may act.
 
 #[cfg(test)]
+#[path = "lock/take_over.rs"]
+mod take_over;
+#[cfg(test)]
 #[path = "lock/world.rs"]
 mod world;
 
@@ -82,246 +85,6 @@ fn waits(decision: &Decision) -> bool {
     matches!(decision, Decision::Wait(reasons) if !reasons.is_empty())
 }
 
-/// One row: the facts that prove, what they prove, and the twins: each takes one part of the proof away.
-struct Row {
-    name: &'static str,
-    facts: HolderFacts,
-    released: bool,
-    proof: Proof,
-    twins: Vec<(&'static str, HolderFacts, bool)>,
-}
-
-fn rows() -> Vec<Row> {
-    let ended = HolderFacts { pod: Fact::Known(PodState::Terminal), ..alive() };
-    let deleted = HolderFacts { pod: Fact::Known(PodState::NotFound), silent: true, ..alive() };
-    let rebooted = HolderFacts { node: node(true, "boot-2"), ..alive() };
-    let silent = HolderFacts {
-        pod: Fact::Known(PodState::NotFound),
-        node: node(false, "boot-1"),
-        unit: Fact::Known(false),
-        silent: true,
-        ..alive()
-    };
-    let by_hand = HolderFacts { node: node(false, "boot-1"), silent: true, ..alive() };
-    vec![
-        Row {
-            name: "its pod has ended on a Ready node",
-            released: false,
-            proof: Proof::PodEnded,
-            twins: vec![
-                ("the pod runs", HolderFacts { pod: Fact::Known(PodState::Running), ..ended.clone() }, false),
-                (
-                    "the pod is terminating",
-                    HolderFacts { pod: Fact::Known(PodState::Terminating), ..ended.clone() },
-                    false,
-                ),
-                ("the pod is unknown", HolderFacts { pod: Fact::Unknown("403".into()), ..ended.clone() }, false),
-                ("the node is not Ready", HolderFacts { node: node(false, "boot-1"), ..ended.clone() }, false),
-                ("the node is gone", HolderFacts { node: Fact::Known(NodeState::Gone), ..ended.clone() }, false),
-                ("the node is unknown", HolderFacts { node: Fact::Unknown("timeout".into()), ..ended.clone() }, false),
-                ("the facts are of another holder", HolderFacts { of: "x".into(), ..ended.clone() }, false),
-            ],
-            facts: ended,
-        },
-        Row {
-            name: "its pod is deleted on a Ready node",
-            released: false,
-            proof: Proof::PodDeleted,
-            twins: vec![
-                ("deleted by force a moment ago", HolderFacts { silent: false, ..deleted.clone() }, false),
-                ("on an unreachable node", HolderFacts { node: node(false, "boot-1"), ..deleted.clone() }, false),
-                (
-                    "on a node that is gone",
-                    HolderFacts { node: Fact::Known(NodeState::Gone), ..deleted.clone() },
-                    false,
-                ),
-                ("on a node unknown", HolderFacts { node: Fact::Unknown("timeout".into()), ..deleted.clone() }, false),
-                ("there it is again", HolderFacts { pod: Fact::Known(PodState::Running), ..deleted.clone() }, false),
-            ],
-            facts: deleted,
-        },
-        Row {
-            name: "its node has rebooted",
-            released: false,
-            proof: Proof::NodeRebooted { boot_id: "boot-2".to_owned() },
-            twins: vec![
-                ("the same boot id", HolderFacts { node: node(true, "boot-1"), ..rebooted.clone() }, false),
-                (
-                    "the boot id is unknown",
-                    HolderFacts { node: Fact::Unknown("timeout".into()), ..rebooted.clone() },
-                    false,
-                ),
-            ],
-            facts: rebooted,
-        },
-        Row {
-            name: "its deadline has passed and the target runs no unit",
-            released: false,
-            proof: Proof::SilentWithoutUnit,
-            twins: vec![
-                ("the unit runs", HolderFacts { unit: Fact::Known(true), ..silent.clone() }, false),
-                (
-                    "nobody looked for the unit",
-                    HolderFacts { unit: Fact::Unknown("no".into()), ..silent.clone() },
-                    false,
-                ),
-                ("its deadline has not passed", HolderFacts { silent: false, ..silent.clone() }, false),
-            ],
-            facts: silent,
-        },
-        Row {
-            name: "it was released by hand",
-            released: true,
-            proof: Proof::Released { because: "cp1 burnt down".to_owned() },
-            twins: vec![
-                ("not released: expiry alone", by_hand.clone(), false),
-                ("released, and it may not have seen it", HolderFacts { silent: false, ..by_hand.clone() }, true),
-            ],
-            facts: by_hand,
-        },
-    ]
-}
-
-#[test]
-fn every_proof_lets_the_same_operation_adopt_and_every_twin_waits() {
-    let me = claim("upgrade-v1.36.3", "cp2");
-    let step = Step::touching("node-step");
-    let view = |is_released| {
-        let record = record(step.clone());
-        Fact::Known(if is_released { released(record, Stage::Told) } else { held(record) })
-    };
-    for row in rows() {
-        let wanted = Decision::Adopt { proof: row.proof.clone(), step: step.clone() };
-        assert_eq!(decide(&view(row.released), &me, &row.facts), wanted, "{}", row.name);
-        for (twin, facts, is_released) in &row.twins {
-            let decision = decide(&view(*is_released), &me, facts);
-            assert!(waits(&decision), "{}, but {twin}: {decision:?}", row.name);
-        }
-    }
-}
-
-#[test]
-fn every_proof_lets_another_operation_take_an_untouched_lease_and_every_twin_waits() {
-    let me = claim("defragment", "cp3");
-    let view = |is_released| {
-        let record = record(Step::acquired());
-        Fact::Known(if is_released { released(record, Stage::Told) } else { held(record) })
-    };
-    for row in rows() {
-        let wanted = Decision::TakeOver { proof: row.proof.clone() };
-        assert_eq!(decide(&view(row.released), &me, &row.facts), wanted, "{}", row.name);
-        for (twin, facts, is_released) in &row.twins {
-            let decision = decide(&view(*is_released), &me, facts);
-            assert!(waits(&decision), "{}, but {twin}: {decision:?}", row.name);
-        }
-    }
-}
-
-#[test]
-fn another_operation_never_takes_what_is_half_done() {
-    for me in [claim("defragment", "cp2"), claim("upgrade-v1.36.3", "cp3"), claim("upgrade-v1.36.4", "cp2")] {
-        for row in rows() {
-            let half = record(Step::touching("drain"));
-            let view = Fact::Known(if row.released { released(half, Stage::Told) } else { held(half) });
-            let Decision::Wait(reasons) = decide(&view, &me, &row.facts) else { panic!("{}", row.name) };
-            let named = Wait::HalfDone {
-                operation: "upgrade-v1.36.3".to_owned(),
-                target: NodeName::from("cp2"),
-                step: "drain".to_owned(),
-            };
-            assert!(reasons.contains(&named), "{}: {reasons:?}", row.name);
-        }
-    }
-}
-
-#[test]
-fn what_is_half_done_is_given_up_only_by_an_explicit_release() {
-    let me = claim("defragment", "cp3");
-    let facts = HolderFacts { silent: true, ..alive() };
-    let half = record(Step::touching("drain"));
-    let because = "cp1 burnt down".to_owned();
-    assert_eq!(
-        decide(&Fact::Known(released(half.clone(), Stage::Abandoned)), &me, &facts),
-        Decision::TakeOver { proof: Proof::Released { because } }
-    );
-    assert!(waits(&decide(&Fact::Known(released(half.clone(), Stage::Stopped)), &me, &facts)));
-    let fresh = HolderFacts { silent: false, ..facts.clone() };
-    assert!(waits(&decide(&Fact::Known(released(half.clone(), Stage::Abandoned)), &me, &fresh)));
-    // A release names the holder it releases: it is of no use against the next one.
-    let LeaseView::Held { version, identity, record, release: Fact::Known(Some(release)) } =
-        released(half, Stage::Abandoned)
-    else {
-        panic!("constructed")
-    };
-    let of_another = Release { identity: "another".to_owned(), ..release };
-    let view = LeaseView::Held { version, identity, record, release: Fact::Known(Some(of_another)) };
-    assert!(waits(&decide(&Fact::Known(view), &me, &facts)));
-}
-
-#[test]
-fn a_hand_gives_up_only_what_a_stopped_holder_left() {
-    let half = record(Step::touching("drain"));
-    let silent = HolderFacts { silent: true, ..alive() };
-    let ended = HolderFacts { pod: Fact::Known(PodState::Terminal), ..alive() };
-    let rows = [
-        // However much it is wished: the holder may act until its deadline.
-        (held(half.clone()), alive(), true, Stage::Told),
-        (held(half.clone()), silent.clone(), true, Stage::Told),
-        (released(half.clone(), Stage::Told), alive(), true, Stage::Told),
-        (released(half.clone(), Stage::Told), silent.clone(), true, Stage::Stopped),
-        (held(half.clone()), ended.clone(), true, Stage::Stopped),
-        (released(half.clone(), Stage::Stopped), alive(), true, Stage::Abandoned),
-        // Nothing is given up that was not said to be, and nothing said is taken back.
-        (released(half.clone(), Stage::Stopped), silent, false, Stage::Stopped),
-        (released(half.clone(), Stage::Abandoned), alive(), false, Stage::Abandoned),
-    ];
-    for (view, facts, abandon, wanted) in rows {
-        assert_eq!(by_hand(&view, &facts, abandon), Some(wanted), "{view:?} {facts:?}");
-    }
-    let stopped = released(half, Stage::Stopped);
-    assert_eq!(by_hand(&stopped, &HolderFacts { of: "another".to_owned(), ..ended.clone() }, true), None);
-    assert_eq!(by_hand(&LeaseView::Absent, &ended, true), None);
-    // That another was stopped says nothing of this one.
-    let LeaseView::Held { version, identity, record, release: Fact::Known(Some(release)) } = stopped else {
-        panic!("constructed")
-    };
-    let of_another = Fact::Known(Some(Release { identity: "another".to_owned(), ..release }));
-    let view = LeaseView::Held { version, identity, record, release: of_another };
-    assert_eq!(by_hand(&view, &alive(), true), Some(Stage::Told));
-}
-
-#[test]
-fn an_unreadable_record_is_released_only_by_hand_and_as_a_whole() {
-    let me = claim("defragment", "cp3");
-    let view = |release: Option<Release>| {
-        Fact::Known(LeaseView::Held {
-            version: "7".to_owned(),
-            identity: "somebody".to_owned(),
-            record: Fact::Unknown("no annotation".to_owned()),
-            release: Fact::Known(release),
-        })
-    };
-    let release = Release {
-        identity: "somebody".to_owned(),
-        because: "a test object".to_owned(),
-        by: "admin".to_owned(),
-        at: UnixSeconds(0),
-        stage: Stage::Abandoned,
-    };
-    let gone = HolderFacts {
-        of: "somebody".to_owned(),
-        pod: Fact::Known(PodState::Terminal),
-        unit: Fact::Known(false),
-        silent: true,
-        ..alive()
-    };
-    assert!(waits(&decide(&view(None), &me, &gone)));
-    let kept = Release { stage: Stage::Stopped, ..release.clone() };
-    assert!(waits(&decide(&view(Some(kept)), &me, &gone)));
-    let proof = Proof::Released { because: "a test object".to_owned() };
-    assert_eq!(decide(&view(Some(release)), &me, &gone), Decision::TakeOver { proof });
-}
-
 #[test]
 fn r10_what_cannot_be_read_is_unknown_and_waits() {
     let me = claim("defragment", "cp3");
@@ -355,39 +118,6 @@ fn free_absent_and_own() {
 }
 
 #[test]
-fn a_running_unit_outweighs_a_record_that_says_untouched() {
-    let me = claim("defragment", "cp3");
-    let view = Fact::Known(held(record(Step::acquired())));
-    let ended = HolderFacts { pod: Fact::Known(PodState::Terminal), ..alive() };
-    assert!(matches!(decide(&view, &me, &ended), Decision::TakeOver { .. }));
-    let runs = HolderFacts { unit: Fact::Known(true), ..ended };
-    assert_eq!(decide(&view, &me, &runs), Decision::Wait(vec![Wait::UnitRuns]));
-}
-
-#[test]
-fn a_holder_without_a_pod_is_proven_gone_by_a_reboot_or_a_look_at_the_host_only() {
-    let me = claim("upgrade-v1.36.3", "cp2");
-    let view = Fact::Known(held(Record { pod: None, ..record(Step::touching("drain")) }));
-    for pod in [PodState::Terminal, PodState::NotFound] {
-        let facts = HolderFacts { pod: Fact::Known(pod), silent: true, ..alive() };
-        assert!(waits(&decide(&view, &me, &facts)));
-    }
-    let looked = HolderFacts { unit: Fact::Known(false), silent: true, ..alive() };
-    assert!(matches!(decide(&view, &me, &looked), Decision::Adopt { .. }));
-}
-
-#[test]
-fn life_tells_alive_gone_and_unproven_apart() {
-    let view = held(record(Step::acquired()));
-    assert_eq!(life(&view, &alive()), Life::Alive);
-    let ended = HolderFacts { pod: Fact::Known(PodState::Terminal), ..alive() };
-    assert_eq!(life(&view, &ended), Life::Gone(Proof::PodEnded));
-    let cut_off = HolderFacts { node: node(false, "boot-1"), ..alive() };
-    assert!(matches!(life(&view, &cut_off), Life::Unproven(doubts) if doubts.contains(&Wait::NodeUnreachable)));
-    assert_eq!(life(&LeaseView::Absent, &alive()), Life::Nobody);
-}
-
-#[test]
 fn judge_sees_a_holder_even_when_its_record_is_unreadable() {
     let view = LeaseView::Held {
         version: "1".to_owned(),
@@ -409,6 +139,25 @@ fn a_record_round_trips_and_an_unknown_field_makes_it_unreadable() {
     assert!(serde_json::from_value::<Record>(newer).is_err());
 }
 
+#[test]
+fn a_wait_is_a_reason_that_names_its_lease() {
+    let reason = Wait::PodRuns.reason("control-plane-disruption");
+    let told = "Q070-lease-held: control-plane-disruption: the pod of the holder has not ended";
+    assert_eq!(reason.to_string(), told);
+    let why = || "403".to_owned();
+    for unknown in [
+        Wait::LeaseUnknown(why()),
+        Wait::RecordUnknown(why()),
+        Wait::ReleaseUnknown(why()),
+        Wait::PodUnknown(why()),
+        Wait::NodeUnknown(why()),
+        Wait::UnitUnknown(why()),
+    ] {
+        assert_eq!(unknown.code(), Code::LeaseUnknown, "{unknown}");
+    }
+    assert_eq!(Wait::MineReleased(why()).code(), Code::LeaseNotMine);
+}
+
 // The holder's own side.
 
 #[test]
@@ -416,7 +165,9 @@ fn a_request_ends_before_the_deadline_or_is_not_sent() {
     let mut held = Held::since(s(100), Timings::default());
     assert_eq!(held.deadline(), s(160));
     assert_eq!(held.renew_at(), s(120));
-    assert_eq!(held.may_act(s(150), s(10)).unwrap().at(), s(160));
+    let end = held.may_act(s(150), s(10)).unwrap();
+    assert_eq!(end.at(), s(160));
+    assert_eq!([s(150), s(159), s(160), s(161)].map(|now| end.left(now)), [Some(s(10)), Some(s(1)), None, None]);
     assert_eq!(held.may_act(s(151), s(10)), Err(TooLate::TooLong { request: s(10), left: s(9) }));
     assert!(held.may_act(s(151), s(9)).is_ok(), "too long for one request is not late");
 }
@@ -439,6 +190,8 @@ fn a_renewal_counts_from_when_it_was_sent_and_a_loss_is_final() {
     assert_eq!((held.deadline(), held.renew_at()), (s(180), s(140)));
     held.renewed(s(110)).unwrap();
     assert_eq!(held.deadline(), s(180), "an older answer does not shorten it");
+    held.renewal_failed(s(150));
+    assert_eq!((held.deadline(), held.renew_at()), (s(180), s(150) + s(20) / 3), "tried again soon");
     held.lost("409");
     assert_eq!(held.may_act(s(121), s(1)), Err(TooLate::Lost("409".to_owned())));
     assert_eq!(held.renewed(s(122)), Err(TooLate::Lost("409".to_owned())));
@@ -492,6 +245,11 @@ fn kured_rows() {
     for (seen, wanted) in rows {
         assert_eq!(kured_step(&seen, me, &live), wanted, "{seen:?}");
     }
+    // A block of ours without its holder's name may be of any other operation that lives, and of no other than mine.
+    let nameless = block(r#"{"nodeID":"quorate/reboot"}"#);
+    assert_eq!(kured_step(&nameless, me, &Fact::Known(vec![me.to_owned()])), KuredStep::Take);
+    let another = Fact::Known(vec!["reboot/worker1/cccc".to_owned()]);
+    assert_eq!(kured_step(&nameless, me, &another), by("quorate/reboot"));
     for unreadable in ["", "{}", "cp3", r#"{"nodeID":7}"#] {
         let step = kured_step(&block(unreadable), me, &live);
         assert!(matches!(step, KuredStep::GiveLeaseBack(Fact::Unknown(_))), "{unreadable}: {step:?}");
@@ -512,6 +270,14 @@ fn our_block_outlives_every_lock_ttl_of_kured_and_fills_all_places() {
     let json = serde_json::to_string(&many).unwrap();
     assert_eq!(serde_json::from_str::<KuredLock>(&json).unwrap(), many);
     assert_eq!(many.in_flight(), Kured::Held("quorate/upgrade-v1.36.3".to_owned()));
+}
+
+/// As Go reads it: a time that is not there is that of the year 1, not an empty text, which kured could not read back.
+#[test]
+fn a_block_without_a_time_is_of_the_year_one() {
+    let block: KuredBlock = serde_json::from_str(r#"{"nodeID":"worker1"}"#).unwrap();
+    let json = serde_json::json!({"nodeID": "worker1", "created": "0001-01-01T00:00:00Z", "TTL": 0});
+    assert_eq!(serde_json::to_value(block).unwrap(), json);
 }
 
 #[test]

@@ -105,6 +105,11 @@ fn h06_node_ready_alone_is_not_recovery() {
         ("mirror pods unknown", back().cluster(|c| c.on_node("k1", |n| n.static_pods = unknown())), K::StaticPods),
         ("answered once", member(|view| view.second = unknown()), K::MemberAnswers),
         ("answered once", member(|view| view.first = unknown()), K::MemberAnswers),
+        (
+            "another member runs there too",
+            back().cluster(|c| c.on_member(2, |view| view.node = Fact::Known("k1".into()))),
+            K::MemberAnswers,
+        ),
         ("no linearizable read", member(|view| view.linearizable_read = unknown()), K::MemberAnswers),
         ("nobody knows where it runs", member(|view| view.node = unknown()), K::MemberAnswers),
         ("says it is a learner", samples(|sample| sample.is_learner = true), K::MemberAnswers),
@@ -123,6 +128,15 @@ fn h06_node_ready_alone_is_not_recovery() {
             member(|view| {
                 if let Fact::Known(s) = &mut view.first {
                     s.leader = None
+                }
+            }),
+            K::MemberLeader,
+        ),
+        (
+            "another leader at first",
+            member(|view| {
+                if let Fact::Known(s) = &mut view.first {
+                    s.leader = Some(id(2))
                 }
             }),
             K::MemberLeader,
@@ -159,9 +173,21 @@ fn h06_node_ready_alone_is_not_recovery() {
 fn what_does_not_hinder_recovery() {
     let rows = [
         ("100 entries behind", back().cluster(|c| c.on_samples(1, |sample| back_by(sample, 100)))),
+        ("100 entries to apply", back().cluster(|c| c.on_samples(1, |sample| sample.applied_index -= 100))),
         ("the hash changed with the manifest", back().expect(Component::Etcd, ConfigHash::NoLonger("old".into()))),
         ("nothing is known of the hash before", back().expect(Component::Etcd, ConfigHash::Any)),
         ("another node is sick", back().cluster(|c| c.power_cut(2).on_node("k2", |n| n.ready = Fact::Known(false)))),
+        (
+            "a learner elsewhere knows less",
+            back().cluster(|c| {
+                c.learner().on_samples(4, |sample| {
+                    sample.term -= 1;
+                    sample.leader = None;
+                    sample.cluster_id = ClusterId(0xbad);
+                    sample.raft_index += 5_000;
+                })
+            }),
+        ),
         ("cordoned, by us or not", back().cluster(|c| c.on_node("k1", |n| n.cordon = Cordon::Foreign))),
         (
             "a balancer that hashes",
@@ -173,6 +199,21 @@ fn what_does_not_hinder_recovery() {
     ];
     for (what, case) in rows {
         assert_eq!(case.open(), [], "{what}");
+    }
+}
+
+#[test]
+fn who_knew_no_leader_once_is_said_to_know_none() {
+    for first in [true, false] {
+        let change = |view: &mut MemberView| {
+            let answer = if first { &mut view.first } else { &mut view.second };
+            if let Fact::Known(sample) = answer {
+                sample.leader = None;
+            }
+        };
+        let open = back().cluster(|cluster| cluster.on_member(1, change)).open();
+        let told: Vec<String> = open.iter().map(Clause::to_string).collect();
+        assert_eq!(told, ["etcd of k1 knows no leader"]);
     }
 }
 

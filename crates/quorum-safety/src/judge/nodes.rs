@@ -14,8 +14,8 @@ pub(super) struct Judged<'a> {
     pub(super) name: &'a NodeName,
     /// What keeps its voter from being healthy.
     pub(super) faults: Vec<Reason>,
-    /// What is wrong with its apiserver alone.
-    pub(super) apiserver_faults: Vec<Reason>,
+    /// What is wrong with it and says nothing of its voter: its apiserver, a shortage.
+    pub(super) other_faults: Vec<Reason>,
 }
 
 impl Judged<'_> {
@@ -23,7 +23,7 @@ impl Judged<'_> {
     pub(super) fn told(self, case: &Case<'_>) -> impl Iterator<Item = Reason> + use<> {
         let own = case.is_own_node(self.name);
         let faults = self.faults.into_iter().filter(move |fault| !(own && fault.code == Code::ForeignCordon));
-        faults.chain(self.apiserver_faults)
+        faults.chain(self.other_faults)
     }
 }
 
@@ -39,6 +39,7 @@ pub(super) fn judged<'a>(case: &Case<'a>) -> Vec<Judged<'a>> {
         .filter(|name| !case.excuses_node(name))
         .map(|name| {
             let views = case.nodes().iter().filter(|node| node.name == *name);
+            let mut other_faults: Vec<Reason> = views.clone().filter_map(under_pressure).collect();
             let mut faults: Vec<Reason> = views.flat_map(|node| node_faults(case, node)).collect();
             let apiservers: Vec<&ApiserverView> =
                 case.seen.apiservers.iter().filter(|apiserver| apiserver.node == *name).collect();
@@ -47,7 +48,8 @@ pub(super) fn judged<'a>(case: &Case<'a>) -> Vec<Judged<'a>> {
             if apiservers.is_empty() {
                 faults.push(unanswered(name, "it was not asked"));
             }
-            Judged { name, faults, apiserver_faults: apiserver_faults(name, &apiservers) }
+            other_faults.extend(apiserver_faults(name, &apiservers));
+            Judged { name, faults, other_faults }
         })
         .collect()
 }
@@ -83,6 +85,17 @@ fn node_faults(case: &Case<'_>, node: &NodeView) -> Vec<Reason> {
         faults.push(Reason::new(Code::NodeWithoutMember, name.to_string()));
     }
     faults
+}
+
+/// The conditions by which a kubelet says that it evicts pods and may take no new ones. Static pods stay, so the voter counts; other
+/// conditions mean whatever their authors meant.
+const PRESSURES: [&str; 3] = ["DiskPressure", "MemoryPressure", "PIDPressure"];
+
+fn under_pressure(node: &NodeView) -> Option<Reason> {
+    let pressures: BTreeSet<&str> =
+        node.pressures.iter().map(String::as_str).filter(|condition| PRESSURES.contains(condition)).collect();
+    let list = pressures.into_iter().collect::<Vec<&str>>().join(", ");
+    (!list.is_empty()).then(|| Reason::new(Code::NodeUnderPressure, format!("{}: {list}", node.name)))
 }
 
 /// A cordon, unless it belongs to what is asked: one of ours on the node that our Lease names, anybody's on the target.

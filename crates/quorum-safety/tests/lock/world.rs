@@ -499,6 +499,8 @@ fn the_world_takes_adopts_and_takes_over() {
         Event::Write(0),
         Event::Announce(0),
         Event::Act(0, 2),
+        // Nobody gets it from who lives.
+        Event::Try(1),
         Event::Kill(0),
         Event::Read(2),
         Event::Write(2),
@@ -531,6 +533,8 @@ fn no_request_is_under_way_when_the_successor_acts() {
         // Four seconds, one before the deadline: not sent.
         Event::Act(0, 4),
         Event::ForceDelete(0),
+        // Too early, and in time.
+        Event::Try(1),
         Event::Wait(2),
         Event::Try(1),
         Event::Announce(1),
@@ -564,6 +568,8 @@ fn what_a_holder_does_before_it_sees_its_release_is_not_given_up() {
     }
     assert_eq!(world.half_done, Some(("defragment".to_owned(), NodeName::from("cp3"))));
     assert_eq!((world.taken, world.hand.abandoned), (1, 0));
+    let stage = world.lease.and_then(|(_, release)| release).map(|release| release.stage);
+    assert_eq!(stage, Some(Stage::Told), "nobody had seen it stop");
 }
 
 /// And a hand that comes again, after the holder has stopped and what it did was put right, does get through.

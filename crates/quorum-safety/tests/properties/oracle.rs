@@ -96,6 +96,19 @@ pub(crate) fn forbids(
         broken.push("no other apiserver is ready");
     }
 
+    // What is begun anew needs nodes that can take it.
+    let adopted = matches!(in_flight.mine, Mine::Adopted(_));
+    let repair = removal || matches!(wanted, Disruption::Promote(_));
+    let short = |node: &NodeView| node.pressures.iter().any(|pressure| pressure.ends_with("Pressure"));
+    if !adopted
+        && !repair
+        && !plain_node
+        && !policy.lifted.contains(&Code::NodeUnderPressure)
+        && nodes.iter().any(|node| node.control_plane && short(node))
+    {
+        broken.push("a control plane node is short of something");
+    }
+
     broken.extend(others_at_work(seen, in_flight, wanted, policy, target, plain_node));
     broken.extend(membership_rules(seen, list, &voters, wanted, policy));
     if !removal {

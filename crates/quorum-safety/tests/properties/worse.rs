@@ -38,6 +38,7 @@ pub(crate) enum Worse {
     ReadyUnknown(u64),
     ForeignCordon(u64),
     OurCordon(u64),
+    Pressure(u64),
     PodsUnknown(u64),
     PodNotReady(u64, Component),
     PodMissing(u64, Component),
@@ -90,12 +91,13 @@ pub(crate) fn worse() -> impl Strategy<Value = Worse> {
             Worse::SaysOtherwise,
         ][which](n)
     });
-    let of_node = (0..14_usize, n.clone()).prop_map(|(which, n)| {
+    let of_node = (0..15_usize, n.clone()).prop_map(|(which, n)| {
         [
             Worse::NotReady,
             Worse::ReadyUnknown,
             Worse::ForeignCordon,
             Worse::OurCordon,
+            Worse::Pressure,
             Worse::PodsUnknown,
             Worse::ApiserverNotReady,
             Worse::ApiserverUnknown,
@@ -281,6 +283,7 @@ impl Worse {
                     node.cordon = Cordon::Ours("another operation".into());
                 }
             }),
+            Self::Pressure(n) => node(cluster, n, |node| node.pressures.push("MemoryPressure".to_owned())),
             Self::PodsUnknown(n) => node(cluster, n, |node| node.static_pods = unknown()),
             Self::PodNotReady(n, component) => node(cluster, n, |node| {
                 if let Fact::Known(pods) = &mut node.static_pods {

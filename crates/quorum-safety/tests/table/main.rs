@@ -76,6 +76,14 @@ fn still(view: &mut MemberView) {
     view.first = view.second.clone();
 }
 
+fn answered_twice(cluster: Cluster, n: u64) -> Cluster {
+    cluster.with(|cluster| {
+        let again: Vec<MemberView> =
+            cluster.seen.etcd.members.iter().filter(|view| view.id == id(n)).cloned().collect();
+        cluster.seen.etcd.members.extend(again);
+    })
+}
+
 fn days(days: i64) -> Fact<UnixSeconds> {
     Fact::Known(UnixSeconds(fixture::NOW.0 + days * 24 * 3600))
 }

@@ -72,6 +72,16 @@ fn promotion() {
             promote(4),
             "held Q017 Q018",
         ),
+        ("two answers for it", answered_twice(three(), 4), promote(4), "refused Q005"),
+        (
+            "1 voter, the learner has an alarm: it is not sound",
+            healthy(1)
+                .learner()
+                .on_member(1, |v| v.alarms = Fact::Known(vec![Alarm { member: id(2), kind: AlarmKind::NoSpace }]))
+                .lifting(&[Code::LearnerWouldBeNeeded, Code::AlarmActive]),
+            promote(2),
+            "refused Q030",
+        ),
         ("a voter", healthy(3), promote(1), "refused Q035"),
         ("nobody", healthy(3), promote(9), "refused Q036"),
     ]);

@@ -77,12 +77,38 @@ fn h03_a_foreign_cordon_is_a_disruption_in_flight() {
         ("for a worker, the voter of k2 is not counted", cordoned(3, "k2"), worker(), "permitted 0"),
         ("lifted: its voter counts", cordoned(3, "k2").lifting(&[Code::ForeignCordon]), reboot(1), "permitted 0"),
         ("a member is not removed meanwhile", cordoned(4, "k2").member_dead(1), remove(1), "held Q054"),
+        (
+            "nor when the node has no member",
+            healthy(3).member_dead(2).with(|c| {
+                if let Fact::Known(nodes) = &mut c.seen.nodes {
+                    nodes.push(NodeView { cordon: Cordon::Foreign, ..fixture::control_plane_node(4) });
+                }
+            }),
+            remove(2),
+            "held Q054",
+        ),
+        (
+            "nor when it has a member and no label",
+            cordoned(5, "k1").on_node("k1", |node| node.control_plane = false).member_dead(2),
+            remove(2),
+            "held Q054",
+        ),
     ]);
 }
 
 #[test]
 fn h05_node_ready_says_nothing_of_etcd() {
     let three = || healthy(3);
+    let nobody_goes_on = || (1..=3).fold(three(), |cluster, n| cluster.on_member(n, still));
+    // k2 was level with them before.
+    let went_on = |by: u64| {
+        [1, 3].into_iter().fold(nobody_goes_on(), |cluster, n| {
+            cluster.on_second(n, |sample| {
+                sample.raft_index += by;
+                sample.applied_index += by;
+            })
+        })
+    };
     check([
         ("lagging", three().on_samples(2, |s| s.raft_index -= 5_000), reboot(1), "refused Q010 Q030"),
         ("slow to apply", three().on_second(2, |s| s.applied_index -= 1_001), reboot(1), "refused Q011 Q030"),
@@ -111,6 +137,9 @@ fn h05_node_ready_says_nothing_of_etcd() {
         ("leader that nobody lists", leaders(three(), 9), reboot(1), "refused Q008 Q030"),
         ("k2 stands still", three().on_second(2, |s| back(s, 11)).on_member(2, still), reboot(1), "refused Q013 Q030"),
         ("k2 lacks the last entries only", three().on_second(2, |s| back(s, 10)), reboot(1), "permitted 0"),
+        ("k2 lacks some, and nobody goes on", nobody_goes_on().on_samples(2, |s| back(s, 5)), reboot(1), "permitted 0"),
+        ("k2 stood still while the others made 100 entries", went_on(100), reboot(1), "permitted 0"),
+        ("101 entries", went_on(101), reboot(1), "refused Q013 Q030"),
         (
             "certificate for 6 days",
             three().on_member(2, |v| v.certificate_expires = days(6)),
@@ -261,4 +290,32 @@ fn a_node_without_a_member() {
         ("three members of four nodes, single voter", healthy(1), reboot(1), "refused Q030 Q031 Q040"),
     ]);
     assert_eq!(name(4).0, "k4");
+}
+
+#[test]
+fn nodes_under_pressure() {
+    let short = |n: u64, who: &str, of: &[&str]| {
+        healthy(n).on_node(who, |node| node.pressures = of.iter().map(|&condition| condition.into()).collect())
+    };
+    let disk = |n: u64, who: &str| short(n, who, &["DiskPressure"]);
+    check([
+        ("k2, of disk: its voter counts", disk(3, "k2"), reboot(1), "held Q060"),
+        ("of memory", short(3, "k2", &["MemoryPressure"]), reboot(1), "held Q060"),
+        ("of process ids", short(3, "k2", &["PIDPressure"]), reboot(1), "held Q060"),
+        ("the target itself", disk(3, "k1"), upgrade(1), "held Q060"),
+        (
+            "lifted: perhaps the reboot is the cure",
+            disk(3, "k1").lifting(&[Code::NodeUnderPressure]),
+            reboot(1),
+            "permitted 0",
+        ),
+        ("what has begun is finished", disk(3, "k2").adopted("k1"), upgrade(1), "permitted 0"),
+        ("a worker", disk(3, "w1"), reboot(1), "permitted 0"),
+        ("for a worker", disk(3, "k2"), worker(), "permitted 1"),
+        ("a dead member is removed all the same", disk(3, "k1").member_dead(2), remove(2), "permitted 0"),
+        ("a condition of somebody else's", short(3, "k2", &["KernelDeadlock"]), reboot(1), "permitted 0"),
+    ]);
+    let verdict = short(3, "k2", &["PIDPressure", "KernelDeadlock", "DiskPressure", "PIDPressure"]).judge(&reboot(1));
+    let details: Vec<&str> = verdict.reasons().iter().map(|reason| reason.detail.as_str()).collect();
+    assert_eq!(details, ["k2: DiskPressure, PIDPressure"]);
 }
