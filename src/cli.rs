@@ -12,7 +12,7 @@ pub mod node;
 pub mod step;
 pub mod upgrade;
 
-/// Keeps a kubeadm control plane quorate while it is upgraded, rebooted, backed up and repaired.
+/// Keeps a kubeadm control plane quorate while it is upgraded.
 #[derive(Debug, Parser)]
 #[command(name = "quorate", version, propagate_version = true, max_term_width = 110)]
 pub struct Cli {

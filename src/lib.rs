@@ -1,5 +1,4 @@
-//! quorate keeps a kubeadm control plane quorate while it is upgraded, rebooted, backed up and repaired. See ARCHITECTURE.md
-//! for the map.
+//! quorate keeps a kubeadm control plane quorate while it is upgraded. See ARCHITECTURE.md for the map.
 
 pub mod access;
 pub mod cli;

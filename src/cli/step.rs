@@ -20,7 +20,7 @@ pub enum StepCommand {
     ControlPlane(NodeTarget),
     /// Upgrade one worker, then start the next
     Worker(NodeTarget),
-    /// Check that everything is on target, and clear marks
+    /// Check that everything is on target and serves, and that nothing of the upgrade is left behind
     Postflight(Target),
 }
 

@@ -146,12 +146,12 @@ struct Work<'a, 'c> {
 
 impl Work<'_, '_> {
     async fn run(self) -> anyhow::Result<Option<End>> {
-        let before = match self.up_to_the_node_step().await {
-            Ok(Ok(before)) => before,
+        let (before, disrupting) = match self.up_to_the_node_step().await {
+            Ok(Ok(ready)) => ready,
             Ok(Err(stop)) => return Ok(Some(self.give_up(stop).await)),
             Err(error) => return Ok(Some(self.give_up(unknown(format!("{error:#}"))).await)),
         };
-        let report = match self.node_step(&before).await {
+        let report = match self.node_step(&before, &disrupting).await {
             Ok(Ok(report)) => report,
             Ok(Err(Unfinished::Untouched(stop))) => return Ok(Some(self.give_up(stop).await)),
             Ok(Err(Unfinished::Midway(stop))) => return Ok(Some(stop)),
@@ -204,7 +204,7 @@ impl Work<'_, '_> {
     }
 
     /// Judges, moves leadership, cordons, drains, judges again.
-    async fn up_to_the_node_step(&self) -> anyhow::Result<Result<Seen, End>> {
+    async fn up_to_the_node_step(&self) -> anyhow::Result<Result<(Seen, Disrupting), End>> {
         let (chain, node) = (self.chain, self.node);
         let (mut seen, permit) = match self.permit().await? {
             Ok(permitted) => permitted,
@@ -224,10 +224,10 @@ impl Work<'_, '_> {
         if node.control_plane {
             chain.say(&format!("{}: permitted; while it is down {margin} other voters may fail", node.name));
         }
-        if let Some(stop) = self.cordon().await? {
+        if let Some(stop) = self.cordon(&disrupting).await? {
             return Ok(Err(stop));
         }
-        if let Some(stop) = self.drain().await? {
+        if let Some(stop) = self.drain(&disrupting).await? {
             return Ok(Err(stop));
         }
         // A drain takes minutes: whoever else has failed meanwhile counts.
@@ -241,7 +241,7 @@ impl Work<'_, '_> {
         if let Err(stop) = self.still_holds(&disrupting, &seen) {
             return Ok(Err(stop));
         }
-        Ok(Ok(seen))
+        Ok(Ok((seen, disrupting)))
     }
 
     /// A permit for the target. What passes by itself (nothing refuses, something is unknown or not now) is waited for.
@@ -273,7 +273,7 @@ impl Work<'_, '_> {
         })
     }
 
-    async fn cordon(&self) -> anyhow::Result<Option<End>> {
+    async fn cordon(&self, _: &Disrupting) -> anyhow::Result<Option<End>> {
         let (chain, node) = (self.chain, self.node);
         self.hold.guard.step(Step::touching("cordon")).await?;
         let owner = self.owner().await;
@@ -295,7 +295,7 @@ impl Work<'_, '_> {
     }
 
     /// Drains. What blocks is an answer: not now, and why.
-    async fn drain(&self) -> anyhow::Result<Option<End>> {
+    async fn drain(&self, _: &Disrupting) -> anyhow::Result<Option<End>> {
         let (chain, node) = (self.chain, self.node);
         self.hold.guard.step(Step::touching("drain")).await?;
         let options = drain::Options::new(chain.config, Some(chain.pod.uid.clone()));
@@ -416,7 +416,7 @@ impl Work<'_, '_> {
     }
 
     /// Runs the node Job and reads its report.
-    async fn node_step(&self, before: &Seen) -> anyhow::Result<Result<NodeReport, Unfinished>> {
+    async fn node_step(&self, before: &Seen, _: &Disrupting) -> anyhow::Result<Result<NodeReport, Unfinished>> {
         let (chain, node) = (self.chain, self.node);
         if self.plan.mode == Mode::Apply {
             // Written before it starts: this node resumes first, and no other one gets `apply`.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The promise of README.md.
-const MAX_BYTES: u64 = 16 << 20;
+const MAX_BYTES: u64 = 16_000_000;
 
 fn dist(variable: &str, name: &str) -> PathBuf {
     let path = std::env::var_os(variable)

@@ -30,7 +30,7 @@ const GAP_GOAL: u64 = 1000;
 const SHOWN: usize = 12;
 /// What the published plan's shell loop did on the same machines. Not measured by this run.
 const QUOTED: &str = "quoted: the published plan's shell loop (drain, `kubeadm upgrade apply` on every node, uncordon)
-  on this cluster, through the VIP: 7 failed of 47,920, longest gap 3.2 s; measured in /shared's trials, not by this run";
+  on such machines, through the VIP: 7 failed of 47,920, longest gap 3.2 s; by hand, once, not by this run or this repository";
 
 /// What the demo says of the command that upgraded.
 #[derive(Debug, Deserialize)]
