@@ -18,7 +18,7 @@ LAB := $(CARGO_TARGET_DIR)/debug/lab
 export QUORATE_BIN := $(CURDIR)/dist/quorate
 export QUORATE_IMAGE := $(CURDIR)/dist/quorate-image.tar
 
-.PHONY: help demo demo-down test test-long mutants lint image prober-image binary bench setup lab lab-build lab-down ours
+.PHONY: help demo demo-loop demo-down test test-long mutants lint image prober-image binary bench setup lab lab-build lab-down ours
 
 # Cargo names what it builds by the path inside the workspace and judges it by age, so in a target folder that several
 # checkouts share an older checkout would get a newer one's code. Whoever comes after another checkout builds its own again.
@@ -33,6 +33,10 @@ help:
 ## make demo       a real cluster of three control plane nodes and a worker, upgraded under a prober
 demo: setup lab-build image prober-image
 	LAB=$(LAB) scripts/demo
+
+## make demo-loop  the same cluster upgraded by a shell loop, to be compared with
+demo-loop: setup lab-build image prober-image
+	LAB=$(LAB) scripts/demo loop
 
 ## make demo-down  takes it away; nothing is left
 demo-down: lab-down
