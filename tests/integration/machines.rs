@@ -117,15 +117,16 @@ fn the_gate_is_asked_with_kubectl_alone() {
 #[test]
 fn r14_a_step_killed_while_kubeadm_works_is_finished_by_the_next_run() {
     let story = story();
-    assert_eq!(story.killed.code, 20, "{:?}", story.killed);
-    assert!(story.killed.out.contains("k2 is half done"), "{:?}", story.killed);
+    let on = story.killed_on.as_str();
+    assert_eq!(story.killed.code, 20, "{on}: {:?}", story.killed);
+    assert!(story.killed.out.contains(&format!("{on} is half done")), "{:?}", story.killed);
     // It stays locked and cordoned: nobody else takes what is half done.
-    let node = items(&story.nodes_after_kill).iter().find(|node| node["metadata"]["name"] == "k2").unwrap();
+    let node = items(&story.nodes_after_kill).iter().find(|node| node["metadata"]["name"] == on).unwrap();
     assert_eq!(node["spec"]["unschedulable"], true);
     assert!(!story.lease_after_kill["spec"]["holderIdentity"].as_str().unwrap_or("").is_empty());
     // The next run went on from there: the node is on target in the end (see the upgrade), and no other one got `apply` (see H02).
     assert!(
-        story.upgrade.err.contains("k2: going on with what a step before this one began (node-step)"),
+        story.upgrade.err.contains(&format!("{on}: going on with what a step before this one began (node-step)")),
         "{:?}",
         story.upgrade
     );

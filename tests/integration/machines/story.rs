@@ -15,8 +15,6 @@ const PATIENCE: Duration = Duration::from_secs(300);
 const REST: Duration = Duration::from_secs(30);
 /// The lab's only worker, and its machine.
 const WORKER: (&str, u8) = ("k4", 4);
-/// The machine of the node that goes first: k1 leads etcd, since it was there first.
-const FIRST: u8 = 2;
 /// The unit on a host that does a node's step.
 const UNIT: &str = "quorate-node-step";
 
@@ -91,6 +89,7 @@ pub(super) struct Story {
     pub(super) nodes_after_refusals: Value,
     pub(super) single: Single,
     pub(super) by_hand: String,
+    pub(super) killed_on: String,
     pub(super) killed: Said,
     pub(super) nodes_after_kill: Value,
     pub(super) lease_after_kill: Value,
@@ -277,7 +276,7 @@ fn tell() -> Story {
 
     let by_hand = by_hand(&stage);
 
-    let killed = kubeadm_killed(&stage);
+    let (killed_on, killed) = kubeadm_killed(&stage);
     let (nodes_after_kill, lease_after_kill) =
         (stage.get(["nodes"]), stage.get(["lease", "-n", "quorate", "control-plane-disruption"]));
     let interrupted = interrupted(&stage);
@@ -314,6 +313,7 @@ fn tell() -> Story {
         nodes_after_refusals,
         single,
         by_hand,
+        killed_on,
         killed,
         nodes_after_kill,
         lease_after_kill,
@@ -452,23 +452,28 @@ fn by_hand(stage: &Stage) -> String {
 }
 
 /// An upgrade during which the whole unit on the first node is killed while kubeadm is at work: as a crash of the host would, but that
-/// the node stays.
-fn kubeadm_killed(stage: &Stage) -> Said {
+/// the node stays. Gives the node, and what the command said.
+fn kubeadm_killed(stage: &Stage) -> (String, Said) {
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        scope.spawn(|| {
-            let machine = stage.lab.machine(FIRST).unwrap();
-            while machine.run(["pgrep", "-x", "kubeadm"]).unwrap().status.code() != Some(0) {
+        let fault = scope.spawn(|| {
+            let machines: Vec<lab::Machine> = (1..=3).map(|number| stage.lab.machine(number).unwrap()).collect();
+            loop {
+                let at_work =
+                    machines.iter().find(|it| it.run(["pgrep", "-x", "kubeadm"]).unwrap().status.code() == Some(0));
+                if let Some(machine) = at_work {
+                    machine.run_checked(["systemctl", "kill", "--kill-whom=all", "--signal=KILL", UNIT]).unwrap();
+                    return machine.name();
+                }
                 if over.load(Ordering::Relaxed) {
-                    return;
+                    return "none: the upgrade was over before kubeadm was seen".to_owned();
                 }
                 std::thread::sleep(Duration::from_millis(200));
             }
-            machine.run_checked(["systemctl", "kill", "--kill-whom=all", "--signal=KILL", UNIT]).unwrap();
         });
         let said = stage.quorate(["upgrade", "--to", TO]);
         over.store(true, Ordering::Relaxed);
-        said
+        (fault.join().unwrap(), said)
     })
 }
 
