@@ -54,13 +54,15 @@ pub fn timings(config: &Config) -> Timings {
 pub async fn observe(client: &Client, namespace: &str, config: &Config, mine: Mine) -> InFlight {
     let limit = config.times.answer.get();
     let slots: Vec<String> = (0..config.rule.worker_slots).map(worker).collect();
-    let (control_plane, snapshot, workers, kured, kill_switch) = tokio::join!(
-        read_lock(client, namespace, CONTROL_PLANE, limit),
-        read_lock(client, namespace, SNAPSHOT, limit),
-        futures::future::join_all(slots.iter().map(|name| read_lock(client, namespace, name, limit))),
-        kured::find(client, &config.kured, limit),
-        kill_switch::read(client, namespace, limit),
-    );
+    // One after the other, on one connection, as in observe::cluster.
+    let control_plane = read_lock(client, namespace, CONTROL_PLANE, limit).await;
+    let snapshot = read_lock(client, namespace, SNAPSHOT, limit).await;
+    let mut workers = Vec::new();
+    for name in &slots {
+        workers.push(read_lock(client, namespace, name, limit).await);
+    }
+    let kured = kured::find(client, &config.kured, limit).await;
+    let kill_switch = kill_switch::read(client, namespace, limit).await;
     InFlight { control_plane, workers: all(workers), snapshot, kured: in_flight(&kured), kill_switch, mine }
 }
 

@@ -11,15 +11,26 @@ const PORT: u16 = 6443;
 
 /// Asks all of them, in parallel: `(node, InternalIP)`.
 pub async fn observe(access: &Access, servers: &[(NodeName, String)], deadline: Duration) -> Vec<ApiserverView> {
+    let anybody = anybody(access, deadline);
+    let anybody = &anybody;
     futures::future::join_all(servers.iter().map(|(node, address)| async move {
-        let (ready, certificate_expires) = ask(access, address, deadline).await;
+        let (ready, certificate_expires) = ask(access, anybody, address, deadline).await;
         ApiserverView { node: node.clone(), ready, certificate_expires }
     }))
     .await
 }
 
-async fn ask(access: &Access, address: &str, deadline: Duration) -> (Fact<bool>, Fact<UnixSeconds>) {
-    let answer = match anonymous(access, address, deadline).await {
+async fn ask(
+    access: &Access,
+    anybody: &Result<reqwest::Client, String>,
+    address: &str,
+    deadline: Duration,
+) -> (Fact<bool>, Fact<UnixSeconds>) {
+    let answer = match anybody {
+        Ok(anybody) => get(anybody, &authority(address)).await,
+        Err(error) => Err(error.clone()),
+    };
+    let answer = match answer {
         Ok(answer) => answer,
         Err(error) => {
             return (Fact::Unknown(format!("{address}: {error}")), Fact::Unknown(format!("{address}: {error}")));
@@ -36,7 +47,8 @@ async fn ask(access: &Access, address: &str, deadline: Duration) -> (Fact<bool>,
 
 /// The certificate that a fresh connection to `HOST:PORT` is served with, DER.
 pub(crate) async fn certificate(access: &Access, authority: &str, deadline: Duration) -> Result<Vec<u8>, String> {
-    let answer = get(access, authority, deadline).await?;
+    // A client of its own: its connection is fresh.
+    let answer = get(&anybody(access, deadline)?, authority).await?;
     let info = answer.extensions().get::<reqwest::tls::TlsInfo>().ok_or("no TLS on the connection")?;
     info.peer_certificate().map(<[u8]>::to_vec).ok_or_else(|| "the server showed no certificate".to_owned())
 }
@@ -46,20 +58,20 @@ pub(crate) fn authority(address: &str) -> String {
     if address.contains(':') { format!("[{address}]:{PORT}") } else { format!("{address}:{PORT}") }
 }
 
-async fn anonymous(access: &Access, address: &str, deadline: Duration) -> Result<reqwest::Response, String> {
-    get(access, &authority(address), deadline).await
-}
-
-/// One fresh connection and one request for `/readyz`.
-async fn get(access: &Access, authority: &str, deadline: Duration) -> Result<reqwest::Response, String> {
+/// A client that shows no certificate of its own and trusts the cluster's authority.
+fn anybody(access: &Access, deadline: Duration) -> Result<reqwest::Client, String> {
     let mut builder = reqwest::Client::builder().tls_info(true).no_proxy().timeout(deadline);
     if let Some(authorities) = access.authorities().map_err(|error| error.to_string())? {
         let certificates: Result<Vec<_>, _> =
             authorities.iter().map(|der| reqwest::Certificate::from_der(der)).collect();
         builder = builder.tls_certs_only(certificates.map_err(|error| words(&error))?);
     }
-    let client = builder.build().map_err(|error| words(&error))?;
-    client.get(format!("https://{authority}/readyz")).send().await.map_err(|error| words(&error))
+    builder.build().map_err(|error| words(&error))
+}
+
+/// One request for `/readyz`.
+async fn get(anybody: &reqwest::Client, authority: &str) -> Result<reqwest::Response, String> {
+    anybody.get(format!("https://{authority}/readyz")).send().await.map_err(|error| words(&error))
 }
 
 async fn authenticated(access: &Access, address: &str, deadline: Duration) -> Fact<bool> {

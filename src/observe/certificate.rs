@@ -1,7 +1,6 @@
 //! When the certificates that servers really serve expire: read from a handshake, not from a file.
 
-use quorum_safety::{Fact, UnixSeconds};
-use std::time::Duration;
+use quorum_safety::UnixSeconds;
 
 /// When a DER certificate expires.
 ///
@@ -29,28 +28,4 @@ pub(crate) fn words(error: &reqwest::Error) -> String {
         cause = inner.source();
     }
     text
-}
-
-/// The expiry of the certificate that an etcd member serves at its client URL.
-pub(crate) async fn expiry_of_etcd(
-    endpoint: &str,
-    ca: &[u8],
-    certificate: &[u8],
-    key: &[u8],
-    deadline: Duration,
-) -> Fact<UnixSeconds> {
-    let ask = async {
-        let identity = [certificate, b"\n", key].concat();
-        let client = reqwest::Client::builder()
-            .tls_certs_only(reqwest::Certificate::from_pem_bundle(ca).map_err(|error| words(&error))?)
-            .identity(reqwest::Identity::from_pem(&identity).map_err(|error| words(&error))?)
-            .tls_info(true)
-            .no_proxy()
-            .timeout(deadline)
-            .build()
-            .map_err(|error| words(&error))?;
-        let answer = client.get(format!("{endpoint}/version")).send().await.map_err(|error| words(&error))?;
-        served(&answer)
-    };
-    ask.await.into()
 }

@@ -1,8 +1,8 @@
 //! Asks every etcd member on a connection of its own. A client built on several endpoints balances between them, so that
 //! Status would answer for any of them.
 
-use crate::observe::certificate;
-use etcd_client::{AlarmAction, AlarmType, Certificate, Client, ConnectOptions, Identity, TlsOptions};
+use connection::{Connection, Tls, connect};
+use etcd_client::{AlarmAction, AlarmType, Client};
 use quorum_safety::{
     Alarm, AlarmKind, ClusterId, EtcdView, Fact, Member, MemberId, MemberView, Membership, NodeName, Role, StatusSample,
 };
@@ -11,6 +11,8 @@ use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+mod connection;
+
 /// Where kubeadm keeps etcd's certificates.
 pub const KUBEADM_PKI: &str = "/etc/kubernetes/pki/etcd";
 
@@ -18,14 +20,6 @@ pub const KUBEADM_PKI: &str = "/etc/kubernetes/pki/etcd";
 #[derive(Clone, Debug)]
 pub struct ClientFiles {
     folder: PathBuf,
-}
-
-/// Their contents, PEM. The key is root on the cluster: this type has no `Debug`.
-#[derive(Clone)]
-struct ClientPem {
-    ca: Vec<u8>,
-    certificate: Vec<u8>,
-    key: Vec<u8>,
 }
 
 /// Why etcd could not be asked at all.
@@ -39,6 +33,14 @@ pub enum FilesError {
         /// Why.
         source: std::io::Error,
     },
+    /// A file is not what it has to be.
+    #[error("{}: {what}", path.display())]
+    Unusable {
+        /// The file.
+        path: PathBuf,
+        /// Why it cannot be used.
+        what: String,
+    },
 }
 
 impl ClientFiles {
@@ -47,17 +49,9 @@ impl ClientFiles {
         Self { folder: folder.into() }
     }
 
-    /// Reads them; at each dial again, since `kubeadm upgrade` renews them in place.
-    fn read(&self) -> Result<ClientPem, FilesError> {
-        let read = |name: &str| {
-            let path = self.folder.join(name);
-            std::fs::read(&path).map_err(|source| FilesError::Read { path, source })
-        };
-        Ok(ClientPem {
-            ca: read("ca.crt")?,
-            certificate: read("healthcheck-client.crt")?,
-            key: read("healthcheck-client.key")?,
-        })
+    fn read(&self, name: &str) -> Result<Vec<u8>, FilesError> {
+        let path = self.folder.join(name);
+        std::fs::read(&path).map_err(|source| FilesError::Read { path, source })
     }
 
     /// The folder.
@@ -92,17 +86,17 @@ impl Asked {
 
 /// Asks all members: those at the seeds, and those that they name.
 pub async fn ask(files: &ClientFiles, seeds: &[String], pace: Pace) -> Asked {
-    let pem = match files.read() {
-        Ok(pem) => pem,
+    let tls = match Tls::read(files) {
+        Ok(tls) => tls,
         Err(error) => return Asked { membership: Fact::Unknown(error.to_string()), members: Vec::new() },
     };
-    let lists = futures::future::join_all(seeds.iter().map(|seed| ask_list(&pem, seed, pace.answer))).await;
+    let lists = futures::future::join_all(seeds.iter().map(|seed| ask_list(&tls, seed, pace.answer))).await;
     let mut said = Vec::new();
     let mut proven: Option<Vec<Member>> = None;
     let mut believed: Option<Vec<Member>> = None;
     let mut connected = BTreeMap::new();
     for (seed, asked) in seeds.iter().zip(lists) {
-        connected.extend(asked.client.map(|client| (seed.as_str(), client)));
+        connected.extend(asked.connection.map(|connection| (seed.as_str(), connection)));
         match (asked.read, asked.list) {
             (Ok(()), Ok(list)) => {
                 proven.get_or_insert(list);
@@ -124,7 +118,7 @@ pub async fn ask(files: &ClientFiles, seeds: &[String], pace: Pace) -> Asked {
     let listed = proven.or(believed).unwrap_or_default();
     let views = listed.into_iter().map(|member| async {
         let connected = endpoint(&member).and_then(|endpoint| connected.get(endpoint.as_str()).cloned());
-        let view = view(&pem, &member, connected, pace).await;
+        let view = view(&tls, &member, connected, pace).await;
         (member, view)
     });
     let members = futures::future::join_all(views).await;
@@ -170,34 +164,26 @@ fn words(error: &dyn std::error::Error) -> String {
     text
 }
 
-async fn connect(pem: &ClientPem, endpoint: &str, deadline: Duration) -> Result<Client, String> {
-    let tls = TlsOptions::new()
-        .ca_certificate(Certificate::from_pem(&pem.ca))
-        .identity(Identity::from_pem(&pem.certificate, &pem.key));
-    let options = ConnectOptions::new().with_tls(tls).with_connect_timeout(deadline);
-    within(deadline, Client::connect([endpoint], Some(options))).await
-}
-
 /// A linearizable read, then the member list, through the same member. etcd-client asks for the list without
 /// `linearizable`, so a member that is cut off answers with its old list; but the server's linearizable member list is
 /// exactly this: wait for the read index, then read the local list (etcd `v3rpc/member.go`). A list that follows an
 /// answered linearizable read on the same member holds every change that was committed before the read.
-async fn ask_list(pem: &ClientPem, endpoint: &str, deadline: Duration) -> AskedList {
-    let mut client = match connect(pem, endpoint, deadline).await {
-        Ok(client) => client,
-        Err(error) => return AskedList { read: Err(error.clone()), list: Err(error), client: None },
+async fn ask_list(tls: &Tls, endpoint: &str, deadline: Duration) -> AskedList {
+    let mut connection = match connect(tls, endpoint, deadline).await {
+        Ok(connection) => connection,
+        Err(error) => return AskedList { read: Err(error.clone()), list: Err(error), connection: None },
     };
-    let read = linearizable_read(&mut client, deadline).await;
-    let list = member_list(&mut client, deadline).await;
-    AskedList { read, list, client: Some(client) }
+    let read = linearizable_read(&mut connection.client, deadline).await;
+    let list = member_list(&mut connection.client, deadline).await;
+    AskedList { read, list, connection: Some(connection) }
 }
 
 /// What one member said of the membership.
 struct AskedList {
     read: Result<(), String>,
     list: Result<Vec<Member>, String>,
-    /// The connection, for what else it is asked.
-    client: Option<Client>,
+    /// For what else it is asked.
+    connection: Option<Connection>,
 }
 
 async fn linearizable_read(client: &mut Client, deadline: Duration) -> Result<(), String> {
@@ -295,28 +281,24 @@ fn unknown_view(member: &Member, why: &str) -> MemberView {
 const UNPLACED: &str = "the nodes were not asked";
 
 /// Asks one member; `connected` is a connection to it, where there is one.
-async fn view(pem: &ClientPem, member: &Member, connected: Option<Client>, pace: Pace) -> MemberView {
+async fn view(tls: &Tls, member: &Member, connected: Option<Connection>, pace: Pace) -> MemberView {
     let Some(endpoint) = endpoint(member) else {
         return unknown_view(member, "it has no client URL: it has never started");
     };
-    let mut client = match connected {
-        Some(client) => client,
-        None => match connect(pem, &endpoint, pace.answer).await {
-            Ok(client) => client,
+    let Connection { mut client, certificate_expires } = match connected {
+        Some(connection) => connection,
+        None => match connect(tls, &endpoint, pace.answer).await {
+            Ok(connection) => connection,
             Err(error) => return unknown_view(member, &format!("{endpoint}: {error}")),
         },
     };
     // Everything that one member is asked goes over one connection; what may run side by side does.
     let mut others = client.clone();
-    let (first, (member_list, linearizable_read, alarms), certificate_expires) = tokio::join!(
-        status(&mut client, pace.answer),
-        async {
-            let list = member_list(&mut others, pace.answer).await;
-            let read = linearizable_read(&mut others, pace.answer).await;
-            (list, read, alarms(&mut others, pace.answer).await)
-        },
-        certificate::expiry_of_etcd(&endpoint, &pem.ca, &pem.certificate, &pem.key, pace.answer),
-    );
+    let (first, (member_list, linearizable_read, alarms)) = tokio::join!(status(&mut client, pace.answer), async {
+        let list = member_list(&mut others, pace.answer).await;
+        let read = linearizable_read(&mut others, pace.answer).await;
+        (list, read, alarms(&mut others, pace.answer).await)
+    },);
     tokio::time::sleep(pace.between_samples).await;
     let second = status(&mut client, pace.answer).await;
     MemberView {
@@ -348,10 +330,10 @@ fn endpoint(member: &Member) -> Option<String> {
 /// # Errors
 /// When no leader can be reached or it refuses, in words.
 pub async fn move_leader(files: &ClientFiles, leader: &Member, to: MemberId, deadline: Duration) -> Result<(), String> {
-    let pem = files.read().map_err(|error| error.to_string())?;
+    let tls = Tls::read(files).map_err(|error| error.to_string())?;
     let endpoint = endpoint(leader).ok_or("the leader has no client URL")?;
-    let mut client = connect(&pem, &endpoint, deadline).await?;
-    within(deadline, client.move_leader(to.0)).await.map(|_| ())
+    let mut connection = connect(&tls, &endpoint, deadline).await?;
+    within(deadline, connection.client.move_leader(to.0)).await.map(|_| ())
 }
 
 #[cfg(test)]

@@ -1,0 +1,97 @@
+//! One connection to one member. TLS is made here and not by the client, so that the certificate that the member shows is seen without
+//! a second handshake: handshakes are most of what an observation costs.
+
+use super::{ClientFiles, FilesError, host};
+use crate::observe::certificate::expiry;
+use etcd_client::{Channel, Client};
+use hyper_util::rt::TokioIo;
+use quorum_safety::{Fact, UnixSeconds};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tonic::transport::Endpoint;
+
+/// etcd's port for clients, where a URL names none.
+const PORT: u16 = 2379;
+
+/// What a client of etcd shows and trusts.
+#[derive(Clone)]
+pub(super) struct Tls(TlsConnector);
+
+impl Tls {
+    /// Reads the files; anew for each look, since `kubeadm upgrade` renews them in place.
+    pub(super) fn read(files: &ClientFiles) -> Result<Self, FilesError> {
+        let wrong = |name: &str, what: String| FilesError::Unusable { path: files.folder().join(name), what };
+        let parsed = |name: &str, error: rustls::pki_types::pem::Error| wrong(name, error.to_string());
+        let certificates = |name: &str| -> Result<Vec<CertificateDer<'static>>, FilesError> {
+            let pem = files.read(name)?;
+            let list: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
+            list.map_err(|error| parsed(name, error))
+        };
+        let mut roots = RootCertStore::empty();
+        for authority in certificates("ca.crt")? {
+            roots.add(authority).map_err(|error| wrong("ca.crt", error.to_string()))?;
+        }
+        let key = PrivateKeyDer::from_pem_slice(&files.read("healthcheck-client.key")?)
+            .map_err(|error| parsed("healthcheck-client.key", error))?;
+        let mut config = ClientConfig::builder()
+            .with_root_certificates(roots)
+            .with_client_auth_cert(certificates("healthcheck-client.crt")?, key)
+            .map_err(|error| wrong("healthcheck-client.crt", error.to_string()))?;
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        Ok(Self(TlsConnector::from(Arc::new(config))))
+    }
+}
+
+/// A member that has answered the handshake.
+#[derive(Clone)]
+pub(super) struct Connection {
+    /// What it is asked through. It never connects again: a connection that breaks between two samples is an answer.
+    pub(super) client: Client,
+    /// When the certificate that it showed expires.
+    pub(super) certificate_expires: Fact<UnixSeconds>,
+}
+
+/// Connects to the member at a client URL.
+///
+/// # Errors
+/// When it does not answer in time, or is not who its certificate has to name; in words.
+pub(super) async fn connect(tls: &Tls, url: &str, deadline: Duration) -> Result<Connection, String> {
+    match tokio::time::timeout(deadline, open(tls, url)).await {
+        Ok(opened) => opened,
+        Err(_) => Err(format!("no answer in {} s", deadline.as_secs_f32())),
+    }
+}
+
+async fn open(tls: &Tls, url: &str) -> Result<Connection, String> {
+    let uri: http::Uri = url.parse().map_err(|error| format!("not a URL: {error}"))?;
+    if uri.scheme_str() != Some("https") {
+        return Err("not an https URL: kubeadm's etcd has TLS".to_owned());
+    }
+    let (host, authority) = (host(url).ok_or("it names no host")?, uri.authority().ok_or("it names no host")?);
+    let stream = TcpStream::connect((host.as_str(), uri.port_u16().unwrap_or(PORT)))
+        .await
+        .map_err(|error| format!("no connection: {error}"))?;
+    stream.set_nodelay(true).map_err(|error| error.to_string())?;
+    let name = ServerName::try_from(host).map_err(|error| error.to_string())?;
+    let stream = tls.0.connect(name, stream).await.map_err(|error| format!("TLS: {error}"))?;
+    let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+    let certificate_expires = shown.ok_or_else(|| "it showed no certificate".to_owned()).and_then(|der| expiry(der));
+    let mut once = Some(TokioIo::new(stream));
+    let connector = tower::service_fn(move |_| {
+        let stream = once.take().ok_or_else(|| std::io::Error::other("the connection was lost"));
+        std::future::ready(stream)
+    });
+    // TLS is below: as far as HTTP/2 goes this is a plain connection.
+    let channel = Endpoint::from_shared(format!("http://{authority}"))
+        .map_err(|error| super::words(&error))?
+        .connect_with_connector(connector)
+        .await
+        .map_err(|error| super::words(&error))?;
+    let client = Client::from_channel(Channel::Tonic(channel), None).await.map_err(|error| super::words(&error))?;
+    Ok(Connection { client, certificate_expires: certificate_expires.into() })
+}
