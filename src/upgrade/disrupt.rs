@@ -288,10 +288,12 @@ impl Work<'_, '_> {
         }
     }
 
-    /// Whose the cordon is.
+    /// Whose the cordon is. One that was there before we took the locks is ours too, also when its Lease was given free by hand: nobody
+    /// else can hold them.
     async fn owner(&self) -> Owner {
         let identity = self.hold.guard.identity().await;
-        Owner { operation: self.chain.operation(), identity, adopted: self.hold.guard.adopted().is_some() }
+        let adopted = self.plan.begun || self.hold.guard.adopted().is_some();
+        Owner { operation: self.chain.operation(), identity, adopted }
     }
 
     /// Drains. What blocks is an answer: not now, and why.
