@@ -6,6 +6,7 @@ use crate::cli::step::{Step, StepCommand};
 use crate::clock::Clock;
 use crate::drain;
 use crate::exit::{ExitStatus, UsageError};
+use crate::lock::{self, Leases};
 use crate::node::Preflight;
 use crate::output;
 use crate::place::{self, OwnPod};
@@ -80,6 +81,15 @@ async fn attempt(
 /// Checks everything that can be checked before anything is touched, then starts the first node. What is half done is finished
 /// before anything is checked: it may be what fails the checks.
 async fn preflight(chain: &Chain<'_>) -> anyhow::Result<End> {
+    let leases = Leases::new(chain.access.clone(), Vec::new(), lock::timings(chain.config), chain.clock);
+    match lock::kured::clear_stale(&leases, &chain.config.kured, &lock::names(chain.config)).await {
+        Ok(None) => {}
+        Ok(Some(block)) => {
+            chain.say(&format!("preflight: kured's lock was left by {block}, which is over: given back"))
+        }
+        // What it is then is judged below.
+        Err(why) => chain.say(&format!("preflight: whether kured's lock was left by somebody is not known: {why}")),
+    }
     let seen = chain.look(Mine::Nothing).await;
     let (fleet, plan, _) = match chain.plan(&seen).await? {
         Ok(planned) => planned,
