@@ -69,6 +69,17 @@ pub enum AccessError {
     Unreachable(String),
 }
 
+/// Why something could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// Nobody answered.
+    #[error(transparent)]
+    Access(#[from] AccessError),
+    /// What was answered.
+    #[error(transparent)]
+    Api(#[from] kube::Error),
+}
+
 impl Access {
     /// Finds the way that the options name: a kubeconfig file and context, or the pod's own account.
     ///
@@ -181,6 +192,24 @@ impl Access {
         certificates.map(Some).map_err(|error| wrong(error.to_string()))
     }
 
+    /// Asks something that changes nothing, again where there was no answer; `avoid` as for [`live`](Self::live).
+    ///
+    /// # Errors
+    /// When no apiserver answers, or what one answered.
+    pub async fn read<T, F>(&self, avoid: &[String], request: impl Fn(Client) -> F) -> Result<T, ReadError>
+    where
+        F: Future<Output = Result<T, kube::Error>>,
+    {
+        let mut left = ROUNDS;
+        loop {
+            left -= 1;
+            match request(self.live(avoid).await?).await {
+                Err(error) if left > 0 && unanswered(&error) => tracing::info!(%error, "Asking again"),
+                answer => return Ok(answer?),
+            }
+        }
+    }
+
     /// A client whose apiserver is ready now; those at `avoid` (addresses) are tried last. When none is ready, one that answers at all:
     /// what it can still say is worth hearing.
     ///
@@ -209,6 +238,12 @@ impl Access {
         }
         Err(AccessError::Unreachable(said.join("; ")))
     }
+}
+
+/// Whether an error says nothing of what was asked: the connection broke, or nobody answered. A balancer cuts what goes to an apiserver
+/// that it has just found dead.
+pub fn unanswered(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Service(_) | kube::Error::HyperError(_))
 }
 
 /// Whether an apiserver says that it is ready. One whose etcd is away answers, but not with what is asked of it.

@@ -1,7 +1,7 @@
 //! Jobs made from the templates in the cluster: suspended CronJobs whose `jobTemplate` is copied, so that service account,
 //! image and mounts are what the manifests say. This file speaks to the API; what a Job is made of and what a pod says are pure.
 
-use crate::access::{Access, AccessError};
+use crate::access::{Access, AccessError, ReadError, unanswered};
 use crate::observe::cluster::CONTROL_PLANE;
 use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::core::v1::{Node, Pod};
@@ -135,8 +135,19 @@ impl<'a> Jobs<'a> {
         Self { access, avoid }
     }
 
-    async fn api(&self) -> Result<Api<Job>, JobError> {
-        Ok(Api::namespaced(self.access.live(&self.avoid).await?, &self.access.namespace))
+    /// Asks something that changes nothing, again where there was no answer.
+    async fn read<T, F>(&self, what: &str, request: impl Fn(Client) -> F) -> Result<T, JobError>
+    where
+        F: Future<Output = Result<T, kube::Error>>,
+    {
+        self.access.read(&self.avoid, request).await.map_err(|error| match error {
+            ReadError::Access(error) => JobError::Access(error),
+            ReadError::Api(source) => JobError::Request { what: what.to_owned(), source },
+        })
+    }
+
+    fn jobs(&self, client: Client) -> Api<Job> {
+        Api::namespaced(client, &self.access.namespace)
     }
 
     /// Makes a Job. One of that name that runs is followed; one that has ended is replaced: a completed refusal is judged
@@ -145,12 +156,29 @@ impl<'a> Jobs<'a> {
     /// # Errors
     /// When the template is not as expected or the API refuses.
     pub async fn start(&self, request: &Request) -> Result<Started, JobError> {
+        let mut left = 3;
+        loop {
+            left -= 1;
+            match self.start_once(request).await {
+                // Whether it was made shows when it is made again: one of that name is there then.
+                Err(JobError::Request { what, source }) if left > 0 && unanswered(&source) => {
+                    tracing::info!(what, %source, "Starting it again");
+                }
+                other => return other,
+            }
+        }
+    }
+
+    async fn start_once(&self, request: &Request) -> Result<Started, JobError> {
         let client = self.access.live(&self.avoid).await?;
         let templates: Api<CronJob> = Api::namespaced(client.clone(), &self.access.namespace);
-        let template = templates.get(request.template).await.map_err(|error| JobError::Template {
-            namespace: self.access.namespace.clone(),
-            name: request.template.to_owned(),
-            what: error.to_string(),
+        let template = templates.get(request.template).await.map_err(|source| match source {
+            kube::Error::Api(status) => JobError::Template {
+                namespace: self.access.namespace.clone(),
+                name: request.template.to_owned(),
+                what: status.to_string(),
+            },
+            source => JobError::Request { what: format!("read the template {}", request.template), source },
         })?;
         let mut job = render(&template, &self.access.namespace, request)?;
         let servers = control_plane_addresses(&client).await;
@@ -212,7 +240,8 @@ impl<'a> Jobs<'a> {
     /// # Errors
     /// When the API refuses.
     pub async fn discard(&self, name: &str) -> Result<(), JobError> {
-        match self.api().await?.delete(name, &DeleteParams::background()).await {
+        let client = self.access.live(&self.avoid).await?;
+        match self.jobs(client).delete(name, &DeleteParams::background()).await {
             Ok(_) => Ok(()),
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
             Err(source) => Err(JobError::Request { what: format!("delete Job {name}"), source }),
@@ -224,8 +253,8 @@ impl<'a> Jobs<'a> {
     /// # Errors
     /// When the API does not answer.
     pub async fn get(&self, name: &str) -> Result<Option<Job>, JobError> {
-        let jobs = self.api().await?;
-        jobs.get_opt(name).await.map_err(|source| JobError::Request { what: format!("read Job {name}"), source })
+        let what = format!("read Job {name}");
+        self.read(&what, |client| async move { self.jobs(client).get_opt(name).await }).await
     }
 
     /// All Jobs of an operation.
@@ -233,29 +262,21 @@ impl<'a> Jobs<'a> {
     /// # Errors
     /// When the API does not answer.
     pub async fn of_operation(&self, operation: &str) -> Result<Vec<Job>, JobError> {
-        let jobs = self.api().await?;
         let params = ListParams::default().labels(&format!("{OPERATION}={operation}"));
-        match jobs.list(&params).await {
-            Ok(list) => Ok(list.items),
-            Err(source) => Err(JobError::Request { what: format!("list the Jobs of {operation}"), source }),
-        }
+        let (what, params) = (format!("list the Jobs of {operation}"), &params);
+        Ok(self.read(&what, |client| async move { self.jobs(client).list(params).await }).await?.items)
     }
 
     /// The newest pod of a Job; never one of an earlier Job of that name, whose pods may outlive it.
     async fn pod(&self, name: &str) -> Result<Option<Pod>, JobError> {
-        let client = self.access.live(&self.avoid).await?;
-        let jobs: Api<Job> = Api::namespaced(client.clone(), &self.access.namespace);
-        let job = jobs
-            .get_opt(name)
-            .await
-            .map_err(|source| JobError::Request { what: format!("read Job {name}"), source })?;
-        let Some(uid) = job.and_then(|job| job.metadata.uid) else { return Ok(None) };
-        let pods: Api<Pod> = Api::namespaced(client, &self.access.namespace);
+        let Some(uid) = self.get(name).await?.and_then(|job| job.metadata.uid) else { return Ok(None) };
         let params = ListParams::default().labels(&format!("batch.kubernetes.io/controller-uid={uid}"));
-        let list = pods
-            .list(&params)
-            .await
-            .map_err(|source| JobError::Request { what: format!("list the pods of Job {name}"), source })?;
+        let (what, params) = (format!("list the pods of Job {name}"), &params);
+        let list =
+            self.read(&what, |client| async move {
+                Api::<Pod>::namespaced(client, &self.access.namespace).list(params).await
+            })
+            .await?;
         Ok(list.items.into_iter().max_by_key(|pod| pod.metadata.creation_timestamp.clone().map(|time| time.0)))
     }
 
@@ -326,11 +347,8 @@ impl<'a> Jobs<'a> {
     /// what its container does: that is the Lease's matter, not the Job's.
     async fn stranded(&self, pod: &Pod) -> Result<Option<String>, JobError> {
         let Some(name) = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()) else { return Ok(None) };
-        let nodes: Api<Node> = Api::all(self.access.live(&self.avoid).await?);
-        let node = nodes
-            .get_opt(name)
-            .await
-            .map_err(|source| JobError::Request { what: format!("read node {name}"), source })?;
+        let what = format!("read node {name}");
+        let node = self.read(&what, |client| async move { Api::<Node>::all(client).get_opt(name).await }).await?;
         let Some(node) = node else { return Ok(Some(format!("its node {name} is gone"))) };
         let conditions = node.status.and_then(|status| status.conditions).unwrap_or_default();
         // The node controller writes `Unknown` when it has not heard of a kubelet for its grace period.
@@ -351,11 +369,12 @@ impl<'a> Jobs<'a> {
     /// # Errors
     /// When the log cannot be read.
     pub async fn log(&self, pod: &str) -> Result<String, JobError> {
-        let pods: Api<Pod> = Api::namespaced(self.access.live(&self.avoid).await?, &self.access.namespace);
         let params = LogParams { container: Some(CONTAINER.to_owned()), ..LogParams::default() };
-        pods.logs(pod, &params)
-            .await
-            .map_err(|source| JobError::Request { what: format!("read the log of pod {pod}"), source })
+        let (what, params) = (format!("read the log of pod {pod}"), &params);
+        self.read(&what, |client| async move {
+            Api::<Pod>::namespaced(client, &self.access.namespace).logs(pod, params).await
+        })
+        .await
     }
 }
 

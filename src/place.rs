@@ -65,9 +65,10 @@ pub async fn configuration(global: &Global, access: &Access) -> anyhow::Result<C
             .map_err(|error| UsageError(format!("configuration {}: {error}", path.display())))?;
         return Ok(Config::parse(&text)?);
     }
-    let client = access.live(&[]).await?;
-    let maps: Api<ConfigMap> = Api::namespaced(client, &access.namespace);
-    let map = maps.get_opt(crate::config::CONFIG_MAP).await.map_err(|error| {
+    let read = access.read(&[], |client| async move {
+        Api::<ConfigMap>::namespaced(client, &access.namespace).get_opt(crate::config::CONFIG_MAP).await
+    });
+    let map = read.await.map_err(|error| {
         anyhow::anyhow!("cannot read ConfigMap {}/{}: {error}", access.namespace, crate::config::CONFIG_MAP)
     })?;
     let Some(map) = map else { return Ok(Config::default()) };
@@ -88,11 +89,15 @@ pub async fn configuration(global: &Global, access: &Access) -> anyhow::Result<C
 /// # Errors
 /// When they cannot be read.
 pub async fn nodes(access: &Access, config: &Config) -> anyhow::Result<Vec<NodeView>> {
-    let client = access.live(&[]).await?;
-    let view = crate::observe::cluster::observe(&client, config.times.answer.get()).await;
-    match view.nodes {
-        Fact::Known(nodes) => Ok(nodes),
-        Fact::Unknown(why) => Err(anyhow::anyhow!("the nodes cannot be read: {why}")),
+    let mut left = 3;
+    loop {
+        left -= 1;
+        let client = access.live(&[]).await?;
+        match crate::observe::cluster::observe(&client, config.times.answer.get()).await.nodes {
+            Fact::Known(nodes) => return Ok(nodes),
+            Fact::Unknown(why) if left == 0 => return Err(anyhow::anyhow!("the nodes cannot be read: {why}")),
+            Fact::Unknown(why) => tracing::info!(why, "Asking for the nodes again"),
+        }
     }
 }
 

@@ -72,8 +72,10 @@ pub(super) struct PowerCut {
 pub(super) struct Single {
     pub(super) gate: Said,
     pub(super) upgrade: Said,
-    /// The node was as before in the end.
-    pub(super) untouched: bool,
+    /// The node before the upgrade was asked for.
+    pub(super) before: Value,
+    /// And after.
+    pub(super) after: Value,
 }
 
 /// Everything that happened.
@@ -200,12 +202,12 @@ impl Stage {
         serde_json::json!({"nodes": self.nodes(), "pods": pods})
     }
 
-    /// Waits until the cluster has come to rest, and gives what it is then: a kubelet that has just been restarted writes the
-    /// status of its pods once more, seconds after they are Ready.
-    fn at_rest(&self) -> Value {
-        let mut last = (Instant::now(), self.untouched());
+    /// Waits until something has come to rest, and gives what it is then: a kubelet that has just been restarted writes the status of its
+    /// pods once more, seconds after they are Ready.
+    fn at_rest(&self, look: impl Fn(&Self) -> Value) -> Value {
+        let mut last = (Instant::now(), look(self));
         until("the cluster to come to rest", || {
-            let now = self.untouched();
+            let now = look(self);
             if now != last.1 {
                 last = (Instant::now(), now);
                 return Err("something still changes".to_owned());
@@ -297,7 +299,7 @@ fn tell() -> Story {
     let leases = stage.get(["leases", "-n", "quorate"]);
     let (jobs, pods) = (stage.get(["jobs", "-n", "quorate"]), stage.get(["pods", "-n", "quorate"]));
     let first = stage.writes();
-    let untouched_before = stage.at_rest();
+    let untouched_before = stage.at_rest(Stage::untouched);
     let again = stage.quorate(["upgrade", "--to", TO]);
     let untouched_after = stage.untouched();
     let writes_of_second_run = stage.writes().into_iter().filter(|write| !first.contains(write)).collect();
@@ -437,11 +439,11 @@ fn stray(stage: &Stage) -> Said {
 fn single() -> Single {
     let stage = stage(Spec { control_planes: 1, ..Spec::default() });
     let gate = stage.quorate(["gate", "--node", "k1", "-o", "json"]);
-    let before = stage.nodes();
+    let before = stage.at_rest(Stage::nodes);
     let upgrade = stage.quorate(["upgrade", "--to", TO, "-o", "json"]);
-    let untouched = before == stage.nodes();
+    let after = stage.nodes();
     Lab::down().unwrap();
-    Single { gate, upgrade, untouched }
+    Single { gate, upgrade, before, after }
 }
 
 /// The gate as whoever has only kubectl asks it.
