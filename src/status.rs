@@ -233,10 +233,15 @@ pub async fn run(global: &Global, options: &crate::cli::upgrade::Status, clock: 
     }
     let config = place::configuration(global, &access).await?;
     let client = access.live(&[]).await?;
-    match Seen::published(&client, &access.namespace).await? {
+    // One that another version wrote says nothing to this one.
+    let published = Seen::published(&client, &access.namespace).await.unwrap_or_else(|error| {
+        output::progress(&error.to_string());
+        None
+    });
+    match published {
         Some(seen) => show(global, &Status::of(&seen, &config), clock),
         None => {
-            output::progress("nothing has been observed yet: looking now, by a Job");
+            output::progress("no observation to show: looking now, by a Job");
             fresh(global, &access, clock).await
         }
     }

@@ -133,6 +133,30 @@ fn r14_a_step_killed_while_kubeadm_works_is_finished_by_the_next_run() {
 }
 
 #[test]
+fn r06_the_plan_names_what_is_half_done_first_and_the_worker_that_lags() {
+    let story = story();
+    let plan = story.plan_after_kill.document();
+    let steps = plan["steps"].as_array().unwrap();
+    assert_eq!(plan["from"], "v1.36.1", "the oldest kubelet: {plan}");
+    assert_eq!(
+        (steps[0]["node"].as_str(), &steps[0]["begun"]),
+        (Some(story.killed_on.as_str()), &true.into()),
+        "{plan}"
+    );
+    assert_eq!(steps.last().unwrap()["node"], "k4", "{plan}");
+}
+
+#[test]
+fn h06_nothing_is_given_back_while_etcd_has_not_caught_up() {
+    let looks = &story().frozen_in_recovery;
+    assert!(looks.len() >= 5, "{looks:?}");
+    for look in looks {
+        assert_eq!((&look["cordoned"], &look["held"]), (&true.into(), &true.into()), "{looks:?}");
+    }
+    assert!(looks.iter().any(|look| look["ready"] == "True"), "the node was to be Ready: {looks:?}");
+}
+
+#[test]
 fn interrupting_the_command_leaves_the_chain_and_the_next_one_follows_it() {
     let story = story();
     assert_ne!(story.interrupted.code, 0, "{:?}", story.interrupted);

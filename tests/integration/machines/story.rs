@@ -94,9 +94,12 @@ pub(super) struct Story {
     pub(super) killed_on: String,
     pub(super) killed: Said,
     pub(super) nodes_after_kill: Value,
+    pub(super) plan_after_kill: Said,
     pub(super) lease_after_kill: Value,
     pub(super) interrupted: Said,
     pub(super) upgrade: Said,
+    /// Whether node and Lease stayed taken at each look; none when there was no look.
+    pub(super) frozen_in_recovery: Vec<Value>,
     pub(super) worker_pods: Value,
     pub(super) worker_units: usize,
     pub(super) nodes: Value,
@@ -142,6 +145,14 @@ impl Stage {
     fn get<const N: usize>(&self, args: [&str; N]) -> Value {
         let words: Vec<&str> = ["kubectl", "get", "-o", "json"].into_iter().chain(args).collect();
         serde_json::from_str(&self.lab.run_checked(words).unwrap()).unwrap()
+    }
+
+    /// The same, while apiservers may come and go.
+    fn try_get<const N: usize>(&self, args: [&str; N]) -> Option<Value> {
+        let words: Vec<&str> =
+            ["kubectl", "--request-timeout=4s", "get", "-o", "json"].into_iter().chain(args).collect();
+        let output = self.lab.run(words).unwrap();
+        output.status.success().then(|| serde_json::from_slice(&output.stdout).unwrap())
     }
 
     fn gate(&self) -> Said {
@@ -281,14 +292,16 @@ fn tell() -> Story {
     let (killed_on, killed) = kubeadm_killed(&stage);
     let (nodes_after_kill, lease_after_kill) =
         (stage.get(["nodes"]), stage.get(["lease", "-n", "quorate", "control-plane-disruption"]));
+    let plan_after_kill = stage.quorate(["plan", "--to", TO, "-o", "json"]);
     let interrupted = interrupted(&stage);
     let over = AtomicBool::new(false);
-    let upgrade = std::thread::scope(|scope| {
+    let (upgrade, frozen_in_recovery) = std::thread::scope(|scope| {
         let fault = scope.spawn(|| node_pod_killed(&stage, &over));
+        let frozen = scope.spawn(|| frozen_in_recovery(&stage, &killed_on, &over));
         let said = stage.quorate(["upgrade", "--to", TO]);
         over.store(true, Ordering::Relaxed);
         fault.join().unwrap();
-        said
+        (said, frozen.join().unwrap())
     });
     // What has just restarted reports itself Ready for a moment longer.
     stage.whole();
@@ -318,9 +331,11 @@ fn tell() -> Story {
         killed_on,
         killed,
         nodes_after_kill,
+        plan_after_kill,
         lease_after_kill,
         interrupted,
         upgrade,
+        frozen_in_recovery,
         worker_pods,
         worker_units,
         nodes,
@@ -519,6 +534,46 @@ fn node_pod_killed(stage: &Stage, over: &AtomicBool) {
         }
     });
     worker.run_checked(["systemctl", "kill", "--kill-whom=main", "--signal=CONT", UNIT]).unwrap();
+}
+
+/// Freezes etcd of the next control plane node when its step on the host is done, for longer than it has to be well to count as
+/// recovered, and looks meanwhile who holds what.
+fn frozen_in_recovery(stage: &Stage, not: &str, over: &AtomicBool) -> Vec<Value> {
+    let node = loop {
+        let jobs = stage.get(["jobs", "-n", "quorate"]);
+        let done = super::items(&jobs)
+            .iter()
+            .filter(|job| job["status"]["succeeded"] == 1 && super::order_of(job).is_some())
+            .filter_map(|job| job["metadata"]["annotations"]["quorate.dev/target"].as_str())
+            .find(|target| *target != not && *target != WORKER.0);
+        if let Some(node) = done {
+            break node.to_owned();
+        }
+        if over.load(Ordering::Relaxed) {
+            return Vec::new();
+        }
+        std::thread::sleep(Duration::from_millis(300));
+    };
+    let machine = stage.lab.machines().into_iter().find(|machine| machine.name() == node).unwrap();
+    machine.pause("etcd").unwrap();
+    let until = Instant::now() + Duration::from_secs(25);
+    let mut looks = Vec::new();
+    while Instant::now() < until {
+        std::thread::sleep(Duration::from_secs(1));
+        // The balancer may still send one or the other to the apiserver that has lost its etcd.
+        let (Some(seen), Some(lease)) =
+            (stage.try_get(["node", &node]), stage.try_get(["lease", "-n", "quorate", "control-plane-disruption"]))
+        else {
+            continue;
+        };
+        let ready = seen["status"]["conditions"].as_array().unwrap().iter().find(|it| it["type"] == "Ready").unwrap();
+        looks.push(serde_json::json!({
+            "node": node, "ready": ready["status"], "cordoned": seen["spec"]["unschedulable"],
+            "held": !lease["spec"]["holderIdentity"].as_str().unwrap_or("").is_empty(),
+        }));
+    }
+    machine.resume("etcd").unwrap();
+    looks
 }
 
 /// How often a node's step was started on the worker's host.

@@ -7,3 +7,5 @@ mod api;
 mod etcd;
 #[cfg(test)]
 mod gone;
+#[cfg(test)]
+mod killed;
