@@ -36,6 +36,8 @@ const MAKE_JOB: Duration = Duration::from_secs(20);
 const START_WITHIN: Duration = Duration::from_secs(120);
 /// The steps of a record from which on the host may have been changed.
 const ON_HOST: [&str; 3] = [NODE_STEP, RECOVERY, UNCORDON];
+const CORDON: &str = "cordon";
+const DRAIN: &str = "drain";
 const NODE_STEP: &str = "node-step";
 const RECOVERY: &str = "recovery";
 const UNCORDON: &str = "uncordon";
@@ -275,7 +277,7 @@ impl Work<'_, '_> {
 
     async fn cordon(&self, _: &Disrupting) -> anyhow::Result<Option<End>> {
         let (chain, node) = (self.chain, self.node);
-        self.hold.guard.step(Step::touching("cordon")).await?;
+        self.announce(CORDON).await?;
         let owner = self.owner().await;
         match drain::cordon(chain.access, &node.name.0, &owner, chain.clock.now(), &self.hold.guard).await? {
             Cordoned::Done(record) => {
@@ -286,6 +288,15 @@ impl Work<'_, '_> {
             Cordoned::HeldBy(other) => Ok(Some(end(Outcome::Held, other.held(&node.name.0)))),
             Cordoned::NoSuchNode => Ok(Some(unknown(format!("{} is gone", node.name)))),
         }
+    }
+
+    /// Announces a step before the node's own. What may have changed the host keeps its record: whoever adopts it after us must not take
+    /// it for something that can be undone.
+    async fn announce(&self, step: &str) -> anyhow::Result<()> {
+        if !self.on_host {
+            self.hold.guard.step(Step::touching(step)).await?;
+        }
+        Ok(())
     }
 
     /// Whose the cordon is. One that was there before we took the locks is ours too, also when its Lease was given free by hand: nobody
@@ -299,7 +310,7 @@ impl Work<'_, '_> {
     /// Drains. What blocks is an answer: not now, and why.
     async fn drain(&self, _: &Disrupting) -> anyhow::Result<Option<End>> {
         let (chain, node) = (self.chain, self.node);
-        self.hold.guard.step(Step::touching("drain")).await?;
+        self.announce(DRAIN).await?;
         let options = drain::Options::new(chain.config, Some(chain.pod.uid.clone()));
         let mut watcher = Watcher { chain, node: &node.name };
         let blocked = match drain::drain(chain.access, &node.name.0, &options, &self.hold.guard, &mut watcher).await {
