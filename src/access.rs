@@ -3,6 +3,7 @@
 
 use crate::cli::Global;
 use crate::exit::UsageError;
+use crate::observe::etcd::host;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::ListParams;
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -18,7 +19,7 @@ const SILENCE: Duration = Duration::from_secs(15);
 /// Environment variable of a Job's container: the apiservers' own addresses, separated by commas.
 pub const APISERVERS: &str = "QUORATE_APISERVERS";
 /// How often all are tried: a balancer takes seconds to see that a node is dead, and each new connection may meet another.
-const ROUNDS: usize = 3;
+pub(crate) const ROUNDS: usize = 3;
 /// How long a pod looks for the apiservers behind the Service.
 const FIND: Duration = Duration::from_secs(90);
 /// Between two looks: a refused connection must not spin.
@@ -37,17 +38,6 @@ pub struct Access {
 struct Way {
     address: String,
     client: Client,
-}
-
-impl Way {
-    /// The host of its address, brackets of an IPv6 address taken off.
-    fn host(&self) -> Option<&str> {
-        let authority = self.address.split("://").nth(1)?.split('/').next()?;
-        match authority.strip_prefix('[') {
-            Some(v6) => v6.split(']').next(),
-            None => authority.split(':').next(),
-        }
-    }
 }
 
 /// Why the API could not be reached.
@@ -216,7 +206,7 @@ impl Access {
     /// # Errors
     /// When none answers; what each said.
     pub async fn live(&self, avoid: &[String]) -> Result<Client, AccessError> {
-        let avoided = |way: &&Way| avoid.iter().any(|address| way.host() == Some(address.as_str()));
+        let avoided = |way: &&Way| host(&way.address).is_some_and(|host| avoid.contains(&host));
         let mut said = Vec::new();
         for round in 0..ROUNDS {
             if round > 0 {

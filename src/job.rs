@@ -1,7 +1,7 @@
 //! Jobs made from the templates in the cluster: suspended CronJobs whose `jobTemplate` is copied, so that service account,
 //! image and mounts are what the manifests say. This file speaks to the API; what a Job is made of and what a pod says are pure.
 
-use crate::access::{Access, AccessError, ReadError, unanswered};
+use crate::access::{Access, AccessError, ROUNDS, ReadError, unanswered};
 use crate::observe::cluster::CONTROL_PLANE;
 use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::core::v1::{Node, Pod};
@@ -156,7 +156,7 @@ impl<'a> Jobs<'a> {
     /// # Errors
     /// When the template is not as expected or the API refuses.
     pub async fn start(&self, request: &Request) -> Result<Started, JobError> {
-        let mut left = 3;
+        let mut left = ROUNDS;
         loop {
             left -= 1;
             match self.start_once(request).await {

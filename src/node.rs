@@ -130,18 +130,7 @@ mod tests {
 
     #[test]
     fn a_pod_without_an_answer_of_the_unit_never_says_untouched() {
-        let order = Upgrade {
-            to: "v1.36.3".parse().unwrap(),
-            mode: Mode::Node,
-            role: None,
-            skip_phases: Vec::new(),
-            ignore_preflight_errors: Vec::new(),
-            peers: Vec::new(),
-            service_address: None,
-            etcd_image_tag: None,
-            timeout: std::time::Duration::from_secs(60),
-            start_before: None,
-        };
+        let order = Upgrade::bare("v1.36.3", Mode::Node);
         let tool = command::ToolError::Start { tool: "systemd-run".to_owned(), why: "not there".to_owned() };
         for (error, outcome) in [
             (unit::UnitError::Other { running: "a".to_owned(), wanted: "b".to_owned() }, Outcome::Refused),

@@ -1,6 +1,6 @@
 //! Where this process runs: in a Job's pod, or in place on a control plane node.
 
-use crate::access::{APISERVERS, Access};
+use crate::access::{APISERVERS, Access, ROUNDS};
 use crate::cli::Global;
 use crate::config::Config;
 use crate::exit::UsageError;
@@ -89,7 +89,7 @@ pub async fn configuration(global: &Global, access: &Access) -> anyhow::Result<C
 /// # Errors
 /// When they cannot be read.
 pub async fn nodes(access: &Access, config: &Config) -> anyhow::Result<Vec<NodeView>> {
-    let mut left = 3;
+    let mut left = ROUNDS;
     loop {
         left -= 1;
         let client = access.live(&[]).await?;

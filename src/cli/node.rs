@@ -151,6 +151,25 @@ fn named_check(text: &str) -> Result<String, String> {
 }
 
 #[cfg(test)]
+impl Upgrade {
+    /// An order that names nothing but what it must, for tests.
+    pub(crate) fn bare(to: &str, mode: Mode) -> Self {
+        Self {
+            to: to.parse().unwrap(),
+            mode,
+            role: None,
+            skip_phases: Vec::new(),
+            ignore_preflight_errors: Vec::new(),
+            peers: Vec::new(),
+            service_address: None,
+            etcd_image_tag: None,
+            timeout: std::time::Duration::from_secs(60),
+            start_before: None,
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use crate::cli::{Cli, Command};
     use clap::Parser;

@@ -30,18 +30,7 @@ mod tests {
     use super::*;
 
     fn order(mode: Mode) -> Upgrade {
-        Upgrade {
-            to: "v1.36.3".parse().unwrap(),
-            mode,
-            role: None,
-            skip_phases: Vec::new(),
-            ignore_preflight_errors: Vec::new(),
-            peers: Vec::new(),
-            service_address: None,
-            etcd_image_tag: None,
-            timeout: std::time::Duration::from_secs(60),
-            start_before: None,
-        }
+        Upgrade::bare("v1.36.3", mode)
     }
 
     #[test]

@@ -142,7 +142,7 @@ impl<'a> Chain<'a> {
     ///
     /// # Errors
     /// When the record cannot be read.
-    pub async fn plan(&self, seen: &Seen) -> anyhow::Result<Result<(Fleet, Plan, ChainRecord), End>> {
+    pub async fn plan(&self, seen: &Seen) -> anyhow::Result<Result<(Fleet, Plan), End>> {
         let fleet = match Fleet::of(seen) {
             Ok(fleet) => fleet,
             Err(error) => return Ok(Err(unknown(error.to_string()))),
@@ -153,7 +153,7 @@ impl<'a> Chain<'a> {
             Err(why) => return Ok(Err(unknown(why))),
         };
         match Plan::make(&fleet, self.to, &record, &configured) {
-            Ok(plan) => Ok(Ok((fleet, plan, record))),
+            Ok(plan) => Ok(Ok((fleet, plan))),
             Err(error) => Ok(Err(end(Outcome::Refused, error.to_string()))),
         }
     }

@@ -208,19 +208,13 @@ impl Work<'_, '_> {
     /// Judges, moves leadership, cordons, drains, judges again.
     async fn up_to_the_node_step(&self) -> anyhow::Result<Result<(Seen, Disrupting), End>> {
         let (chain, node) = (self.chain, self.node);
-        let (mut seen, permit) = match self.permit().await? {
+        let (seen, permit) = match self.permit().await? {
             Ok(permitted) => permitted,
             Err(stop) => return Ok(Err(stop)),
         };
         let margin = permit.margin();
         let disrupting = permit.begin();
-        if leads(&seen, node) {
-            if let Some(stop) = self.move_leadership(&seen).await? {
-                return Ok(Err(stop));
-            }
-            seen = chain.look(self.mine().await).await;
-        }
-        if let Err(stop) = self.still_holds(&disrupting, &seen) {
+        if let Err(stop) = self.following(&disrupting, seen).await? {
             return Ok(Err(stop));
         }
         if node.control_plane {
@@ -233,17 +227,19 @@ impl Work<'_, '_> {
             return Ok(Err(stop));
         }
         // A drain takes minutes: whoever else has failed meanwhile counts.
-        let mut seen = chain.look(self.mine().await).await;
-        if leads(&seen, node) {
+        let seen = chain.look(self.mine().await).await;
+        Ok(self.following(&disrupting, seen).await?.map(|seen| (seen, disrupting)))
+    }
+
+    /// What is seen when the target does not lead etcd (any more), and the permit still holds then.
+    async fn following(&self, disrupting: &Disrupting, mut seen: Seen) -> anyhow::Result<Result<Seen, End>> {
+        if leads(&seen, self.node) {
             if let Some(stop) = self.move_leadership(&seen).await? {
                 return Ok(Err(stop));
             }
-            seen = chain.look(self.mine().await).await;
+            seen = self.chain.look(self.mine().await).await;
         }
-        if let Err(stop) = self.still_holds(&disrupting, &seen) {
-            return Ok(Err(stop));
-        }
-        Ok(Ok((seen, disrupting)))
+        Ok(self.still_holds(disrupting, &seen).map(|()| seen))
     }
 
     /// A permit for the target. What passes by itself (nothing refuses, something is unknown or not now) is waited for.

@@ -23,8 +23,8 @@ pub async fn run(chain: &Chain<'_>) -> anyhow::Result<End> {
     let until = chain.clock.boottime() + SETTLE;
     loop {
         let seen = chain.look(Mine::Nothing).await;
-        let (plan, fleet) = match chain.plan(&seen).await? {
-            Ok((fleet, plan, _)) => (plan, fleet),
+        let (fleet, plan) = match chain.plan(&seen).await? {
+            Ok(planned) => planned,
             Err(stop) => return Ok(stop),
         };
         if let Some(left) = plan.steps.first() {

@@ -91,7 +91,7 @@ async fn preflight(chain: &Chain<'_>) -> anyhow::Result<End> {
         Err(why) => chain.say(&format!("preflight: whether kured's lock was left by somebody is not known: {why}")),
     }
     let seen = chain.look(Mine::Nothing).await;
-    let (fleet, plan, _) = match chain.plan(&seen).await? {
+    let (fleet, plan) = match chain.plan(&seen).await? {
         Ok(planned) => planned,
         Err(stop) => return Ok(stop),
     };
@@ -105,7 +105,7 @@ async fn preflight(chain: &Chain<'_>) -> anyhow::Result<End> {
     }
     let checked = check_nodes(chain, &fleet).await?;
     // Once more with the packages' versions: a node whose kubeadm lags is not done.
-    let (_, plan, _) = match chain.plan(&seen).await? {
+    let (_, plan) = match chain.plan(&seen).await? {
         Ok(planned) => planned,
         Err(stop) => return Ok(stop),
     };
@@ -184,7 +184,7 @@ async fn rehearsals(chain: &Chain<'_>, plan: &Plan) -> anyhow::Result<Vec<String
 /// One node's step. Which node is whose turn is asked of the live fleet, not of the Job's name (incident R35).
 async fn one_node(chain: &Chain<'_>, node: &NodeName) -> anyhow::Result<End> {
     let seen = chain.look(Mine::Nothing).await;
-    let (fleet, plan, _) = match chain.plan(&seen).await? {
+    let (fleet, plan) = match chain.plan(&seen).await? {
         Ok(planned) => planned,
         Err(stop) => return Ok(stop),
     };
@@ -206,7 +206,7 @@ async fn one_node(chain: &Chain<'_>, node: &NodeName) -> anyhow::Result<End> {
         return Ok(stop);
     }
     let seen = chain.look(Mine::Nothing).await;
-    let (_, plan, _) = match chain.plan(&seen).await? {
+    let (_, plan) = match chain.plan(&seen).await? {
         Ok(planned) => planned,
         Err(stop) => return Ok(stop),
     };

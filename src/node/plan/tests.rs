@@ -7,16 +7,10 @@ fn version(text: &str) -> Version {
 
 fn order(mode: Mode) -> Upgrade {
     Upgrade {
-        to: version("v1.36.3"),
-        mode,
-        role: None,
-        skip_phases: Vec::new(),
-        ignore_preflight_errors: Vec::new(),
         peers: vec!["10.10.0.12".parse().unwrap()],
-        service_address: None,
         etcd_image_tag: Some("default".to_owned()),
         timeout: std::time::Duration::from_secs(1800),
-        start_before: None,
+        ..Upgrade::bare("v1.36.3", mode)
     }
 }
 

@@ -3,18 +3,7 @@ use crate::cli::node::{Mode, Role};
 use crate::node::packages::PackageManager;
 
 fn order(to: &str, role: Option<Role>) -> Upgrade {
-    Upgrade {
-        to: to.parse().unwrap(),
-        mode: Mode::Node,
-        role,
-        skip_phases: Vec::new(),
-        ignore_preflight_errors: Vec::new(),
-        peers: Vec::new(),
-        service_address: None,
-        etcd_image_tag: None,
-        timeout: Duration::from_secs(60),
-        start_before: None,
-    }
+    Upgrade { role, ..Upgrade::bare(to, Mode::Node) }
 }
 
 fn wait<T>(future: impl Future<Output = T>) -> T {
