@@ -1,6 +1,7 @@
 //! Taking everything down, by what is there and not by what somebody remembers: the lab may have been killed anywhere.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -130,14 +131,23 @@ fn until_gone(what: &str, attempt: impl Fn() -> Result<Vec<String>>) -> Result<(
     }
 }
 
-/// The subtrees of machines in every hierarchy.
+/// The subtrees of machines in every hierarchy. They can be deep: systemd-nspawn gives a machine a cgroup namespace, whose root is the
+/// group that the lab was started in, and each run of a lab may have been started in another.
 fn cgroups() -> Result<Vec<PathBuf>> {
+    let names: Vec<_> = (1..=MOST_MACHINES).map(namespace).collect();
     let mut found = Vec::new();
-    for hierarchy in fs::read_dir("/sys/fs/cgroup").context("cannot read /sys/fs/cgroup")? {
-        let hierarchy = hierarchy?.path();
-        found.extend(
-            (1..=MOST_MACHINES).map(|machine| hierarchy.join(namespace(machine))).filter(|group| group.is_dir()),
-        );
+    let mut folders = vec![PathBuf::from("/sys/fs/cgroup")];
+    while let Some(folder) = folders.pop() {
+        let entries = match fs::read_dir(&folder) {
+            Ok(entries) => entries,
+            // Gone since it was listed.
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
+            Err(error) => return Err(error).with_context(|| format!("cannot read {}", folder.display())),
+        };
+        for entry in entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
+            let ours = names.iter().any(|name| entry.file_name() == name.as_str());
+            if ours { found.push(entry.path()) } else { folders.push(entry.path()) }
+        }
     }
     Ok(found)
 }
