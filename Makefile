@@ -13,6 +13,7 @@ STATIC := -C target-feature=+crt-static -C link-arg=-fuse-ld=mold \
   --remap-path-prefix=$(or $(CARGO_HOME),$(HOME)/.cargo)/registry/src=/registry --remap-path-prefix=$(CARGO_TARGET_DIR)=/target
 MAX_BYTES := 16000000
 LAB := $(CARGO_TARGET_DIR)/debug/lab
+PROBER := $(CARGO_TARGET_DIR)/$(TARGET)/release/prober
 
 # For tests: what is tested is what ships.
 export QUORATE_BIN := $(CURDIR)/dist/quorate
@@ -32,11 +33,11 @@ help:
 
 ## make demo       a real cluster of three control plane nodes and a worker, upgraded under a prober
 demo: setup lab-build image prober-image
-	LAB=$(LAB) scripts/demo
+	LAB=$(LAB) PROBER=$(PROBER) scripts/demo
 
 ## make demo-loop  the same cluster upgraded by a shell loop, to be compared with
 demo-loop: setup lab-build image prober-image
-	LAB=$(LAB) scripts/demo loop
+	LAB=$(LAB) PROBER=$(PROBER) scripts/demo loop
 
 ## make demo-down  takes it away; nothing is left
 demo-down: lab-down
@@ -69,7 +70,7 @@ image: binary lab
 prober-image: ours lab
 	RUSTFLAGS="$(STATIC)" cargo build --release --locked --target $(TARGET) -p lab --bin prober
 	@mkdir -p dist
-	$(LAB) image localhost/quorate-prober:dev dist/quorate-prober-image.tar $(CARGO_TARGET_DIR)/$(TARGET)/release/prober
+	$(LAB) image localhost/quorate-prober:dev dist/quorate-prober-image.tar $(PROBER)
 
 ## make bench      beside the incumbents, in one run: time, CPU, memory
 bench: setup lab-build image

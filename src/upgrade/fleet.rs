@@ -22,6 +22,10 @@ pub struct FleetNode {
     pub etcd: Option<String>,
     /// Whether it is cordoned, and by whom.
     pub cordon: Cordon,
+    /// Whether its kubelet says that it is Ready.
+    pub ready: Fact<bool>,
+    /// Conditions under which its kubelet evicts pods, or may: DiskPressure and the like.
+    pub pressures: Vec<String>,
     /// The etcd member on it, when known.
     pub member: Option<MemberId>,
     /// Whether that member leads.
@@ -84,6 +88,21 @@ impl Fleet {
     /// The workers.
     pub fn workers(&self) -> impl Iterator<Item = &FleetNode> {
         self.nodes.iter().filter(|node| !node.control_plane)
+    }
+
+    /// What is wrong with workers, and what is not known of them. A worker that is not well takes none of the pods that are drained from
+    /// the others; control plane nodes are the rule's to judge.
+    pub fn unwell_workers(&self) -> (Vec<String>, Vec<String>) {
+        let (mut wrong, mut unknown) = (Vec::new(), Vec::new());
+        for node in self.workers() {
+            match &node.ready {
+                Fact::Known(true) => {}
+                Fact::Known(false) => wrong.push(format!("{} is not Ready", node.name)),
+                Fact::Unknown(why) => unknown.push(format!("whether {} is Ready is not known: {why}", node.name)),
+            }
+            wrong.extend(node.pressures.iter().map(|pressure| format!("{} has {pressure}", node.name)));
+        }
+        (wrong, unknown)
     }
 
     /// The version that runs: the oldest kubelet of the fleet (incident R06).
@@ -179,6 +198,8 @@ fn fleet_node(node: &NodeView, seen: &Observation, holders: &[&Holder]) -> Resul
         components,
         etcd,
         cordon: node.cordon.clone(),
+        ready: node.ready.clone(),
+        pressures: node.pressures.clone(),
         member: view.map(|view| view.id),
         leads,
         begun,
@@ -199,6 +220,26 @@ fn tag_of(image: &str) -> Result<&str, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use quorum_safety::fixture;
+
+    #[test]
+    fn a_worker_that_is_not_well_is_named_and_what_is_unknown_is_not_taken_for_well() {
+        let unwell = |change: fn(&mut NodeView)| {
+            let whole = fixture::healthy(3).on_node("w1", change);
+            Fleet::of(&Seen { observation: whole.seen, in_flight: whole.in_flight }).unwrap().unwell_workers()
+        };
+        let texts = |texts: &[&str]| texts.iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(unwell(|_| {}), (Vec::new(), Vec::new()));
+        assert_eq!(unwell(|node| node.ready = Fact::Known(false)), (texts(&["w1 is not Ready"]), Vec::new()));
+        assert_eq!(
+            unwell(|node| node.ready = Fact::Unknown("its kubelet is silent".to_owned())),
+            (Vec::new(), texts(&["whether w1 is Ready is not known: its kubelet is silent"]))
+        );
+        assert_eq!(
+            unwell(|node| node.pressures = vec!["DiskPressure".to_owned()]),
+            (texts(&["w1 has DiskPressure"]), Vec::new())
+        );
+    }
 
     #[test]
     fn versions_of_images() {

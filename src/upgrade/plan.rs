@@ -197,7 +197,7 @@ fn versions(node: &FleetNode) -> impl Iterator<Item = Version> + '_ {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use quorum_safety::{Cordon, MemberId};
+    use quorum_safety::{Cordon, Fact, MemberId};
     use std::collections::BTreeMap;
 
     fn version(text: &str) -> Version {
@@ -220,6 +220,8 @@ mod tests {
             },
             etcd: control_plane.then(|| "3.6.8-0".to_owned()),
             cordon: Cordon::None,
+            ready: Fact::Known(true),
+            pressures: Vec::new(),
             member: Some(MemberId(1)),
             leads: false,
             begun: Vec::new(),

@@ -84,11 +84,14 @@ pub async fn run(global: &Global, to: Version, clock: Clock) -> anyhow::Result<E
         Err(error) => return refused(global, Outcome::Refused, error.to_string()),
     };
     let options = drain::Options::new(&config, None);
-    let mut blockers = Vec::new();
+    let (mut blockers, unknown) = fleet.unwell_workers();
     for step in &plan.steps {
         let rehearsal = drain::rehearse(&access, &step.node.0, &options).await?;
         blockers.extend(rehearsal.stopping().iter().map(|blocker| format!("{}: {blocker}", step.node)));
     }
+    let blocked = (!blockers.is_empty()).then_some(Outcome::Held);
+    let blocked = blocked.or((!unknown.is_empty()).then_some(Outcome::Unknown));
+    blockers.extend(unknown);
     let age = published.map(|seen| clock.unix().0.saturating_sub(seen.observation.taken_at.0));
     let mut reasons: Vec<Reason> = stopped.into_iter().collect();
     if let Some(first) = plan.steps.first() {
@@ -106,7 +109,7 @@ pub async fn run(global: &Global, to: Version, clock: Clock) -> anyhow::Result<E
         plan,
     };
     output::answer(global.output, &shown, || text(&shown))?;
-    Ok(if shown.blockers.is_empty() { Outcome::of_reasons(&shown.reasons).status() } else { ExitStatus::Held })
+    Ok(blocked.unwrap_or_else(|| Outcome::of_reasons(&shown.reasons)).status())
 }
 
 /// Why the first node may not go now. What is half done is judged by the step that adopts it. An old observation of etcd says nothing of

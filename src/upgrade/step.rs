@@ -113,8 +113,9 @@ async fn preflight(chain: &Chain<'_>) -> anyhow::Result<End> {
         return Ok(end(Outcome::Ok, format!("nothing to do: all {} nodes are on {}", plan.done.len(), chain.to)));
     }
     let needed = |node: &NodeName| plan.steps.iter().any(|step| step.node == *node);
-    let mut blockers = rehearsals(chain, &plan).await?;
-    let mut unknowns = checked.unheard;
+    let (mut blockers, mut unknowns) = fleet.unwell_workers();
+    blockers.extend(rehearsals(chain, &plan).await?);
+    unknowns.extend(checked.unheard);
     for (node, answer) in checked.answers.iter().filter(|(node, _)| needed(node)) {
         blockers.extend(answer.blockers.iter().map(|text| format!("{node}: {text}")));
         unknowns.extend(answer.unknown.iter().map(|text| format!("{node}: {text}")));

@@ -1,6 +1,8 @@
 //! The gate against real etcd members of each version that it meets: processes are killed, frozen, joined as learners. The nodes
 //! and apiservers around them are written (no kubelet runs here); tests/integration/machines.rs has the real ones.
 
+mod reasons;
+
 use lab::etcd::{Cluster, Etcd, EtcdVersion, Spec};
 use quorate::observe::etcd::{ClientFiles, Pace, ask, client_url};
 use quorum_safety::{Answer, Code, Disruption, EtcdView, Fact, Mine, NodeName, Record, fixture};
@@ -21,13 +23,20 @@ fn three(version: EtcdVersion) -> Cluster {
     cluster
 }
 
-/// What quorate sees of these members, on nodes k1 … kn with their addresses.
+/// Nodes called as their members, by address.
+fn nodes(cluster: &Cluster) -> BTreeMap<String, NodeName> {
+    cluster.members().iter().map(|m| (m.address().to_string(), NodeName(m.name().to_owned()))).collect()
+}
+
+/// What quorate sees of these members, each on its node.
 fn look(cluster: &Cluster) -> EtcdView {
-    let by_address: BTreeMap<String, NodeName> =
-        cluster.members().iter().map(|m| (m.address().to_string(), NodeName(m.name().to_owned()))).collect();
-    let seeds: Vec<String> = by_address.keys().map(|address| client_url(address)).collect();
+    look_on(cluster, nodes(cluster))
+}
+
+fn look_on(cluster: &Cluster, nodes: BTreeMap<String, NodeName>) -> EtcdView {
+    let seeds: Vec<String> = cluster.members().iter().map(|member| client_url(&member.address().to_string())).collect();
     let pace = Pace { answer: Duration::from_secs(3), between_samples: Duration::from_secs(1) };
-    run(ask(&ClientFiles::in_folder(cluster.pki_dir()), &seeds, pace)).placed(&Fact::Known(by_address))
+    run(ask(&ClientFiles::in_folder(cluster.pki_dir()), &seeds, pace)).placed(&Fact::Known(nodes))
 }
 
 /// The verdict on taking a node down, in a cluster that is whole but for its etcd.

@@ -1,6 +1,7 @@
 //! Real machines: three control plane nodes and a worker, kubelet, containerd, kubeadm, HAProxy. One cluster serves all of these
 //! tests: the story is told once, in order, and each test asserts what it is about.
 
+mod stage;
 mod story;
 
 use serde_json::Value;
@@ -14,6 +15,10 @@ fn h05_three_seconds_after_a_power_cut_the_gate_refuses_although_every_node_is_r
         "the nodes were to be Ready still: the lab is too slow for this case"
     );
     cut.gate.refused_with("Q030-quorum-would-be-lost", "k1");
+    cut.gate.refused_with("Q041-apiserver-unanswered", "k1");
+    // What a tool that asks only the API comes to know most of a minute later.
+    cut.noticed.refused_with("Q053-node-ready-unknown", "k1");
+    cut.noticed.refused_with("Q030-quorum-would-be-lost", "k1");
 }
 
 #[test]
@@ -25,6 +30,18 @@ fn h05_a_frozen_member_is_refused_and_named() {
 #[test]
 fn h03_an_administrators_cordon_on_another_control_plane_node_is_refused() {
     story().cordoned.refused_with("Q054-foreign-cordon", "k3");
+}
+
+#[test]
+fn a_node_that_is_not_there_is_refused() {
+    story().nobody.refused_with("Q051-target-not-a-node", "k9");
+}
+
+#[test]
+fn r10_a_lock_that_cannot_be_parsed_is_unknown_and_holds() {
+    let said = &story().unparsable;
+    assert_eq!(said.code, 12, "{said:?}");
+    said.has_reason("Q074-kured-unknown", "");
 }
 
 #[test]
@@ -124,6 +141,9 @@ fn r14_a_step_killed_while_kubeadm_works_is_finished_by_the_next_run() {
     let node = items(&story.nodes_after_kill).iter().find(|node| node["metadata"]["name"] == on).unwrap();
     assert_eq!(node["spec"]["unschedulable"], true);
     assert!(!story.lease_after_kill["spec"]["holderIdentity"].as_str().unwrap_or("").is_empty());
+    for reason in ["Q055-other-disrupted", "Q070-lease-held"] {
+        story.gate_after_kill.has_reason(reason, on);
+    }
     // The next run went on from there: the node is on target in the end (see the upgrade), and no other one got `apply` (see H02).
     assert!(
         story.upgrade.err.contains(&format!("{on}: going on with what a step before this one began (node-step)")),
@@ -207,8 +227,14 @@ fn r01_no_step_ran_on_the_node_that_it_took_down() {
 
 #[test]
 fn r12_nodes_come_from_the_api() {
-    // Nothing names a node: the machines have no DNS records, and all four were found.
-    assert_eq!(node_orders(&story().jobs).len(), 4);
+    // No pod can look a node's name up: the machines have no DNS. All four were found, each by its name in the API, and addressed
+    // by what the API says of it.
+    let jobs = &story().jobs;
+    let orders = items(jobs).iter().filter(|job| order_of(job).is_some());
+    let mut targets: Vec<&str> =
+        orders.map(|job| job["spec"]["template"]["spec"]["nodeName"].as_str().unwrap()).collect();
+    targets.sort_unstable();
+    assert_eq!(targets, ["k1", "k2", "k3", "k4"]);
 }
 
 #[test]

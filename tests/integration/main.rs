@@ -16,4 +16,6 @@ mod machines;
 #[cfg(test)]
 mod manifests;
 #[cfg(test)]
+mod observe;
+#[cfg(test)]
 mod pod_security;

@@ -62,8 +62,6 @@ pub enum Command {
     Pause(Process),
     /// Let paused processes go on (SIGCONT)
     Resume(Process),
-    /// Count what clients of an apiserver see, and print the account: raw connections, a fixed rate, no retry
-    Probe(prober::Options),
     /// Watch how many etcd members answer, until SIGTERM or SIGINT
     Voters(prober::voters::Options),
     /// Print the account of a demo from the files that it left

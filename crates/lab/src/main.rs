@@ -39,7 +39,6 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Load { archive } => Lab::attach()?.load_image(&archive)?,
         Command::Pause(process) => machine(process.machine)?.pause(&process.name)?,
         Command::Resume(process) => machine(process.machine)?.resume(&process.name)?,
-        Command::Probe(options) => output::answer(serde_json::to_string_pretty(&prober::run(&options)?)?),
         Command::Voters(options) => prober::voters::run(&options).map(drop)?,
         Command::Account { folder } => output::answer(account::text(&folder)?),
         Command::Image { reference, out, binary, files, user } => {

@@ -23,7 +23,7 @@ use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 use access::Access;
 use connection::{Protocol, Question, Target};
@@ -52,23 +52,23 @@ pub struct Options {
     /// Folder of `token` and `ca.crt`, when there is no kubeconfig
     #[arg(long, value_name = "FOLDER", default_value = POD_ACCOUNT)]
     pub account: PathBuf,
-    /// Namespace of the ConfigMap that is read and written
+    /// Namespace of the ConfigMaps that are read and written
     #[arg(long, value_name = "NAME", default_value = "quorate-demo")]
     pub namespace: String,
-    /// The ConfigMap; made when it is not there, and nobody else's
+    /// The ConfigMap that is read; those that are written have a number after this name. Made when not there, and nobody else's
     #[arg(long, value_name = "NAME", default_value = "prober")]
     pub config_map: String,
     /// Requests a second on new connections
-    #[arg(long, value_name = "NUMBER", default_value_t = 20)]
+    #[arg(long, value_name = "NUMBER", default_value_t = 15)]
     pub new_rate: u32,
     /// Requests a second on kept HTTP/1.1 connections
-    #[arg(long, value_name = "NUMBER", default_value_t = 20)]
+    #[arg(long, value_name = "NUMBER", default_value_t = 15)]
     pub kept_rate: u32,
     /// Requests a second on HTTP/2 connections
-    #[arg(long, value_name = "NUMBER", default_value_t = 20)]
+    #[arg(long, value_name = "NUMBER", default_value_t = 10)]
     pub http2_rate: u32,
     /// Writes a second, each on a new connection
-    #[arg(long, value_name = "NUMBER", default_value_t = 10)]
+    #[arg(long, value_name = "NUMBER", default_value_t = 5)]
     pub write_rate: u32,
     /// Connections of each kept class
     #[arg(long, value_name = "NUMBER", default_value_t = 4)]
@@ -97,10 +97,30 @@ impl Options {
         Question::get(&format!("{}/{}", self.maps(), self.config_map))
     }
 
+    /// How many objects writes take turns in. Writers of one object make each other's attempts fail inside the apiserver, and it tries
+    /// them again: that would be counted, not the way to it. So none is written again before the write before has met its deadline.
+    #[must_use]
+    pub fn written(&self) -> u64 {
+        u64::from(self.write_rate) * (DEADLINE.as_secs() + 1)
+    }
+
+    fn written_name(&self, number: u64) -> String {
+        format!("{}-{}", self.config_map, number % self.written())
+    }
+
+    fn create(&self, name: &str) -> Question {
+        Question {
+            method: "POST",
+            path: self.maps(),
+            content_type: "application/json",
+            body: serde_json::json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}}).to_string(),
+        }
+    }
+
     fn write(&self, number: u64) -> Question {
         Question {
             method: "PATCH",
-            path: format!("{}/{}", self.maps(), self.config_map),
+            path: format!("{}/{}", self.maps(), self.written_name(number)),
             content_type: "application/merge-patch+json",
             body: serde_json::json!({"data": {"writes": number.to_string()}}).to_string(),
         }
@@ -177,34 +197,32 @@ async fn until(end: Option<Instant>) {
     }
 }
 
-/// Makes the ConfigMap, reads and writes it once: only what worked before can be said to have failed later.
+/// Makes the ConfigMaps, reads one and writes each once: only what worked before can be said to have failed later.
 async fn admitted(options: &Options, target: &Target) -> Result<()> {
-    let create = Question {
-        method: "POST",
-        path: options.maps(),
-        content_type: "application/json",
-        body: serde_json::json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": options.config_map}})
-            .to_string(),
-    };
-    let attempt = async || {
-        for (question, fine) in [(&create, 409), (&options.read(), 200), (&options.write(0), 200)] {
-            let answer = target.ask_once(question).await?;
-            if !answer.is_success() && answer.status != fine {
-                bail!("{} {}: {}", question.method, question.path, answer.failure());
-            }
+    let create = |name: &str| (options.create(name), 409);
+    let mut questions = vec![create(&options.config_map), (options.read(), 200)];
+    for number in 0..options.written() {
+        questions.extend([create(&options.written_name(number)), (options.write(number), 200)]);
+    }
+    let attempt = async |question: &Question, fine| {
+        let answer = target.ask_once(question).await?;
+        if !answer.is_success() && answer.status != fine {
+            bail!("{} {}: {}", question.method, question.path, answer.failure());
         }
         Ok(())
     };
     let deadline = Instant::now() + ADMITTED;
-    loop {
-        match tokio::time::timeout(DEADLINE, attempt()).await.unwrap_or_else(|_| Err(anyhow!("no answer"))) {
-            Ok(()) => return Ok(()),
-            Err(error) if Instant::now() > deadline => {
+    for (question, fine) in &questions {
+        while let Err(error) =
+            timeout(DEADLINE, attempt(question, *fine)).await.unwrap_or_else(|_| Err(anyhow!("no answer")))
+        {
+            if Instant::now() > deadline {
                 return Err(error.context(format!("not admitted within {} s", ADMITTED.as_secs())));
             }
-            Err(_) => sleep(PAUSE).await,
+            sleep(PAUSE).await;
         }
     }
+    Ok(())
 }
 
 fn start(

@@ -18,8 +18,6 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::sleep;
 
-/// The prober opens three connections to make, read and write its ConfigMap before it counts.
-const ADMISSION: usize = 3;
 const CLASSES: [Class; 4] = Class::ALL;
 
 /// What the proxy does, once.
@@ -33,8 +31,8 @@ enum Fault {
 
 type Plan = Arc<Mutex<Option<Fault>>>;
 
-/// Carries connections to the apiserver; the first after the prober's admission that is eligible has the fault.
-fn proxy(server: SocketAddr, fault: Option<Fault>) -> (SocketAddr, Plan) {
+/// Carries connections to the apiserver; the first that is eligible after those of the prober's admission has the fault.
+fn proxy(server: SocketAddr, fault: Option<Fault>, admission: u64) -> (SocketAddr, Plan) {
     let plan = Arc::new(Mutex::new(fault));
     let (kept, (say, hear)) = (plan.clone(), mpsc::channel());
     thread::spawn(move || {
@@ -44,7 +42,7 @@ fn proxy(server: SocketAddr, fault: Option<Fault>) -> (SocketAddr, Plan) {
             say.send(listener.local_addr().unwrap()).unwrap();
             for number in 1.. {
                 let (client, _) = listener.accept().await.unwrap();
-                let plan = (number > ADMISSION).then(|| plan.clone());
+                let plan = (number > admission).then(|| plan.clone());
                 tokio::spawn(carry(client, server, plan));
             }
         });
@@ -127,14 +125,13 @@ fn pod_account(api: &Api) {
 fn probe(api: &Api, class: Class, fault: Option<Fault>, rate: u32) -> Report {
     let administrator = matches!(class, Class::New | Class::Kept);
     let server = SocketAddr::new(api.address(1).into(), 6443);
-    let (address, plan) = proxy(server, fault);
     let of = |one: Class| if one == class { rate } else { 0 };
-    let options = Options {
-        server: format!("https://{address}"),
+    let mut options = Options {
+        server: String::new(),
         kubeconfig: administrator.then(|| folder(api).join("admin.conf")),
         account: folder(api),
         namespace: "quorate-demo".to_owned(),
-        config_map: format!("prober-{}", address.port()),
+        config_map: String::new(),
         new_rate: of(Class::New),
         kept_rate: of(Class::Kept),
         http2_rate: of(Class::Http2),
@@ -143,6 +140,10 @@ fn probe(api: &Api, class: Class, fault: Option<Fault>, rate: u32) -> Report {
         seconds: Some(6),
         report: None,
     };
+    // To make and read one object, and to make and write the others, each on a connection of its own.
+    let (address, plan) = proxy(server, fault, 2 + 2 * options.written());
+    options.server = format!("https://{address}");
+    options.config_map = format!("prober-{}", address.port());
     let report = prober::run(&options).unwrap();
     assert_eq!(*plan.lock().unwrap(), None, "the proxy met no connection for its fault: {report:?}");
     report
@@ -200,22 +201,18 @@ fn one_cut_connection_of_each_class_is_one_failure_and_a_proper_close_is_none() 
 #[test]
 fn a_refused_write_is_a_failure() {
     let api = start(&[]);
-    // What no apiserver does by itself: the object that is written goes away under the prober.
+    // What no apiserver does by itself: an object that is to be written goes away under the prober, once its admission is over.
     thread::scope(|scope| {
         let running = scope.spawn(|| probe(&api, Class::Write, None, 10));
-        let mut deleted = Err(anyhow::anyhow!("not tried"));
-        let deadline = std::time::Instant::now() + Duration::from_secs(5);
+        let maps = "/api/v1/namespaces/quorate-demo/configmaps";
+        let mut deleted = Err(anyhow::anyhow!("the last object was never made"));
+        let deadline = std::time::Instant::now() + Duration::from_secs(30);
         while deleted.is_err() && std::time::Instant::now() < deadline {
-            let list = api.request("GET", "/api/v1/namespaces/quorate-demo/configmaps", None).unwrap();
-            let name = list["items"].as_array().unwrap().iter().find_map(|map| {
-                map["data"]["writes"]
-                    .as_str()
-                    .is_some_and(|number| number != "0")
-                    .then(|| map["metadata"]["name"].clone())
-            });
-            if let Some(name) = name {
-                let path = format!("/api/v1/namespaces/quorate-demo/configmaps/{}", name.as_str().unwrap());
-                deleted = api.request("DELETE", &path, None).map(drop);
+            let list = api.request("GET", maps, None).unwrap();
+            let last = list["items"].as_array().unwrap().iter().find(|map| map["data"]["writes"] == "59");
+            if let Some(last) = last.and_then(|map| map["metadata"]["name"].as_str()) {
+                let middle = last.strip_suffix("59").unwrap();
+                deleted = api.request("DELETE", &format!("{maps}/{middle}40"), None).map(drop);
             }
         }
         deleted.unwrap();

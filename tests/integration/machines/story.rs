@@ -1,62 +1,19 @@
 //! What happens on the machines, once: refusals, the upgrade, and a second run of it.
 
+use super::stage::{Said, Stage, stage, until};
 use lab::{Lab, Spec};
 use serde_json::Value;
-use std::path::{Path, PathBuf};
-use std::process::{Output, Stdio};
+use std::process::Stdio;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// The target of the upgrade.
 pub(super) const TO: &str = "v1.36.3";
-const PATIENCE: Duration = Duration::from_secs(300);
-/// How long nothing may have changed for a cluster to be at rest.
-const REST: Duration = Duration::from_secs(30);
 /// The lab's only worker, and its machine.
 const WORKER: (&str, u8) = ("k4", 4);
 /// The unit on a host that does a node's step.
 const UNIT: &str = "quorate-node-step";
-
-/// What a command said.
-#[derive(Debug)]
-pub(super) struct Said {
-    /// Its exit code.
-    pub(super) code: i32,
-    /// Standard output.
-    pub(super) out: String,
-    /// Standard error.
-    pub(super) err: String,
-}
-
-impl From<Output> for Said {
-    fn from(output: Output) -> Self {
-        Self {
-            code: output.status.code().unwrap_or(-1),
-            out: String::from_utf8_lossy(&output.stdout).into_owned(),
-            err: String::from_utf8_lossy(&output.stderr).into_owned(),
-        }
-    }
-}
-
-impl Said {
-    /// Standard output as JSON.
-    pub(super) fn document(&self) -> Value {
-        serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {self:?}"))
-    }
-
-    /// Asserts a refusal for a reason that names somebody.
-    pub(super) fn refused_with(&self, code: &str, about: &str) {
-        assert_eq!(self.code, 10, "{self:?}");
-        let verdict = &self.document()["verdict"];
-        assert_eq!(verdict["answer"], "refused", "{self:?}");
-        let reasons = verdict["reasons"].as_array().unwrap();
-        assert!(
-            reasons.iter().any(|r| r["code"] == code && r["detail"].as_str().unwrap().contains(about)),
-            "{code} about {about}: {reasons:?}"
-        );
-    }
-}
 
 /// A power cut of a control plane node, and the gate right after it.
 pub(super) struct PowerCut {
@@ -66,6 +23,8 @@ pub(super) struct PowerCut {
     pub(super) all_ready_after: bool,
     /// What the gate said of another node.
     pub(super) gate: Said,
+    /// And when the API had noticed.
+    pub(super) noticed: Said,
 }
 
 /// A cluster with one control plane node.
@@ -84,6 +43,10 @@ pub(super) struct Story {
     pub(super) power_cut: PowerCut,
     pub(super) frozen: Said,
     pub(super) cordoned: Said,
+    /// The gate of a node that is not there.
+    pub(super) nobody: Said,
+    /// The gate while kured's lock cannot be parsed.
+    pub(super) unparsable: Said,
     pub(super) kill_switch: Said,
     pub(super) budget: Said,
     pub(super) stray: Said,
@@ -94,6 +57,8 @@ pub(super) struct Story {
     pub(super) killed_on: String,
     pub(super) killed: Said,
     pub(super) nodes_after_kill: Value,
+    /// The gate of another control plane node then.
+    pub(super) gate_after_kill: Said,
     pub(super) plan_after_kill: Said,
     pub(super) lease_after_kill: Value,
     pub(super) interrupted: Said,
@@ -120,158 +85,6 @@ pub(super) fn story() -> &'static Story {
     STORY.get_or_init(tell)
 }
 
-fn dist(variable: &str, name: &str) -> PathBuf {
-    std::env::var_os(variable)
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("dist").join(name), PathBuf::from)
-}
-
-struct Stage {
-    lab: Lab,
-    binary: PathBuf,
-}
-
-impl Stage {
-    fn quorate<const N: usize>(&self, args: [&str; N]) -> Said {
-        let binary = self.binary.to_str().unwrap();
-        let words: Vec<&str> = [binary].into_iter().chain(args).collect();
-        self.lab.run(words).unwrap().into()
-    }
-
-    fn kubectl<const N: usize>(&self, args: [&str; N]) -> String {
-        let words: Vec<&str> = ["kubectl"].into_iter().chain(args).collect();
-        self.lab.run_checked(words).unwrap()
-    }
-
-    fn get<const N: usize>(&self, args: [&str; N]) -> Value {
-        let words: Vec<&str> = ["kubectl", "get", "-o", "json"].into_iter().chain(args).collect();
-        serde_json::from_str(&self.lab.run_checked(words).unwrap()).unwrap()
-    }
-
-    /// The same, while apiservers may come and go.
-    fn try_get<const N: usize>(&self, args: [&str; N]) -> Option<Value> {
-        let words: Vec<&str> =
-            ["kubectl", "--request-timeout=4s", "get", "-o", "json"].into_iter().chain(args).collect();
-        let output = self.lab.run(words).unwrap();
-        output.status.success().then(|| serde_json::from_slice(&output.stdout).unwrap())
-    }
-
-    fn gate(&self) -> Said {
-        self.quorate(["gate", "--node", "k2", "-o", "json"])
-    }
-
-    /// Waits until the gate permits again: whatever was broken is mended.
-    fn whole(&self) {
-        until("the gate to permit k2", || {
-            let said = self.gate();
-            if said.code == 0 { Ok(()) } else { Err(format!("{said:?}")) }
-        });
-    }
-
-    fn all_ready(&self) -> bool {
-        let nodes = self.get(["nodes"]);
-        super::items(&nodes).iter().all(|node| {
-            node["status"]["conditions"]
-                .as_array()
-                .unwrap()
-                .iter()
-                .any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
-        })
-    }
-
-    /// What an upgrade would change on nodes, without what heartbeats and reboots change.
-    fn nodes(&self) -> Value {
-        let nodes = self.get(["nodes"]);
-        super::items(&nodes)
-            .iter()
-            .map(|node| {
-                let annotations: Vec<&String> =
-                    node["metadata"]["annotations"].as_object().map_or_else(Vec::new, |all| all.keys().collect());
-                serde_json::json!({
-                    "name": node["metadata"]["name"], "labels": node["metadata"]["labels"], "annotations": annotations,
-                    "unschedulable": node["spec"]["unschedulable"],
-                    "kubelet": node["status"]["nodeInfo"]["kubeletVersion"],
-                })
-            })
-            .collect()
-    }
-
-    /// Nodes, and every pod outside of our namespace with its resourceVersion and its containers' start times.
-    fn untouched(&self) -> Value {
-        let pods = self.get(["pods", "--all-namespaces"]);
-        let pods: Vec<Value> = super::items(&pods)
-            .iter()
-            .filter(|pod| pod["metadata"]["namespace"] != "quorate")
-            .map(|pod| {
-                let started: Vec<&Value> = pod["status"]["containerStatuses"]
-                    .as_array()
-                    .map_or_else(Vec::new, |list| list.iter().map(|status| &status["state"]).collect());
-                serde_json::json!({
-                    "name": pod["metadata"]["name"], "version": pod["metadata"]["resourceVersion"], "started": started,
-                })
-            })
-            .collect();
-        serde_json::json!({"nodes": self.nodes(), "pods": pods})
-    }
-
-    /// Waits until something has come to rest, and gives what it is then: a kubelet that has just been restarted writes the status of its
-    /// pods once more, seconds after they are Ready.
-    fn at_rest(&self, look: impl Fn(&Self) -> Value) -> Value {
-        let mut last = (Instant::now(), look(self));
-        until("the cluster to come to rest", || {
-            let now = look(self);
-            if now != last.1 {
-                last = (Instant::now(), now);
-                return Err("something still changes".to_owned());
-            }
-            if last.0.elapsed() >= REST { Ok(()) } else { Err("not for long enough".to_owned()) }
-        });
-        last.1
-    }
-
-    /// Writes of our service accounts beyond our own namespace, as the apiservers' audit logs have them. Dry runs change nothing.
-    fn writes(&self) -> Vec<String> {
-        let mut writes = Vec::new();
-        for number in 1..=3 {
-            let log = self.lab.machine(number).unwrap().read_file("/var/log/kubernetes/audit.log").unwrap();
-            for line in String::from_utf8_lossy(&log).lines() {
-                let Ok(event) = serde_json::from_str::<Value>(line) else { continue };
-                let user = event["user"]["username"].as_str().unwrap_or("");
-                let verb = event["verb"].as_str().unwrap_or("");
-                let uri = event["requestURI"].as_str().unwrap_or("");
-                let writing = !["get", "list", "watch"].contains(&verb);
-                let ours = user.starts_with("system:serviceaccount:quorate:");
-                let elsewhere = event["objectRef"]["namespace"] != "quorate";
-                if ours && writing && elsewhere && !uri.contains("dryRun=All") && !uri.contains("selfsubject") {
-                    writes.push(format!("{} {verb} {uri}", event["auditID"].as_str().unwrap_or("")));
-                }
-            }
-        }
-        writes
-    }
-}
-
-fn until(what: &str, mut check: impl FnMut() -> Result<(), String>) {
-    let end = Instant::now() + PATIENCE;
-    loop {
-        match check() {
-            Ok(()) => return,
-            Err(said) => assert!(Instant::now() < end, "waited in vain for {what}: {said}"),
-        }
-        std::thread::sleep(Duration::from_millis(500));
-    }
-}
-
-/// A cluster with quorate in it.
-fn stage(spec: Spec) -> Stage {
-    Lab::down().unwrap();
-    let lab = Lab::up(spec).unwrap();
-    lab.load_image(&dist("QUORATE_IMAGE", "quorate-image.tar")).unwrap();
-    let stage = Stage { lab, binary: dist("QUORATE_BIN", "quorate") };
-    let overlay = Path::new(env!("CARGO_MANIFEST_DIR")).join("kustomize/overlays/lab");
-    stage.kubectl(["apply", "-k", overlay.to_str().unwrap()]);
-    stage
-}
-
 fn tell() -> Story {
     let single = single();
     let stage = stage(Spec { workers: 1, audit: true, ..Spec::default() });
@@ -282,6 +95,8 @@ fn tell() -> Story {
     let power_cut = power_cut(&stage);
     let frozen = frozen(&stage);
     let cordoned = cordoned(&stage);
+    let nobody = stage.gate_of("k9");
+    let unparsable = unparsable(&stage);
     let kill_switch = kill_switch(&stage);
     let budget = budget(&stage);
     let stray = stray(&stage);
@@ -292,6 +107,7 @@ fn tell() -> Story {
     let (killed_on, killed) = kubeadm_killed(&stage);
     let (nodes_after_kill, lease_after_kill) =
         (stage.get(["nodes"]), stage.get(["lease", "-n", "quorate", "control-plane-disruption"]));
+    let gate_after_kill = stage.gate_of(if killed_on == "k2" { "k3" } else { "k2" });
     let plan_after_kill = stage.quorate(["plan", "--to", TO, "-o", "json"]);
     let interrupted = interrupted(&stage);
     let over = AtomicBool::new(false);
@@ -321,6 +137,8 @@ fn tell() -> Story {
         power_cut,
         frozen,
         cordoned,
+        nobody,
+        unparsable,
         kill_switch,
         budget,
         stray,
@@ -331,6 +149,7 @@ fn tell() -> Story {
         killed_on,
         killed,
         nodes_after_kill,
+        gate_after_kill,
         plan_after_kill,
         lease_after_kill,
         interrupted,
@@ -368,9 +187,14 @@ fn power_cut(stage: &Stage) -> PowerCut {
     let all_ready_before = stage.all_ready();
     let gate = stage.gate();
     let all_ready_after = stage.all_ready();
+    until("the API to notice that k1 is silent", || {
+        let silent = stage.nodes_ready("Unknown");
+        if silent == ["k1"] { Ok(()) } else { Err(format!("{silent:?}")) }
+    });
+    let noticed = stage.gate();
     machine.start().unwrap();
     stage.whole();
-    PowerCut { all_ready_before, all_ready_after, gate }
+    PowerCut { all_ready_before, all_ready_after, gate, noticed }
 }
 
 fn frozen(stage: &Stage) -> Said {
@@ -386,6 +210,32 @@ fn cordoned(stage: &Stage) -> Said {
     stage.kubectl(["cordon", "k3"]);
     let said = stage.gate();
     stage.kubectl(["uncordon", "k3"]);
+    stage.whole();
+    said
+}
+
+/// The gate while kured's lock says something that is no lock. No node has the label of its DaemonSet's pods.
+fn unparsable(stage: &Stage) -> Said {
+    const KURED: &str = r#"
+apiVersion: apps/v1
+kind: DaemonSet
+metadata:
+  name: kured
+  namespace: kube-system
+  annotations: {weave.works/kured-node-lock: '{"nodeID":"k1","created":"the day before yesterday","TTL":"soon"}'}
+spec:
+  selector: {matchLabels: {app: kured}}
+  template:
+    metadata: {labels: {app: kured}}
+    spec:
+      nodeSelector: {quorate.dev/test: nowhere}
+      containers: [{name: kured, image: "ghcr.io/kubereboot/kured:1.23.0"}]
+"#;
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), KURED).unwrap();
+    stage.kubectl(["apply", "-f", file.path().to_str().unwrap()]);
+    let said = stage.gate();
+    stage.kubectl(["-n", "kube-system", "delete", "daemonset", "kured"]);
     stage.whole();
     said
 }

@@ -1,4 +1,5 @@
-//! The prober on its own: the image of the demo's pods. `lab probe` is the same.
+//! The prober: a program of its own, since the demo's pods run it, too.
+//! It counts what clients of an apiserver see, and prints the account.
 
 use std::process::ExitCode;
 

@@ -1,0 +1,222 @@
+//! A cluster with quorate in it, and what is asked of it.
+
+use lab::{Lab, Spec};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::process::Output;
+use std::time::{Duration, Instant};
+
+const PATIENCE: Duration = Duration::from_secs(300);
+/// How long nothing may have changed for a cluster to be at rest.
+const REST: Duration = Duration::from_secs(30);
+
+/// What a command said.
+#[derive(Debug)]
+pub(super) struct Said {
+    /// Its exit code.
+    pub(super) code: i32,
+    /// Standard output.
+    pub(super) out: String,
+    /// Standard error.
+    pub(super) err: String,
+}
+
+impl From<Output> for Said {
+    fn from(output: Output) -> Self {
+        Self {
+            code: output.status.code().unwrap_or(-1),
+            out: String::from_utf8_lossy(&output.stdout).into_owned(),
+            err: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+}
+
+impl Said {
+    /// Standard output as JSON.
+    pub(super) fn document(&self) -> Value {
+        serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    /// Asserts a refusal for a reason that names somebody.
+    pub(super) fn refused_with(&self, code: &str, about: &str) {
+        assert_eq!((self.code, &self.document()["verdict"]["answer"]), (10, &"refused".into()), "{self:?}");
+        self.has_reason(code, about);
+    }
+
+    /// Asserts that it is no permit, with a reason that names somebody.
+    pub(super) fn has_reason(&self, code: &str, about: &str) {
+        assert_ne!(self.code, 0, "{self:?}");
+        let verdict = &self.document()["verdict"];
+        assert_ne!(verdict["answer"], "permitted", "{self:?}");
+        let reasons = verdict["reasons"].as_array().unwrap();
+        assert!(
+            reasons.iter().any(|r| r["code"] == code && r["detail"].as_str().unwrap().contains(about)),
+            "{code} about {about}: {reasons:?}"
+        );
+    }
+}
+
+fn dist(variable: &str, name: &str) -> PathBuf {
+    std::env::var_os(variable)
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("dist").join(name), PathBuf::from)
+}
+
+/// The cluster.
+pub(super) struct Stage {
+    pub(super) lab: Lab,
+    pub(super) binary: PathBuf,
+}
+
+impl Stage {
+    pub(super) fn quorate<const N: usize>(&self, args: [&str; N]) -> Said {
+        let binary = self.binary.to_str().unwrap();
+        let words: Vec<&str> = [binary].into_iter().chain(args).collect();
+        self.lab.run(words).unwrap().into()
+    }
+
+    pub(super) fn kubectl<const N: usize>(&self, args: [&str; N]) -> String {
+        let words: Vec<&str> = ["kubectl"].into_iter().chain(args).collect();
+        self.lab.run_checked(words).unwrap()
+    }
+
+    pub(super) fn get<const N: usize>(&self, args: [&str; N]) -> Value {
+        let words: Vec<&str> = ["kubectl", "get", "-o", "json"].into_iter().chain(args).collect();
+        serde_json::from_str(&self.lab.run_checked(words).unwrap()).unwrap()
+    }
+
+    /// The same, while apiservers may come and go.
+    pub(super) fn try_get<const N: usize>(&self, args: [&str; N]) -> Option<Value> {
+        let words: Vec<&str> =
+            ["kubectl", "--request-timeout=4s", "get", "-o", "json"].into_iter().chain(args).collect();
+        let output = self.lab.run(words).unwrap();
+        output.status.success().then(|| serde_json::from_slice(&output.stdout).unwrap())
+    }
+
+    pub(super) fn gate(&self) -> Said {
+        self.gate_of("k2")
+    }
+
+    pub(super) fn gate_of(&self, node: &str) -> Said {
+        self.quorate(["gate", "--node", node, "-o", "json"])
+    }
+
+    /// Waits until the gate permits again: whatever was broken is mended.
+    pub(super) fn whole(&self) {
+        until("the gate to permit k2", || {
+            let said = self.gate();
+            if said.code == 0 { Ok(()) } else { Err(format!("{said:?}")) }
+        });
+    }
+
+    /// The nodes whose condition Ready is this, by name.
+    pub(super) fn nodes_ready(&self, wanted: &str) -> Vec<String> {
+        let ready = |node: &&Value| {
+            let conditions = node["status"]["conditions"].as_array().unwrap();
+            conditions.iter().any(|condition| condition["type"] == "Ready" && condition["status"] == wanted)
+        };
+        let nodes = self.get(["nodes"]);
+        super::items(&nodes)
+            .iter()
+            .filter(ready)
+            .map(|node| node["metadata"]["name"].as_str().unwrap().to_owned())
+            .collect()
+    }
+
+    pub(super) fn all_ready(&self) -> bool {
+        self.nodes_ready("True").len() == 4
+    }
+
+    /// What an upgrade would change on nodes, without what heartbeats and reboots change.
+    pub(super) fn nodes(&self) -> Value {
+        let nodes = self.get(["nodes"]);
+        super::items(&nodes)
+            .iter()
+            .map(|node| {
+                let annotations: Vec<&String> =
+                    node["metadata"]["annotations"].as_object().map_or_else(Vec::new, |all| all.keys().collect());
+                serde_json::json!({
+                    "name": node["metadata"]["name"], "labels": node["metadata"]["labels"], "annotations": annotations,
+                    "unschedulable": node["spec"]["unschedulable"],
+                    "kubelet": node["status"]["nodeInfo"]["kubeletVersion"],
+                })
+            })
+            .collect()
+    }
+
+    /// Nodes, and every pod outside of our namespace with its resourceVersion and its containers' start times.
+    pub(super) fn untouched(&self) -> Value {
+        let pods = self.get(["pods", "--all-namespaces"]);
+        let pods: Vec<Value> = super::items(&pods)
+            .iter()
+            .filter(|pod| pod["metadata"]["namespace"] != "quorate")
+            .map(|pod| {
+                let started: Vec<&Value> = pod["status"]["containerStatuses"]
+                    .as_array()
+                    .map_or_else(Vec::new, |list| list.iter().map(|status| &status["state"]).collect());
+                serde_json::json!({
+                    "name": pod["metadata"]["name"], "version": pod["metadata"]["resourceVersion"], "started": started,
+                })
+            })
+            .collect();
+        serde_json::json!({"nodes": self.nodes(), "pods": pods})
+    }
+
+    /// Waits until something has come to rest, and gives what it is then: a kubelet that has just been restarted writes the status of its
+    /// pods once more, seconds after they are Ready.
+    pub(super) fn at_rest(&self, look: impl Fn(&Self) -> Value) -> Value {
+        let mut last = (Instant::now(), look(self));
+        until("the cluster to come to rest", || {
+            let now = look(self);
+            if now != last.1 {
+                last = (Instant::now(), now);
+                return Err("something still changes".to_owned());
+            }
+            if last.0.elapsed() >= REST { Ok(()) } else { Err("not for long enough".to_owned()) }
+        });
+        last.1
+    }
+
+    /// Writes of our service accounts beyond our own namespace, as the apiservers' audit logs have them. Dry runs change nothing.
+    pub(super) fn writes(&self) -> Vec<String> {
+        let mut writes = Vec::new();
+        for number in 1..=3 {
+            let log = self.lab.machine(number).unwrap().read_file("/var/log/kubernetes/audit.log").unwrap();
+            for line in String::from_utf8_lossy(&log).lines() {
+                let Ok(event) = serde_json::from_str::<Value>(line) else { continue };
+                let user = event["user"]["username"].as_str().unwrap_or("");
+                let verb = event["verb"].as_str().unwrap_or("");
+                let uri = event["requestURI"].as_str().unwrap_or("");
+                let writing = !["get", "list", "watch"].contains(&verb);
+                let ours = user.starts_with("system:serviceaccount:quorate:");
+                let elsewhere = event["objectRef"]["namespace"] != "quorate";
+                if ours && writing && elsewhere && !uri.contains("dryRun=All") && !uri.contains("selfsubject") {
+                    writes.push(format!("{} {verb} {uri}", event["auditID"].as_str().unwrap_or("")));
+                }
+            }
+        }
+        writes
+    }
+}
+
+/// Waits for a condition.
+pub(super) fn until(what: &str, mut check: impl FnMut() -> Result<(), String>) {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        match check() {
+            Ok(()) => return,
+            Err(said) => assert!(Instant::now() < end, "waited in vain for {what}: {said}"),
+        }
+        std::thread::sleep(Duration::from_millis(500));
+    }
+}
+
+/// A cluster with quorate in it.
+pub(super) fn stage(spec: Spec) -> Stage {
+    Lab::down().unwrap();
+    let lab = Lab::up(spec).unwrap();
+    lab.load_image(&dist("QUORATE_IMAGE", "quorate-image.tar")).unwrap();
+    let stage = Stage { lab, binary: dist("QUORATE_BIN", "quorate") };
+    let overlay = Path::new(env!("CARGO_MANIFEST_DIR")).join("kustomize/overlays/lab");
+    stage.kubectl(["apply", "-k", overlay.to_str().unwrap()]);
+    stage
+}
