@@ -1,7 +1,7 @@
 //! Who asks for a Lease, and what can be seen of who holds it.
 
 use super::lease::said;
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::{Node, Pod, PodStatus};
 use kube::{Api, Client};
 use quorum_safety::lock::{Claim, HolderFacts, NodeState, PodRef, PodState, Record, Step};
 use quorum_safety::{Fact, NodeName, UnixSeconds};
@@ -98,12 +98,25 @@ async fn pod_state(client: &Client, wanted: &PodRef, limit: Duration) -> Result<
     let Some(pod) = pod.filter(|pod| pod.metadata.uid.as_ref() == Some(&wanted.uid)) else {
         return Ok(PodState::NotFound);
     };
-    let phase = pod.status.and_then(|status| status.phase);
-    Ok(match phase.as_deref() {
-        Some("Succeeded" | "Failed") => PodState::Terminal,
-        _ if pod.metadata.deletion_timestamp.is_some() => PodState::Terminating,
-        _ => PodState::Running,
+    let deleted = pod.metadata.deletion_timestamp.is_some();
+    Ok(match pod.status {
+        Some(status) if has_ended(&status) => PodState::Terminal,
+        Some(status) if deleted || is_terminal(&status) => PodState::Terminating,
+        None if deleted => PodState::Terminating,
+        Some(_) | None => PodState::Running,
     })
+}
+
+/// The phase alone is no kubelet's word: the garbage collector of pods writes `Failed` for nodes that nobody reaches, and the node may
+/// come back with the process alive. (Found by crates/quorum-model.)
+fn has_ended(status: &PodStatus) -> bool {
+    let containers = [&status.container_statuses, &status.init_container_statuses].into_iter().flatten().flatten();
+    let mut ended = containers.map(|one| one.state.as_ref().is_some_and(|state| state.terminated.is_some())).peekable();
+    is_terminal(status) && ended.peek().is_some() && ended.all(|ended| ended)
+}
+
+fn is_terminal(status: &PodStatus) -> bool {
+    matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"))
 }
 
 async fn node_state(client: &Client, name: &NodeName, limit: Duration) -> Result<NodeState, String> {

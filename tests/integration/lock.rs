@@ -75,6 +75,10 @@ async fn r34_a_killed_holder_is_adopted_once_its_pod_is_seen_to_have_ended_and_n
     let taken = place.take(CONTROL_PLANE, "cp3", "upgrade", "cp2", past_silence()).await?;
     assert!(waits(&taken).contains(&Wait::PodRuns), "{taken:?}");
     assert!(!waits(&taken).contains(&Wait::DeadlineNotPassed), "{taken:?}");
+    // Somebody else than the kubelet says so.
+    place.pod_given_up("cp1")?;
+    let taken = place.take(CONTROL_PLANE, "cp3", "upgrade", "cp2", NOW).await?;
+    assert!(waits(&taken).contains(&Wait::PodRuns), "{taken:?}");
     place.pod_ended("cp1")?;
     // Half done: nobody else may have it, not even with the proof.
     let taken = place.take(CONTROL_PLANE, "cp3", "defragment", "cp3", NOW).await?;

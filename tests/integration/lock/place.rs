@@ -92,6 +92,15 @@ impl Place {
 
     /// What the kubelet writes when the containers of a pod have ended.
     pub(super) fn pod_ended(&self, short: &str) -> Result<()> {
+        let ended = json!({
+            "name": "quorate", "image": "", "imageID": "", "ready": false, "restartCount": 0,
+            "state": {"terminated": {"exitCode": 137}},
+        });
+        self.patch_status("pod", short, &json!({"phase": "Failed", "containerStatuses": [ended]}))
+    }
+
+    /// What the garbage collector of pods writes of a node that nobody reaches: nobody has seen a container end.
+    pub(super) fn pod_given_up(&self, short: &str) -> Result<()> {
         self.patch_status("pod", short, &json!({"phase": "Failed"}))
     }
 

@@ -1,0 +1,147 @@
+#![expect(clippy::print_stdout, reason = "state counts and traces, for who runs it with --nocapture")]
+//! The searches: in earnest nothing may be found, and with each deliberate defect something must be. `UPDATE=1` writes defects.md anew.
+
+use quorum_model::{Actor, Budget, Defect, Ends, Kind, Move, Scenario};
+use stateright::{Checker, HasDiscoveries, Model};
+use std::path::Path;
+
+const NOTHING: Budget = Budget {
+    kills: 0,
+    pauses: 0,
+    deletions: 0,
+    power_cuts: 0,
+    partitions: 0,
+    lost_answers: 0,
+    cordons: 0,
+    releases: 0,
+    kured: 0,
+    drifts: 0,
+};
+
+const fn actor(kind: Kind, target: usize, runner: usize) -> Actor {
+    Actor { kind, target, runner }
+}
+
+fn scenario(voters: usize, actors: &[Actor], budget: Budget) -> Scenario {
+    Scenario {
+        voters,
+        actors: actors.to_vec(),
+        budget,
+        dead: Vec::new(),
+        defect: None,
+        searches_ends: true,
+        ends: Ends::default(),
+    }
+}
+
+/// An upgrade step and the next pod of its Job, on another node.
+const ONE: [Actor; 2] = [actor(Kind::Upgrade, 0, 1), actor(Kind::Upgrade, 0, 2)];
+/// The same, and the step of another node.
+const TWO: [Actor; 3] = [ONE[0], ONE[1], actor(Kind::Upgrade, 1, 2)];
+
+/// What is searched, some of it for these actors.
+fn scenarios(few: &[Actor]) -> Vec<(&'static str, Scenario)> {
+    vec![
+        ("processes", scenario(3, &TWO, Budget { kills: 1, pauses: 1, ..NOTHING })),
+        ("clocks", scenario(3, few, Budget { cordons: 1, drifts: 1, ..NOTHING })),
+        ("pods", scenario(3, &TWO, Budget { kills: 1, deletions: 1, ..NOTHING })),
+        ("answers", scenario(3, few, Budget { kills: 1, lost_answers: 1, ..NOTHING })),
+        ("power", scenario(3, &TWO, Budget { power_cuts: 1, ..NOTHING })),
+        ("partitions", scenario(3, few, Budget { partitions: 1, deletions: 1, ..NOTHING })),
+        ("hands", scenario(3, few, Budget { kills: 1, releases: 1, ..NOTHING })),
+        ("administrators", scenario(3, few, Budget { kills: 1, cordons: 1, ..NOTHING })),
+        ("kured", scenario(3, &TWO, Budget { kills: 1, kured: 1, ..NOTHING })),
+        (
+            "other operations",
+            scenario(
+                3,
+                &[ONE[0], actor(Kind::Reboot, 2, 0), actor(Kind::Defragment, 1, 2)],
+                Budget { kills: 1, pauses: 1, ..NOTHING },
+            ),
+        ),
+        ("five voters", scenario(5, few, Budget { power_cuts: 1, ..NOTHING })),
+        (
+            "five voters, one of them dead",
+            Scenario { dead: vec![4], ..scenario(5, &TWO, Budget { kills: 1, ..NOTHING }) },
+        ),
+    ]
+}
+
+fn search(name: &str, scenario: Scenario) {
+    let checker = scenario.checker().threads(2).spawn_bfs().join();
+    println!("{name}: {} states, at most {} moves deep", checker.unique_state_count(), checker.max_depth());
+    checker.assert_properties();
+}
+
+#[test]
+fn nothing_is_found_in_earnest() {
+    for (name, scenario) in scenarios(&ONE) {
+        search(name, scenario);
+    }
+}
+
+#[test]
+#[ignore = "millions of states: minutes"]
+fn nothing_is_found_in_earnest_with_more_actors_and_pauses() {
+    for (name, scenario) in scenarios(&TWO) {
+        let budget = Budget { pauses: scenario.budget.pauses + 1, ..scenario.budget };
+        search(name, Scenario { budget, ..scenario });
+    }
+}
+
+/// Which of the searches has what it takes for a defect to do harm.
+const fn scenario_of(defect: Defect) -> &'static str {
+    match defect {
+        Defect::HostNotLookedAt | Defect::DeadlineNotAsked | Defect::NoPrecondition | Defect::GivenBackOnReady => {
+            "processes"
+        }
+        Defect::NoMargin | Defect::DeadlineFromTheAnswer => "clocks",
+        Defect::MissingPodHasEnded => "pods",
+        Defect::JudgedBeforeTheLease | Defect::TargetCountedAsUp => "power",
+        Defect::UnreachableHasEnded => "partitions",
+        Defect::ReleaseCountsAtOnce => "hands",
+        Defect::ForeignCordonIgnored => "administrators",
+        Defect::KuredIgnored | Defect::StaleBlockOfKuredStays => "kured",
+        Defect::ExpiryHandsOver | Defect::HalfDoneIsTakenOver => "other operations",
+        Defect::WholenessNotAsked => "five voters, one of them dead",
+    }
+}
+
+/// The property that is broken first, and the shortest way there.
+fn found(defect: Defect) -> Option<(&'static str, Vec<Move>)> {
+    let (_, scenario) = scenarios(&ONE).into_iter().find(|(name, _)| *name == scenario_of(defect))?;
+    // All others are broken at once, without a look into the future.
+    let searches_ends = defect == Defect::StaleBlockOfKuredStays;
+    let scenario = Scenario { defect: Some(defect), searches_ends, ..scenario };
+    // One thread: the same way each time.
+    let checker = scenario.checker().finish_when(HasDiscoveries::AnyFailures).spawn_bfs().join();
+    let wrong = checker.discoveries().into_iter().filter(|(property, _)| {
+        matches!(checker.discovery_classification(property), stateright::DiscoveryClassification::Counterexample)
+    });
+    let (property, path) = wrong.min_by_key(|(property, _)| *property)?;
+    Some((property, path.into_actions()))
+}
+
+#[test]
+fn each_defect_is_found() {
+    let mut page = String::from(
+        "# What the model finds when something is done wrong\n\n\
+         Each deliberate defect of `src/defect.rs`, the property that it breaks, and the shortest way there. Numbers are of actors and\n\
+         nodes, both from 0; made by `UPDATE=1 cargo test -p quorum-model`.\n",
+    );
+    for defect in Defect::ALL {
+        let (property, moves) = found(defect).unwrap_or_else(|| panic!("nothing comes of {defect:?}"));
+        let scenario = scenario_of(defect);
+        println!("{defect:?}: {property}, {} moves", moves.len());
+        let moves: Vec<String> = moves.iter().map(|one| format!("{one:?}")).collect();
+        page.push_str(&format!(
+            "\n## {defect:?}\n\nBreaks \"{property}\", in \"{scenario}\":\n\n{}\n",
+            moves.join(", ")
+        ));
+    }
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("defects.md");
+    if std::env::var_os("UPDATE").is_some() {
+        std::fs::write(&file, &page).unwrap();
+    }
+    assert_eq!(std::fs::read_to_string(&file).unwrap_or_default(), page, "UPDATE=1 writes it anew");
+}
