@@ -221,7 +221,7 @@ catalogue! {
         Real "what_an_account_may_not_read_is_unknown_and_holds"
     TargetNotANode          "Q051-target-not-a-node"         Refusal false "No node has the target's name."
         "Check the spelling; `kubectl get nodes` lists the names."
-        Real "a_node_that_is_not_there_is_refused"
+        Constructed "the command line refuses a name that is not there before it asks"
     NodeNotReady            "Q052-node-not-ready"            Hold    true  "A control plane node is not Ready."
         "Repair the node, or wait until it has come up."
         Constructed "no test waits until the API has noticed a dead node"

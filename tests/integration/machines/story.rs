@@ -347,7 +347,8 @@ fn kubeadm_killed(stage: &Stage) -> (String, Said) {
 /// The upgrade's command, interrupted when the work on the first node has begun.
 fn interrupted(stage: &Stage) -> Said {
     let binary = stage.binary.to_str().unwrap();
-    let mut command = stage.lab.client([binary, "upgrade", "--to", TO]);
+    // Whoever runs the tests in the background of a script has them ignore it.
+    let mut command = stage.lab.client(["env", "--default-signal=INT", binary, "upgrade", "--to", TO]);
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     until("a node's work to begin", || {
         let jobs = stage.get(["jobs", "-n", "quorate"]);
