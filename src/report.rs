@@ -72,6 +72,15 @@ impl Outcome {
         }
     }
 
+    /// The outcome of what stands in the way, and of what is not known; none when there is nothing of either.
+    pub fn of_blockers(blockers: &[String], unknowns: &[String]) -> Option<Self> {
+        match (blockers, unknowns) {
+            ([], []) => None,
+            ([], _) => Some(Self::Unknown),
+            (_, _) => Some(Self::Held),
+        }
+    }
+
     /// The outcome of some reasons.
     pub fn of_reasons(reasons: &[Reason]) -> Self {
         match reasons.iter().map(|reason| reason.class).max() {

@@ -98,12 +98,14 @@ async fn pod_state(client: &Client, wanted: &PodRef, limit: Duration) -> Result<
     let Some(pod) = pod.filter(|pod| pod.metadata.uid.as_ref() == Some(&wanted.uid)) else {
         return Ok(PodState::NotFound);
     };
-    let deleted = pod.metadata.deletion_timestamp.is_some();
-    Ok(match pod.status {
-        Some(status) if has_ended(&status) => PodState::Terminal,
-        Some(status) if deleted || is_terminal(&status) => PodState::Terminating,
-        None if deleted => PodState::Terminating,
-        Some(_) | None => PodState::Running,
+    // Without a status nothing has ended.
+    let status = pod.status.unwrap_or_default();
+    Ok(if has_ended(&status) {
+        PodState::Terminal
+    } else if pod.metadata.deletion_timestamp.is_some() || is_terminal(&status) {
+        PodState::Terminating
+    } else {
+        PodState::Running
     })
 }
 

@@ -89,8 +89,7 @@ pub async fn run(global: &Global, to: Version, clock: Clock) -> anyhow::Result<E
         let rehearsal = drain::rehearse(&access, &step.node.0, &options).await?;
         blockers.extend(rehearsal.stopping().iter().map(|blocker| format!("{}: {blocker}", step.node)));
     }
-    let blocked = (!blockers.is_empty()).then_some(Outcome::Held);
-    let blocked = blocked.or((!unknown.is_empty()).then_some(Outcome::Unknown));
+    let blocked = Outcome::of_blockers(&blockers, &unknown);
     blockers.extend(unknown);
     let age = published.map(|seen| clock.unix().0.saturating_sub(seen.observation.taken_at.0));
     let mut reasons: Vec<Reason> = stopped.into_iter().collect();

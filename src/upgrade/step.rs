@@ -123,8 +123,7 @@ async fn preflight(chain: &Chain<'_>) -> anyhow::Result<End> {
             chain.say(&format!("preflight: {node}: {note}"));
         }
     }
-    if !blockers.is_empty() || !unknowns.is_empty() {
-        let outcome = if blockers.is_empty() { Outcome::Unknown } else { Outcome::Held };
+    if let Some(outcome) = Outcome::of_blockers(&blockers, &unknowns) {
         blockers.extend(unknowns);
         return Ok(Report::with_blockers(outcome, "nothing was begun", &[], &blockers));
     }

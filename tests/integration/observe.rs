@@ -1,4 +1,4 @@
-//! What is read of a real apiserver that gives only a part, or has lost its etcd, and what the rule says of that.
+//! What is read of a real apiserver that gives only a part, or is about to go, and what the rule says of that.
 
 use lab::api::{Api, Spec};
 use lab::process::until;
@@ -19,14 +19,15 @@ fn codes(cluster: &Cluster) -> Vec<Code> {
     cluster.judge(&Disruption::Upgrade("k2".into())).reasons().iter().map(|reason| reason.code).collect()
 }
 
-fn start() -> Api {
+fn start(apiserver_args: &[&str]) -> Api {
     drop(rustls::crypto::ring::default_provider().install_default());
-    Api::start(Spec::default()).unwrap()
+    let apiserver_args = apiserver_args.iter().map(ToString::to_string).collect();
+    Api::start(Spec { apiserver_args, ..Spec::default() }).unwrap()
 }
 
 #[tokio::test]
 async fn what_an_account_may_not_read_is_unknown_and_holds() {
-    let api = start();
+    let api = start(&[]);
     let node = json!({"apiVersion": "v1", "kind": "Node",
         "metadata": {"name": "k1", "labels": {"node-role.kubernetes.io/control-plane": ""}}});
     api.apply(&node.to_string()).unwrap();
@@ -70,9 +71,7 @@ async fn what_an_account_may_not_read_is_unknown_and_holds() {
 
 #[test]
 fn an_apiserver_that_is_told_to_stop_is_not_ready_and_one_that_is_gone_does_not_answer() {
-    drop(rustls::crypto::ring::default_provider().install_default());
-    let args = vec!["--shutdown-delay-duration=15s".to_owned()];
-    let api = Api::start(Spec { apiserver_args: args, ..Spec::default() }).unwrap();
+    let api = start(&["--shutdown-delay-duration=15s"]);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let access = runtime.block_on(Access::from_file(api.kubeconfig().unwrap(), "default")).unwrap();
     let servers = [(NodeName::from("k1"), api.address(1).to_string())];

@@ -2,7 +2,7 @@
 //! operation is started.
 
 use crate::moves::{Move, tick};
-use crate::world::{Actor, Budget, Cordon, KuredLock, Phase, Scenario, State, Unit};
+use crate::world::{Actor, Budget, Cordon, KuredLock, Life, Phase, Scenario, State, Unit, Wrong};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -33,9 +33,7 @@ impl Scenario {
         }
         for node in 0..state.nodes.len() {
             for back in [Move::PowerOn(node), Move::Reconnect(node), Move::KuredReturns(node)] {
-                if let Some(next) = self.after(state, back) {
-                    *state = next;
-                }
+                self.goes(state, back);
             }
             let node = &mut state.nodes[node];
             node.behind = false;
@@ -47,12 +45,12 @@ impl Scenario {
             state.kured = KuredLock::Free;
         }
         for actor in 0..state.lives.len() {
-            *state = self.after(state, Move::ReportEnd(actor)).unwrap_or_else(|| state.clone());
+            self.goes(state, Move::ReportEnd(actor));
         }
         state.hand = None;
         // What differs in these has the same future.
         state.left = Budget::default();
-        (state.wrong, state.done, state.adopted) = (crate::world::Wrong::default(), false, false);
+        (state.wrong, state.done, state.adopted) = (Wrong::default(), false, false);
         for life in &mut state.lives {
             life.paused = false;
             life.drifted = false;
@@ -61,34 +59,23 @@ impl Scenario {
 
     fn runs_to_the_end(&self, mut state: State) -> bool {
         let mut scenario = self.clone();
-        let mut operations: Vec<Actor> = Vec::new();
-        for actor in &self.actors {
-            if !operations.iter().any(|other| (other.kind, other.target) == (actor.kind, actor.target)) {
-                operations.push(*actor);
-            }
-        }
-        let fresh = State::new(&Scenario { actors: operations.clone(), ..self.clone() });
-        for actor in operations {
+        for actor in self.operations() {
             // Never on its target.
             scenario.actors.push(Actor { runner: (actor.target + 1) % self.voters, ..actor });
         }
-        state.lives.extend(fresh.lives);
+        state.lives.resize(scenario.actors.len(), Life::new());
         for _ in 0..TURNS {
             for actor in 0..scenario.actors.len() {
                 // Each as far as it gets before time passes; renewing and looking again are waiting.
                 let [acts @ .., renews, reads] = Scenario::of_actor(actor);
-                while let Some(next) = acts.into_iter().find_map(|one| scenario.advances(&state, one)) {
-                    state = next;
-                }
+                while acts.into_iter().any(|one| scenario.goes(&mut state, one)) {}
                 for waits in [renews, reads] {
-                    state = scenario.advances(&state, waits).unwrap_or(state);
+                    scenario.goes(&mut state, waits);
                 }
             }
             for node in 0..self.voters {
                 for over in [Move::UnitStopsMember(node), Move::UnitEnds(node), Move::CatchesUp(node)] {
-                    if let Some(next) = scenario.after(&state, over) {
-                        state = next;
-                    }
+                    scenario.goes(&mut state, over);
                 }
             }
             if is_clean(&state) {
@@ -96,15 +83,16 @@ impl Scenario {
             }
             tick(&mut state, None);
             for actor in 0..scenario.actors.len() {
-                state = scenario.advances(&state, Move::ReportEnd(actor)).unwrap_or(state);
+                scenario.goes(&mut state, Move::ReportEnd(actor));
             }
         }
         false
     }
 
-    /// A move that changes something.
-    fn advances(&self, state: &State, one: Move) -> Option<State> {
-        self.after(state, one).filter(|next| next != state)
+    /// Makes a move; false when it cannot be made or changes nothing.
+    fn goes(&self, state: &mut State, one: Move) -> bool {
+        let next = self.after(state, one).filter(|next| next != state);
+        next.map(|next| *state = next).is_some()
     }
 }
 

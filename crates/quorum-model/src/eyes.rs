@@ -1,15 +1,15 @@
 //! A moment as the values that the real functions are asked with, and their answers.
 
 use crate::defect::Defect;
-use crate::world::{Cordon, Decided, Holder, Kind, KuredLock, LEASE, MARGIN, Pod, Scenario, State, Step, Unit};
+use crate::world::{Actor, Cordon, Decided, Holder, Kind, KuredLock, LEASE, MARGIN, Pod, Scenario, State, Step, Unit};
 use quorum_safety::fixture::{self, name};
 use quorum_safety::lock::{
     Claim, Decision, HolderFacts, KuredBlock, KuredStep, LeaseView, NodeState, PodRef, PodState, Proof, Record,
     Release, Sighting, Stage, Timings, by_hand, decide, kured_step,
 };
-use quorum_safety::{Cordon as SeenCordon, Disruption, Fact, Kured, Mine, UnixSeconds, Verdict};
+use quorum_safety::{Cordon as SeenCordon, Disruption, Fact, Kured, Lock, Mine, UnixSeconds, Verdict};
 use std::collections::HashMap;
-use std::sync::Mutex;
+use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
 /// A tick is a second of the real types.
@@ -134,8 +134,7 @@ impl Scenario {
         let mut decision = decide(&Fact::Known(view), &self.claim(actor), &facts);
         if let (Some(holder), Decision::Wait(_)) = (&state.lease, &decision) {
             let proof = Proof::PodEnded;
-            let same = self.claim(holder.actor).operation == self.claim(actor).operation
-                && self.claim(holder.actor).target == self.claim(actor).target;
+            let same = self.actors[holder.actor].operation() == self.actors[actor].operation();
             let others = holder.actor != actor;
             if self.is(Defect::ExpiryHandsOver) && facts.silent && others {
                 decision = if same {
@@ -174,80 +173,78 @@ impl Scenario {
         }
     }
 
+    /// kured's annotation, as we or kured have written it.
+    fn kured(&self, state: &State) -> Option<quorum_safety::lock::KuredLock> {
+        let created = "0001-01-01T00:00:00Z".to_owned();
+        let block = match state.kured {
+            KuredLock::Free => return None,
+            KuredLock::Ours(of) => KuredBlock::ours(&operation(self.actors[of].kind), &identity(of), created),
+            KuredLock::Node(at) => KuredBlock { node_id: name(number(at)).0, holder: None, created, ttl: 0 },
+        };
+        Some(quorum_safety::lock::KuredLock::One(block))
+    }
+
     /// What to do about kured's lock.
     pub(crate) fn kured_step(&self, state: &State, actor: usize) -> KuredStep {
-        let block = |node: String, holder: Option<String>| {
-            let lock = KuredBlock { node_id: node, holder, created: "0001-01-01T00:00:00Z".to_owned(), ttl: 0 };
-            Some(quorum_safety::lock::KuredLock::One(lock))
-        };
-        let seen = match state.kured {
-            KuredLock::Free => None,
-            KuredLock::Ours(of) => block(format!("quorate/{}", operation(self.actors[of].kind)), Some(identity(of))),
-            KuredLock::Node(at) => block(name(number(at)).0, None),
-        };
         let mut live: Vec<String> = state.lease.iter().map(|holder| identity(holder.actor)).collect();
         if self.is(Defect::StaleBlockOfKuredStays) {
             live = (0..self.actors.len()).map(identity).collect();
         }
-        kured_step(&Fact::Known(Some(seen)), &identity(actor), &Fact::Known(live))
+        kured_step(&Fact::Known(Some(self.kured(state))), &identity(actor), &Fact::Known(live))
     }
 
     /// Whether the rule permits what this actor wants.
     pub(crate) fn permits(&self, state: &State, actor: usize, adopted: bool) -> bool {
-        let asked = Asked::of(self, state, actor, adopted);
-        let mut answers = ANSWERS.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let answers = answers.get_or_insert_with(HashMap::new);
-        *answers.entry(asked.clone()).or_insert_with(|| asked.judge())
+        let cordon = |cordon| match cordon {
+            Cordon::Foreign if self.is(Defect::ForeignCordonIgnored) => Cordon::None,
+            cordon => cordon,
+        };
+        let asked = Asked {
+            nodes: state.nodes.iter().map(|node| (node.is_well(), cordon(node.cordon))).collect(),
+            lease: state.lease.map(|holder| (holder.actor, self.actors[holder.actor])),
+            kured: self
+                .kured(state)
+                .filter(|_| !self.is(Defect::KuredIgnored))
+                .map(|lock| lock.in_flight())
+                .and_then(owner),
+            actor: (actor, self.actors[actor]),
+            adopted: adopted || self.is(Defect::WholenessNotAsked),
+            stays_up: self.is(Defect::TargetCountedAsUp),
+        };
+        let mut answers = ANSWERS.lock().unwrap_or_else(PoisonError::into_inner);
+        *answers.entry(asked.clone()).or_insert_with(|| asked.judge(self.view(state).lock()))
+    }
+}
+
+fn owner(kured: Kured) -> Option<String> {
+    match kured {
+        Kured::Absent | Kured::Free => None,
+        Kured::Held(owner) => Some(owner),
     }
 }
 
 /// Everything that the rule's answer depends on: a search asks the same a hundred thousand times.
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct Asked {
+    /// Whether each node is well, and its cordon.
     nodes: Vec<(bool, Cordon)>,
-    lease: Option<(usize, Kind, usize)>,
-    kured: Option<(bool, Kind, usize)>,
-    actor: usize,
-    kind: Kind,
-    target: usize,
-    holds: bool,
+    /// Who holds the Lease.
+    lease: Option<(usize, Actor)>,
+    kured: Option<String>,
+    /// Who asks.
+    actor: (usize, Actor),
     adopted: bool,
     stays_up: bool,
 }
 
-static ANSWERS: Mutex<Option<HashMap<Asked, bool>>> = Mutex::new(None);
+static ANSWERS: LazyLock<Mutex<HashMap<Asked, bool>>> = LazyLock::new(Mutex::default);
 
 impl Asked {
-    fn of(scenario: &Scenario, state: &State, actor: usize, adopted: bool) -> Self {
-        let wants = scenario.actors[actor];
-        let cordon = |cordon| match cordon {
-            Cordon::Foreign if scenario.is(Defect::ForeignCordonIgnored) => Cordon::None,
-            cordon => cordon,
-        };
-        let lease = state
-            .lease
-            .map(|holder| (holder.actor, scenario.actors[holder.actor].kind, scenario.actors[holder.actor].target));
-        let kured = match state.kured {
-            _ if scenario.is(Defect::KuredIgnored) => None,
-            KuredLock::Free => None,
-            KuredLock::Ours(of) => Some((true, scenario.actors[of].kind, 0)),
-            KuredLock::Node(at) => Some((false, Kind::Reboot, at)),
-        };
-        Self {
-            nodes: state.nodes.iter().map(|node| (node.is_well(), cordon(node.cordon))).collect(),
-            lease,
-            kured,
-            actor,
-            kind: wants.kind,
-            target: wants.target,
-            holds: state.lease.is_some_and(|holder| holder.actor == actor),
-            adopted: adopted || scenario.is(Defect::WholenessNotAsked),
-            stays_up: scenario.is(Defect::TargetCountedAsUp),
-        }
-    }
-
-    fn judge(&self) -> bool {
-        let mut seen = fixture::healthy(u64::try_from(self.nodes.len()).unwrap_or(u64::MAX));
+    fn judge(&self, lease: Lock) -> bool {
+        let whole = fixture::healthy(u64::try_from(self.nodes.len()).unwrap_or(u64::MAX));
+        let idle = whole.in_flight.clone();
+        let (asker, wants) = self.actor;
+        let mut seen = whole;
         for (at, (well, cordon)) in self.nodes.iter().enumerate() {
             let number = number(at);
             if !well {
@@ -256,35 +253,24 @@ impl Asked {
             let cordon = match cordon {
                 Cordon::None => SeenCordon::None,
                 // Ours is on the target of whoever holds the Lease.
-                Cordon::Ours => SeenCordon::Ours(operation(self.lease.map_or(self.kind, |(_, kind, _)| kind))),
+                Cordon::Ours => SeenCordon::Ours(operation(self.lease.map_or(wants.kind, |(_, holder)| holder.kind))),
                 Cordon::Foreign => SeenCordon::Foreign,
             };
             seen = seen.on_node(&name(number).0, |node| node.cordon = cordon);
         }
-        let view = self.lease.map_or(quorum_safety::Lock::Free, |(actor, kind, target)| {
-            quorum_safety::Lock::Held(quorum_safety::Holder {
-                identity: identity(actor),
-                operation: operation(kind),
-                target: name(number(target)),
-            })
-        });
-        seen.in_flight.control_plane = Fact::Known(view);
-        seen.in_flight.kured = Fact::Known(match self.kured {
-            None => Kured::Free,
-            Some((true, kind, _)) => Kured::Held(format!("quorate/{}", operation(kind))),
-            Some((false, _, at)) => Kured::Held(name(number(at)).0),
-        });
-        seen.in_flight.mine = match (self.holds, self.adopted) {
+        seen.in_flight.control_plane = Fact::Known(lease);
+        seen.in_flight.kured = Fact::Known(self.kured.clone().map_or(Kured::Free, Kured::Held));
+        let holds = self.lease.is_some_and(|(holder, _)| holder == asker);
+        seen.in_flight.mine = match (holds, self.adopted) {
             (false, _) => Mine::Nothing,
-            (true, false) => Mine::Taken(identity(self.actor)),
-            (true, true) => Mine::Adopted(identity(self.actor)),
+            (true, false) => Mine::Taken(identity(asker)),
+            (true, true) => Mine::Adopted(identity(asker)),
         };
-        let target = number(self.target);
-        let wanted = match self.kind {
+        let target = number(wants.target);
+        let wanted = match wants.kind {
             _ if self.stays_up => {
                 // As if nobody of the control plane went down, and nothing was under way.
-                let idle = fixture::healthy(u64::try_from(self.nodes.len()).unwrap_or(u64::MAX));
-                seen.in_flight = idle.in_flight;
+                seen.in_flight = idle;
                 seen = seen.on_node(&name(target).0, |node| node.cordon = SeenCordon::None);
                 Disruption::Upgrade("w1".into())
             }

@@ -229,14 +229,13 @@ impl Scenario {
         let boot = next.nodes[self.actors[actor].runner].boot;
         next.lease = Some(Holder { actor, boot, step, released: None });
         next.lease_written();
-        let adopted = step != Step::Acquired;
         let life = &mut next.lives[actor];
         // Its own clock was read before it sent this.
         let late = if self.is(Defect::DeadlineFromTheAnswer) { MARGIN + REQUEST } else { 0 };
         life.left = Some(LEASE + late);
         life.drifted = false;
-        life.adopted = adopted;
-        life.phase = Phase::Holding { adopted };
+        life.adopted = step != Step::Acquired;
+        life.phase = Phase::Holding;
         next.adopted |= matches!(decided, Decided::Adopt(_));
         Some(())
     }
@@ -253,22 +252,21 @@ impl Scenario {
     }
 
     fn take_kured(&self, next: &mut State, actor: usize) -> Option<()> {
-        let Phase::Holding { adopted } = next.lives[actor].phase else { return None };
-        if !self.connected(next, actor) || !self.holds(next, actor) {
+        if next.lives[actor].phase != Phase::Holding || !self.connected(next, actor) || !self.holds(next, actor) {
             return None;
         }
         if self.is(Defect::KuredIgnored) {
-            next.lives[actor].phase = Phase::Locked { adopted };
+            next.lives[actor].phase = Phase::Locked;
             return Some(());
         }
         match self.kured_step(next, actor) {
-            KuredStep::Nothing | KuredStep::Mine => next.lives[actor].phase = Phase::Locked { adopted },
+            KuredStep::Nothing | KuredStep::Mine => next.lives[actor].phase = Phase::Locked,
             KuredStep::Take => {
                 next.kured = KuredLock::Ours(actor);
-                next.lives[actor].phase = Phase::Locked { adopted };
+                next.lives[actor].phase = Phase::Locked;
             }
             // Nobody waits for kured with the Lease; but what is half done keeps it.
-            KuredStep::GiveLeaseBack(_) if adopted => return None,
+            KuredStep::GiveLeaseBack(_) if next.lives[actor].adopted => return None,
             KuredStep::GiveLeaseBack(_) => {
                 next.lease = None;
                 next.lease_written();
@@ -280,13 +278,9 @@ impl Scenario {
     }
 
     fn judge(&self, next: &mut State, actor: usize) -> Option<()> {
-        let phase = next.lives[actor].phase;
-        let adopted = match phase {
-            Phase::Locked { adopted } => adopted,
-            Phase::Drained => next.lives[actor].adopted,
-            _ => return None,
-        };
-        if !self.connected(next, actor) || !self.holds(next, actor) {
+        let Life { phase, adopted, .. } = next.lives[actor];
+        if !matches!(phase, Phase::Locked | Phase::Drained) || !self.connected(next, actor) || !self.holds(next, actor)
+        {
             return None;
         }
         let target = self.actors[actor].target;
@@ -299,13 +293,12 @@ impl Scenario {
         let others = || next.nodes.iter().enumerate().filter(|(at, _)| *at != target);
         let down = others().filter(|(_, node)| !node.is_well()).fold(0, |mask, (at, _)| mask | 1 << at);
         let odd = down != 0 || others().any(|(_, node)| node.cordon != Cordon::None);
-        let permitted = self.is(Defect::JudgedBeforeTheLease) || self.permits(next, actor, adopted);
-        if !permitted {
+        if !self.is(Defect::JudgedBeforeTheLease) && !self.permits(next, actor, adopted) {
             return None;
         }
         let life = &mut next.lives[actor];
         (life.saw_down, life.saw_odd) = (down, odd);
-        life.phase = if phase == (Phase::Locked { adopted: false }) { Phase::MayDrain } else { Phase::MayStep };
+        life.phase = if phase == Phase::Locked && !adopted { Phase::MayDrain } else { Phase::MayStep };
         Some(())
     }
 
@@ -376,8 +369,8 @@ impl Scenario {
         if target.cordon == Cordon::None {
             target.cordon = Cordon::Ours;
         }
-        let wants = |at: usize| (self.actors[at].kind, self.actors[at].target);
-        next.wrong.uncovered_cordon |= next.lease.is_none_or(|holder| wants(holder.actor) != wants(actor));
+        let own = self.actors[actor].operation();
+        next.wrong.uncovered_cordon |= next.lease.is_none_or(|holder| self.actors[holder.actor].operation() != own);
         if next.lives[actor].phase == Phase::Cordoning {
             next.lives[actor].phase = Phase::Drained;
         }
@@ -391,7 +384,7 @@ impl Scenario {
         let wants = self.actors[actor];
         let target = next.nodes[wants.target];
         let step = next.lease?.step;
-        let refused = |adopted| !self.permits(next, actor, adopted);
+        let refused = || !self.permits(next, actor, next.lives[actor].adopted);
         let done = match next.lives[actor].phase {
             // Recovered, and nothing of it can come any more.
             Phase::Sent => {
@@ -401,12 +394,8 @@ impl Scenario {
                 (over && well).then_some(true)?
             }
             // Not permitted, and nothing is down: undone.
-            Phase::Locked { adopted } if step != Step::AtWork && refused(adopted) => false,
-            Phase::Drained | Phase::Cordoning
-                if next.lives[actor].under_way == 0 && refused(next.lives[actor].adopted) =>
-            {
-                false
-            }
+            Phase::Locked if step != Step::AtWork && refused() => false,
+            Phase::Drained | Phase::Cordoning if next.lives[actor].under_way == 0 && refused() => false,
             _ => return None,
         };
         next.wrong.given_back_unwell |= done && !target.is_well();

@@ -32,6 +32,13 @@ pub struct Actor {
     pub runner: usize,
 }
 
+impl Actor {
+    /// What makes two of them runs of the same operation: one may adopt what the other has begun.
+    pub(crate) fn operation(&self) -> (Kind, usize) {
+        (self.kind, self.target)
+    }
+}
+
 /// How often each may happen in one history, at most.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Budget {
@@ -79,8 +86,18 @@ pub struct Scenario {
 impl Scenario {
     /// Whether one actor could take up what another has left.
     pub(crate) fn has_successor(&self) -> bool {
-        let of = |actor: &Actor| (actor.kind, actor.target);
-        self.actors.iter().enumerate().any(|(at, actor)| self.actors[..at].iter().any(|other| of(other) == of(actor)))
+        self.operations().len() < self.actors.len()
+    }
+
+    /// One actor of each operation.
+    pub(crate) fn operations(&self) -> Vec<Actor> {
+        let mut first: Vec<Actor> = Vec::new();
+        for actor in &self.actors {
+            if !first.iter().any(|other| other.operation() == actor.operation()) {
+                first.push(*actor);
+            }
+        }
+        first
     }
 
     pub(crate) fn is(&self, defect: Defect) -> bool {
@@ -184,10 +201,10 @@ pub(crate) enum Phase {
     Idle,
     /// Knows what to do about the Lease.
     Decided(Decided),
-    /// Holds the Lease; whether for what somebody else has begun.
-    Holding { adopted: bool },
+    /// Holds the Lease.
+    Holding,
     /// Holds kured's lock, too.
-    Locked { adopted: bool },
+    Locked,
     /// May touch the target: permitted under the Lease.
     MayDrain,
     /// Has announced the drain, and cordons.
@@ -230,6 +247,27 @@ pub(crate) struct Life {
     pub(crate) adopted: bool,
 }
 
+impl Life {
+    /// A process that has just begun.
+    pub(crate) fn new() -> Self {
+        Self {
+            process: true,
+            paused: false,
+            pod: Pod::Running,
+            phase: Phase::Idle,
+            fresh: false,
+            sighted: None,
+            left: None,
+            under_way: 0,
+            cordons: false,
+            drifted: false,
+            saw_down: 0,
+            saw_odd: false,
+            adopted: false,
+        }
+    }
+}
+
 /// What must never be; once true it stays.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Wrong {
@@ -267,26 +305,11 @@ impl State {
             behind: false,
             cordon: Cordon::None,
         };
-        let life = Life {
-            process: true,
-            paused: false,
-            pod: Pod::Running,
-            phase: Phase::Idle,
-            fresh: false,
-            sighted: None,
-            left: None,
-            under_way: 0,
-            cordons: false,
-            drifted: false,
-            saw_down: 0,
-            saw_odd: false,
-            adopted: false,
-        };
         Self {
             nodes: (0..scenario.voters).map(node).collect(),
             lease: None,
             kured: KuredLock::Free,
-            lives: vec![life; scenario.actors.len()],
+            lives: vec![Life::new(); scenario.actors.len()],
             hand: None,
             left: scenario.budget,
             wrong: Wrong::default(),

@@ -79,6 +79,13 @@ impl Stage {
         self.lab.run_checked(words).unwrap()
     }
 
+    /// `kubectl apply` of a manifest.
+    pub(super) fn apply(&self, manifest: &str) {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), manifest).unwrap();
+        self.kubectl(["apply", "-f", file.path().to_str().unwrap()]);
+    }
+
     pub(super) fn get<const N: usize>(&self, args: [&str; N]) -> Value {
         let words: Vec<&str> = ["kubectl", "get", "-o", "json"].into_iter().chain(args).collect();
         serde_json::from_str(&self.lab.run_checked(words).unwrap()).unwrap()

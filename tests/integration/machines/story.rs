@@ -231,9 +231,7 @@ spec:
       nodeSelector: {quorate.dev/test: nowhere}
       containers: [{name: kured, image: "ghcr.io/kubereboot/kured:1.23.0"}]
 "#;
-    let file = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(file.path(), KURED).unwrap();
-    stage.kubectl(["apply", "-f", file.path().to_str().unwrap()]);
+    stage.apply(KURED);
     let said = stage.gate();
     stage.kubectl(["-n", "kube-system", "delete", "daemonset", "kured"]);
     stage.whole();
@@ -278,9 +276,7 @@ kind: PodDisruptionBudget
 metadata: {name: keeps-all, namespace: shop}
 spec: {minAvailable: 1, selector: {matchLabels: {app: till}}}
 "#;
-    let file = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(file.path(), SHOP).unwrap();
-    stage.kubectl(["apply", "-f", file.path().to_str().unwrap()]);
+    stage.apply(SHOP);
     stage.kubectl(["-n", "shop", "rollout", "status", "deployment/till", "--timeout=180s"]);
     let said = stage.quorate(["upgrade", "--to", TO]);
     stage.kubectl(["delete", "namespace", "shop", "--wait=true"]);
