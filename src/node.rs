@@ -12,8 +12,10 @@ use serde::Serialize;
 use std::path::Path;
 
 mod apiserver;
+mod certificate;
 mod command;
 mod enter;
+mod etcd;
 mod handover;
 mod host;
 mod kubeadm;

@@ -47,6 +47,9 @@ pub struct Preflight {
     pub certificate_margin: i64,
 }
 
+/// An object of JSON.
+pub type JsonObject = serde_json::Map<String, serde_json::Value>;
+
 /// Arguments of `quorate node upgrade`, and of the hidden `quorate node run` that it starts.
 #[derive(Clone, Debug, PartialEq, Eq, Args)]
 pub struct Upgrade {
@@ -74,6 +77,10 @@ pub struct Upgrade {
     /// The etcd image tag of kubeadm-config, or `default` when it names none; without it etcd is never skipped
     #[arg(long, value_name = "TAG")]
     pub etcd_image_tag: Option<String>,
+    /// ClusterConfiguration of kubeadm-config, as JSON: etcd that kubeadm would write just as it is, is then not restarted. Without
+    /// it kubeadm restarts etcd whenever it changes the apiserver
+    #[arg(long, value_name = "JSON", value_parser = json_object)]
+    pub cluster_configuration: Option<JsonObject>,
     /// How long all of it may take
     #[arg(long, value_name = "TIME", default_value = "30m", value_parser = time)]
     pub timeout: Duration,
@@ -129,6 +136,11 @@ impl Upgrade {
         args.extend(self.peers.iter().map(|peer| format!("--peer={peer}")));
         args.extend(self.service_address.map(|address| format!("--service-address={address}")));
         args.extend(self.etcd_image_tag.as_ref().map(|tag| format!("--etcd-image-tag={tag}")));
+        args.extend(self.cluster_configuration.as_ref().map(|object| {
+            // The kubelet and systemd replace names after a `$` in a command line; JSON can write it otherwise.
+            let json = serde_json::Value::from(object.clone()).to_string().replace('$', "\\u0024");
+            format!("--cluster-configuration={json}")
+        }));
         args.push(format!("--timeout={}s", self.timeout.as_secs()));
         args.extend(self.start_before.map(|unix| format!("--start-before={unix}")));
         args
@@ -140,6 +152,10 @@ fn time(text: &str) -> Result<Duration, String> {
     let expected = || format!("`{text}` is not a length of time: expected something like 30m");
     let length: SignedDuration = text.parse().map_err(|_| expected())?;
     Duration::try_from(length).ok().filter(|length| length.as_secs() > 0).ok_or_else(expected)
+}
+
+fn json_object(text: &str) -> Result<JsonObject, String> {
+    serde_json::from_str(text).map_err(|error| format!("this is no JSON object: {error}"))
 }
 
 /// `all` hides what nobody thought of.
@@ -163,6 +179,7 @@ impl Upgrade {
             peers: Vec::new(),
             service_address: None,
             etcd_image_tag: None,
+            cluster_configuration: None,
             timeout: std::time::Duration::from_secs(60),
             start_before: None,
         }
@@ -193,10 +210,12 @@ mod tests {
         let text = "--to v1.36.3 --mode apply --role control-plane --skip-phases addon/coredns,addon/kube-proxy \
                     --ignore-preflight-errors SystemVerification --peer 10.10.0.12 --peer fd00::1 \
                     --service-address 10.96.0.1:443 --etcd-image-tag 3.6.8-0 --timeout 7m \
-                    --start-before 1800000000";
+                    --cluster-configuration {\"dataDir\":\"/$HOME/$(POD)\"} --start-before 1800000000";
         let pod = parse("upgrade", &words(text)).unwrap();
         assert_eq!(pod.skip_phases.len(), 2);
         assert_eq!(pod.start_before, Some(1_800_000_000));
+        assert_eq!(pod.cluster_configuration.as_ref().unwrap()["dataDir"], "/$HOME/$(POD)");
+        assert!(!pod.to_args().concat().contains('$'));
         assert_eq!(parse("run", &pod.to_args()).unwrap(), pod);
         let least = parse("upgrade", &words("--to v1.36.3 --mode node")).unwrap();
         assert_eq!(least.timeout.as_secs(), 1800);

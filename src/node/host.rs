@@ -1,10 +1,10 @@
 //! Looks at the host, changes nothing.
 
 use super::command::{Deadline, ToolError, ask};
-use super::manifests;
 use super::packages::{PackageError, PackageManager};
 use super::plan::State;
 use super::report::Versions;
+use super::{etcd, manifests};
 use crate::version::Version;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -79,11 +79,14 @@ impl Host {
             Some("default") | None => None,
             Some(tag) => Some(tag.to_owned()),
         };
+        let etcd_outlived = if manifests.pods.contains_key("etcd") { etcd::outlived(self)? } else { Vec::new() };
         Ok(State {
             held: self.manager.held(deadline).await?,
             running_kubelet: running_kubelet(deadline).await?,
             scratch: self.old_scratch(now)?.len(),
             handed_over: false,
+            etcd_stays: false,
+            etcd_outlived,
             packages,
             half_done,
             manifests,

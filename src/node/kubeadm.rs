@@ -2,13 +2,22 @@
 
 use crate::cli::node::{Mode, Upgrade};
 
+/// What is known of etcd.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Etcd {
+    /// kubeadm would write its manifest just as it is.
+    pub(super) stays: bool,
+    /// Its manifest names the image that kubeadm would write; none when that cannot be told.
+    pub(super) on_target: Option<bool>,
+}
+
 /// How often it is tried at most.
 pub(super) const ATTEMPTS: u32 = 3;
 
-/// The arguments of one attempt. The target is always named where kubeadm takes one (incidents R14, R18). On a further attempt
-/// etcd is left out, but only when its manifest names the target's image already: kubeadm then waits for a hash that never
-/// changes (incident R05), and skipping an etcd that is not on target would leave it behind.
-pub(super) fn arguments(order: &Upgrade, attempt: u32, etcd_on_target: Option<bool>) -> Vec<String> {
+/// The arguments of one attempt. The target is always named where kubeadm takes one (incidents R14, R18). etcd is left out when
+/// kubeadm would write it just as it is; and on a further attempt when its manifest names the target's image already: kubeadm then
+/// waits for a hash that never changes (incident R05), and skipping an etcd that is not on target would leave it behind.
+pub(super) fn arguments(order: &Upgrade, attempt: u32, etcd: &Etcd) -> Vec<String> {
     let mut args = match order.mode {
         Mode::Apply => vec!["upgrade".to_owned(), "apply".to_owned(), order.to.to_string(), "--yes".to_owned()],
         Mode::Node => vec!["upgrade".to_owned(), "node".to_owned()],
@@ -19,7 +28,7 @@ pub(super) fn arguments(order: &Upgrade, attempt: u32, etcd_on_target: Option<bo
     if !order.skip_phases.is_empty() {
         args.push(format!("--skip-phases={}", order.skip_phases.join(",")));
     }
-    if attempt > 1 && etcd_on_target == Some(true) {
+    if etcd.stays || attempt > 1 && etcd.on_target == Some(true) {
         args.push("--etcd-upgrade=false".to_owned());
     }
     args
@@ -35,8 +44,8 @@ mod tests {
 
     #[test]
     fn h02_r18_apply_names_its_target_and_node_takes_none() {
-        assert_eq!(arguments(&order(Mode::Apply), 1, None), ["upgrade", "apply", "v1.36.3", "--yes"]);
-        assert_eq!(arguments(&order(Mode::Node), 1, None), ["upgrade", "node"]);
+        assert_eq!(arguments(&order(Mode::Apply), 1, &Etcd::default()), ["upgrade", "apply", "v1.36.3", "--yes"]);
+        assert_eq!(arguments(&order(Mode::Node), 1, &Etcd::default()), ["upgrade", "node"]);
     }
 
     #[test]
@@ -45,7 +54,7 @@ mod tests {
         order.skip_phases = vec!["addon/coredns".to_owned(), "addon/kube-proxy".to_owned()];
         order.ignore_preflight_errors = vec!["SystemVerification".to_owned(), "CoreDNSMigration".to_owned()];
         assert_eq!(
-            arguments(&order, 1, None),
+            arguments(&order, 1, &Etcd::default()),
             [
                 "upgrade",
                 "node",
@@ -57,12 +66,14 @@ mod tests {
 
     #[test]
     fn r05_etcd_is_left_out_of_a_further_attempt_only_when_it_is_on_target() {
-        let skips = |attempt, on_target| {
-            arguments(&order(Mode::Apply), attempt, on_target).contains(&"--etcd-upgrade=false".to_owned())
+        let skips = |attempt, stays, on_target| {
+            let arguments = arguments(&order(Mode::Apply), attempt, &Etcd { stays, on_target });
+            arguments.contains(&"--etcd-upgrade=false".to_owned())
         };
-        assert!(skips(2, Some(true)) && skips(3, Some(true)));
-        assert!(!skips(1, Some(true)));
-        assert!(!skips(2, Some(false)));
-        assert!(!skips(2, None));
+        assert!(skips(2, false, Some(true)) && skips(3, false, Some(true)));
+        assert!(!skips(1, false, Some(true)));
+        assert!(!skips(2, false, Some(false)));
+        assert!(!skips(2, false, None));
+        assert!(skips(1, true, Some(true)), "kubeadm would write it just as it is");
     }
 }

@@ -23,10 +23,12 @@ pub enum Step {
     KubeadmPackage,
     /// New connections go to a ready peer.
     HandOver,
-    /// The apiserver is restarted once, so that connections that are there go too.
+    /// The apiserver is restarted once, so that connections that are there go too before etcd does.
     Empty,
     /// `kubeadm upgrade apply` or `kubeadm upgrade node`.
     Kubeadm,
+    /// etcd's certificates renewed, when kubeadm was kept from etcd and so did not.
+    EtcdCertificates,
     /// kubelet and kubectl at the target's version.
     KubeletPackages,
     /// All packages held.
@@ -41,7 +43,7 @@ pub enum Step {
 
 impl Step {
     /// All of them, in order.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::PruneScratch,
         Self::Checks,
         Self::Repository,
@@ -49,6 +51,7 @@ impl Step {
         Self::HandOver,
         Self::Empty,
         Self::Kubeadm,
+        Self::EtcdCertificates,
         Self::KubeletPackages,
         Self::Hold,
         Self::RestartKubelet,
@@ -67,6 +70,7 @@ impl fmt::Display for Step {
             Self::HandOver => "hand-over",
             Self::Empty => "empty",
             Self::Kubeadm => "kubeadm",
+            Self::EtcdCertificates => "etcd-certificates",
             Self::KubeletPackages => "kubelet-packages",
             Self::Hold => "hold",
             Self::RestartKubelet => "restart-kubelet",
@@ -91,6 +95,10 @@ pub(super) struct State {
     pub(super) manifests: Manifests,
     /// The etcd image tag that kubeadm would write for the target, where that can be told.
     pub(super) etcd_tag: Option<String>,
+    /// Whether kubeadm is known to write etcd's manifest just as it is, so that it is kept from restarting it.
+    pub(super) etcd_stays: bool,
+    /// etcd's certificates that end before the apiserver's, which kubeadm has renewed.
+    pub(super) etcd_outlived: Vec<&'static str>,
     /// Folders of old scratch.
     pub(super) scratch: usize,
     /// Whether new connections are handed over now.
@@ -170,8 +178,13 @@ pub(super) fn need(step: Step, state: &State, order: &Upgrade) -> Need {
         Step::HandOver if !state.manifests.control_plane() => Need::Skip("no apiserver here"),
         Step::HandOver if state.kubeadm_done(to) => Need::Skip("nothing restarts"),
         Step::HandOver => unless(order.peers.is_empty(), "no peer was named"),
+        // The apiserver's own restart sends its connections away; only under an etcd that goes too would they hang.
+        Step::Empty if state.etcd_stays => Need::Skip("etcd is left as it is"),
         Step::Empty | Step::HandBack => unless(!state.handed_over, "not handed over"),
         Step::Kubeadm => unless(state.kubeadm_done(to), "done before"),
+        // The kubelet's package comes after them in every run.
+        Step::EtcdCertificates if state.package_at("kubelet", to) => Need::Skip("done before"),
+        Step::EtcdCertificates => unless(state.etcd_outlived.is_empty(), "none ends before the apiserver's"),
         Step::KubeletPackages => unless(state.kubelet_packages_behind(to).is_empty(), "on target"),
         Step::Hold => unless(state.not_held().is_empty(), "held"),
         Step::RestartKubelet => unless(state.running_kubelet == Some(to), "the target runs"),

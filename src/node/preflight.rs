@@ -1,5 +1,6 @@
 //! Looks at a node before an upgrade and changes nothing: what would block the node step there, and what cannot be seen.
 
+use super::certificate::{Validity, validity};
 use super::command::{Deadline, ToolError, ask};
 use super::host::{Host, HostError, versions};
 use super::plan::{self, State};
@@ -206,13 +207,6 @@ fn sentence(what: &str, error: &HostError) -> String {
     }
 }
 
-/// From when to when a certificate is valid, in seconds since 1970.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Validity {
-    from: i64,
-    until: i64,
-}
-
 impl Validity {
     /// Why the rest of the time is too short, and what to do; none when it is not. The kubelet asks for a new certificate when
     /// 30 to 10 % of the time are left (kubernetes.io, "Certificate rotation"), so of one that is made for days only a tenth
@@ -238,19 +232,6 @@ fn kubelet_certificate(host: &Host) -> Result<Validity, String> {
     let path = host.path(KUBELET_CERTIFICATE);
     let bytes = std::fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
     validity(&bytes)
-}
-
-/// The validity of the first certificate of a PEM file, which also holds the key.
-fn validity(pem: &[u8]) -> Result<Validity, String> {
-    for block in x509_parser::pem::Pem::iter_from_buffer(pem) {
-        let block = block.map_err(|error| error.to_string())?;
-        if block.label == "CERTIFICATE" {
-            let certificate = block.parse_x509().map_err(|error| error.to_string())?;
-            let validity = certificate.validity();
-            return Ok(Validity { from: validity.not_before.timestamp(), until: validity.not_after.timestamp() });
-        }
-    }
-    Err("no certificate is in it".to_owned())
 }
 
 #[cfg(test)]
@@ -279,12 +260,6 @@ mod tests {
         let fitted = answer.fitted();
         assert!(serde_json::to_string(&fitted).unwrap().len() <= TERMINATION_LIMIT);
         assert!(!fitted.notes.is_empty() && fitted.blockers.len() == 3, "{fitted:?}");
-    }
-
-    #[test]
-    fn what_is_no_certificate_is_said() {
-        assert!(validity(b"").is_err());
-        assert!(validity(b"-----BEGIN EC PRIVATE KEY-----\nAAAA\n-----END EC PRIVATE KEY-----\n").is_err());
     }
 
     fn looked(running: Result<unit::Seen, ToolError>) -> Preflight {
@@ -353,22 +328,6 @@ mod tests {
                 "{text}"
             );
         }
-    }
-
-    #[test]
-    fn the_validity_of_a_real_certificate_is_read() {
-        let folder = tempfile::tempdir().unwrap();
-        let authority = lab::pki::Authority::create(&folder.path().join("ca"), "kubernetes").unwrap();
-        let subject = lab::pki::Subject { name: "system:node:k1", groups: &["system:nodes"], ..Default::default() };
-        let lasts = std::time::Duration::from_secs(3 * 86_400);
-        let now = Clock::system().unix().0;
-        let pair = authority.sign(&folder.path().join("kubelet"), &subject, lasts).unwrap();
-        // The kubelet's file has the key behind the certificate; the order does not matter.
-        let mut pem = std::fs::read(&pair.key).unwrap();
-        pem.extend(std::fs::read(&pair.cert).unwrap());
-        let read = validity(&pem).unwrap();
-        assert!((now + 3 * 86_400..now + 3 * 86_400 + 60).contains(&read.until), "{read:?} {now}");
-        assert!((now - 61..=now).contains(&read.from), "{read:?} {now}");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use super::plan::{Need, State, Step, need, objections};
 use super::probe::{Probe, plain};
 use super::report::{HandOverReport, Outcome, Report, StepReport};
 use super::unready::{etcd_ready_url, unready};
-use super::{apiserver, kubeadm};
+use super::{apiserver, etcd, kubeadm};
 use crate::cli::node::Upgrade;
 use crate::clock::Clock;
 use crate::output;
@@ -57,6 +57,15 @@ impl From<HostError> for Failure {
 impl From<super::packages::PackageError> for Failure {
     fn from(error: super::packages::PackageError) -> Self {
         HostError::from(error).into()
+    }
+}
+
+impl From<etcd::RenewError> for Failure {
+    fn from(error: etcd::RenewError) -> Self {
+        match error {
+            etcd::RenewError::Tool(error) => error.into(),
+            etcd::RenewError::Configuration(_) => Self::tool(error.to_string()),
+        }
     }
 }
 
@@ -110,6 +119,8 @@ struct Work<'a> {
     host: Host,
     deadline: Deadline,
     hand_over: Option<HandOver>,
+    /// Whether kubeadm would write etcd just as it is; asked before the hand-over.
+    etcd_stays: bool,
     mark: Mark,
     /// Whether an earlier run to this target has begun to change the host and none has ended well since.
     resumed: bool,
@@ -128,6 +139,7 @@ impl<'a> Work<'a> {
             host,
             deadline: Deadline::after(order.timeout),
             hand_over: None,
+            etcd_stays: false,
             resumed: mark.unfinished(),
             changed_before: mark.names_target(),
             mark,
@@ -205,12 +217,16 @@ impl<'a> Work<'a> {
         let tag = self.order.etcd_image_tag.as_deref();
         let mut state = self.host.state(self.order.to, tag, self.clock.now(), self.deadline).await?;
         state.handed_over = self.hand_over.is_some();
+        state.etcd_stays = self.etcd_stays;
         Ok(state)
     }
 
     async fn one(&mut self, step: Step) -> Result<(), Failure> {
         let start = Instant::now();
         let state = self.look().await?;
+        if step == Step::HandOver && state.manifests.pods.contains_key("etcd") && !state.kubeadm_done(self.order.to) {
+            self.ask_for_etcd(&state).await?;
+        }
         let skipped = match need(step, &state, self.order) {
             Need::Skip(why) => {
                 if step == Step::HandOver {
@@ -233,6 +249,18 @@ impl<'a> Work<'a> {
             None => output::progress(&format!("{step}: done in {seconds} s")),
         }
         self.report.steps.push(StepReport { name: step, seconds, skipped });
+        Ok(())
+    }
+
+    /// What kubeadm would do with etcd. Not to know it is no failure: kubeadm then does what it always does.
+    async fn ask_for_etcd(&mut self, state: &State) -> Result<(), Failure> {
+        let own = own_apiserver(&state.manifests)?;
+        let said = etcd::stays(self.order, &self.host, &state.manifests, own, self.deadline).await;
+        self.etcd_stays = said.is_ok();
+        output::progress(&match said {
+            Ok(()) => "etcd: kubeadm would write it just as it is, so it is not restarted".to_owned(),
+            Err(why) => format!("etcd: left to kubeadm, which restarts it: {why}"),
+        });
         Ok(())
     }
 
@@ -275,6 +303,18 @@ impl<'a> Work<'a> {
                 apiserver::restart(address, &self.probe(), deadline).await.map_err(Failure::tool)?;
             }
             Step::Kubeadm => self.kubeadm(state).await?,
+            Step::EtcdCertificates => {
+                self.touch()?;
+                let own = own_apiserver(&state.manifests)?;
+                etcd::renew(&state.etcd_outlived, self.order, &state.manifests, own, deadline).await?;
+                let left = etcd::outlived(&self.host)?;
+                if !left.is_empty() {
+                    let left = left.join(", ");
+                    return Err(Failure::tool(format!(
+                        "kubeadm has renewed {left}, and the apiserver's certificate still outlives it"
+                    )));
+                }
+            }
             Step::KubeletPackages => {
                 self.touch()?;
                 manager.install(&self.host.root, &state.kubelet_packages_behind(to), to, deadline).await?;
@@ -349,7 +389,8 @@ impl<'a> Work<'a> {
                     .map_err(|why| Failure::tool(format!("before kubeadm: {why}")))?;
             }
             let now = self.look().await?;
-            let arguments = kubeadm::arguments(self.order, attempt, now.etcd_on_target());
+            let etcd = kubeadm::Etcd { stays: self.etcd_stays, on_target: now.etcd_on_target() };
+            let arguments = kubeadm::arguments(self.order, attempt, &etcd);
             let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
             self.touch()?;
             let failure = match run("kubeadm", &arguments, self.deadline.within(KUBEADM), Echo::Lines).await {

@@ -513,6 +513,7 @@ impl Work<'_, '_> {
             peers: if node.control_plane { peers } else { Vec::new() },
             service_address: node.control_plane.then_some(service),
             etcd_image_tag: node.control_plane.then(|| configuration.etcd_image_tag()),
+            cluster_configuration: node.control_plane.then(|| configuration.document.clone()),
             timeout: chain.config.times.node_step.get(),
             start_before: Some(chain.clock.unix().0.saturating_add(START_WITHIN.as_secs().cast_signed())),
         })

@@ -1,5 +1,6 @@
 //! What kubeadm wrote down about the cluster: ConfigMap kube-system/kubeadm-config.
 
+use crate::cli::node::JsonObject;
 use crate::upgrade::plan::Configured;
 use crate::version::Version;
 use k8s_openapi::api::core::v1::{ConfigMap, Service};
@@ -16,6 +17,9 @@ pub struct ClusterConfiguration {
     pub control_plane_endpoint: Option<String>,
     /// etcd.
     pub etcd: Option<Etcd>,
+    /// All of it.
+    #[serde(skip)]
+    pub document: JsonObject,
 }
 
 /// The part about etcd.
@@ -58,9 +62,11 @@ impl ClusterConfiguration {
     }
 
     fn parse(text: &str) -> Result<Self, String> {
-        serde_saphyr::from_str(text).map_err(|error| {
+        let wrong = |error: serde_saphyr::Error| {
             format!("ClusterConfiguration of kubeadm-config: {}", error.to_string().lines().next().unwrap_or(""))
-        })
+        };
+        let known: Self = serde_saphyr::from_str(text).map_err(wrong)?;
+        Ok(Self { document: serde_saphyr::from_str(text).map_err(wrong)?, ..known })
     }
 
     /// The argument of the node step: the etcd image tag that kubeadm deploys.
@@ -99,6 +105,7 @@ mod tests {
         assert_eq!(config.kubernetes_version.to_string(), "v1.36.1");
         assert_eq!(config.control_plane_endpoint.as_deref(), Some("10.10.0.10:6443"));
         assert_eq!(config.etcd_image_tag(), "3.6.8-0");
+        assert_eq!(config.document["etcd"]["local"]["dataDir"], "/var/lib/etcd");
         assert_eq!(ClusterConfiguration::parse("kubernetesVersion: v1.36.1").unwrap().etcd_image_tag(), "default");
         assert!(ClusterConfiguration::parse("kubernetesVersion: stable-1").unwrap_err().contains("stable-1"));
     }

@@ -96,6 +96,7 @@ fn versions(folder: &Path, when: &str) -> Result<BTreeMap<String, String>> {
 struct Sum {
     probers: usize,
     killed: usize,
+    late_ms: u64,
     classes: BTreeMap<Class, Tally>,
     failures: Vec<String>,
 }
@@ -104,6 +105,7 @@ impl Sum {
     fn add(&mut self, whose: &str, report: &Report) {
         self.probers += 1;
         self.killed += usize::from(!report.complete);
+        self.late_ms = self.late_ms.max(report.late_ms);
         for (class, tally) in &report.classes {
             let sum = self.classes.entry(*class).or_default();
             sum.requests += tally.requests;
@@ -164,6 +166,11 @@ fn table(out: &mut String, title: &str, sum: &Sum) -> std::fmt::Result {
             None => writeln!(out, "  {:<16} {:>9}", class.title(), "none")?,
         }
     }
+    writeln!(
+        out,
+        "  a prober itself was kept from running for {} at most: so much of a gap may be its own",
+        seconds(sum.late_ms)
+    )?;
     for failure in sum.failures.iter().take(SHOWN) {
         writeln!(out, "  failed: {failure}")?;
     }
@@ -272,7 +279,7 @@ mod tests {
         let put = |name: &str, value: &Value| std::fs::write(dir.path().join(name), value.to_string()).unwrap();
         let report = |classes: &Value| {
             json!({"server": "https://10.10.0.10:6443", "startedAt": "2026-11-22T19:00:00Z", "lastedMs": 60_000,
-                "complete": true, "classes": classes,
+                "complete": true, "lateMs": 310, "classes": classes,
                 "failures": [{"at": "2026-11-22T19:00:10.5Z", "class": "kept", "error": "connect: refused"}]})
         };
         let tally = |failed: u64, gap: u64| json!({"requests": 1200, "failed": failed, "reopened": 3, "slowestMs": 80, "longestGapMs": gap, "gapFromMs": 5000});
@@ -309,6 +316,7 @@ mod tests {
             "kubelet v1.36.3, apiserver v1.36.3",
             " 181 s\n",
             "at least 2 of 3 voters",
+            "kept from running for 0.31 s at most",
             " 1:01 to  1:04  2 of 3, not k1",
             "  met     no new connection failed, VIP: 0",
             "  MISSED  longest gap of any class at most 1 s, VIP: 1.50 s",

@@ -38,6 +38,8 @@ pub const DEADLINE: Duration = Duration::from_secs(5);
 const ADMITTED: Duration = Duration::from_secs(60);
 /// How often a report is written, and a refused account asks again.
 const PAUSE: Duration = Duration::from_secs(1);
+/// How often it looks whether it runs when it should.
+const PULSE: Duration = Duration::from_millis(20);
 const POD_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
 /// Where requests go, who sends them, and how many.
@@ -150,12 +152,14 @@ async fn probe(options: &Options) -> Result<Report> {
     let (stop, stopped) = watch::channel(false);
     let mut lanes = start(options, &target, &counts, &stopped);
     let mut ticks = interval(PAUSE);
+    let mut pulse = self::ticks(PULSE, PULSE);
     let end = options.seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds));
     loop {
         tokio::select! {
             _ = ticks.tick() => if let Some(file) = &options.report {
                 report::write(file, &counts.report(false))?;
             },
+            due = pulse.tick() => counts.late(due.elapsed()),
             () = told.recv() => break,
             () = until(end) => break,
             Some(ended) = lanes.join_next() => ended.context("a lane of the prober broke")?,

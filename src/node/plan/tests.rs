@@ -45,12 +45,24 @@ fn a_control_plane_node_goes_through_all_of_it() {
     let mut node = state("v1.36.1", "v1.36.1", Some("v1.36.1"));
     node.scratch = 2;
     node.held.clear();
-    assert_eq!(
-        todo(&node, &order(Mode::Apply)),
-        Step::ALL.into_iter().filter(|step| !matches!(step, Step::Empty | Step::HandBack)).collect::<Vec<_>>()
-    );
+    let all_but = |left_out: &[Step]| Step::ALL.into_iter().filter(|step| !left_out.contains(step)).collect::<Vec<_>>();
+    let begins = [Step::Empty, Step::EtcdCertificates, Step::HandBack];
+    assert_eq!(todo(&node, &order(Mode::Apply)), all_but(&begins));
     node.handed_over = true;
-    assert_eq!(todo(&node, &order(Mode::Apply)), Step::ALL);
+    assert_eq!(todo(&node, &order(Mode::Apply)), all_but(&[Step::EtcdCertificates]));
+    // kubeadm is kept from etcd: nothing hangs, and what kubeadm would have renewed is renewed.
+    (node.etcd_stays, node.etcd_outlived) = (true, vec!["etcd-server"]);
+    assert_eq!(todo(&node, &order(Mode::Apply)), all_but(&[Step::Empty]));
+}
+
+#[test]
+fn certificates_of_a_node_on_target_are_left_alone() {
+    let mut node = state("v1.36.3", "v1.36.3", Some("v1.36.3"));
+    node.etcd_outlived = vec!["etcd-server"];
+    assert_eq!(todo(&node, &order(Mode::Node)), [Step::Recovery]);
+    // Killed after kubeadm and before its certificates: the kubelet's package comes after both.
+    node.packages.insert("kubelet".to_owned(), version("v1.36.1"));
+    assert!(todo(&node, &order(Mode::Node)).contains(&Step::EtcdCertificates));
 }
 
 #[test]

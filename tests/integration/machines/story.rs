@@ -1,5 +1,6 @@
 //! What happens on the machines, once: refusals, the upgrade, and a second run of it.
 
+use super::etcd::{self, Etcd};
 use super::stage::{Said, Stage, stage, until};
 use lab::{Lab, Spec};
 use serde_json::Value;
@@ -54,6 +55,7 @@ pub(super) struct Story {
     pub(super) nodes_after_refusals: Value,
     pub(super) single: Single,
     pub(super) by_hand: String,
+    pub(super) etcd: Etcd,
     pub(super) killed_on: String,
     pub(super) killed: Said,
     pub(super) nodes_after_kill: Value,
@@ -103,6 +105,7 @@ fn tell() -> Story {
     let nodes_after_refusals = stage.nodes();
 
     let by_hand = by_hand(&stage);
+    let mut etcd = etcd::prepare(&stage);
 
     let (killed_on, killed) = kubeadm_killed(&stage);
     let (nodes_after_kill, lease_after_kill) =
@@ -121,6 +124,7 @@ fn tell() -> Story {
     });
     // What has just restarted reports itself Ready for a moment longer.
     stage.whole();
+    etcd.look_again(&stage);
     let worker_pods = stage.get(["pods", "-n", "quorate", "--field-selector", &format!("spec.nodeName={}", WORKER.0)]);
     let worker_units = units(&stage);
     let (nodes, static_pods) =
@@ -146,6 +150,7 @@ fn tell() -> Story {
         nodes_after_refusals,
         single,
         by_hand,
+        etcd,
         killed_on,
         killed,
         nodes_after_kill,
@@ -322,8 +327,9 @@ fn kubeadm_killed(stage: &Stage) -> (String, Said) {
         let fault = scope.spawn(|| {
             let machines: Vec<lab::Machine> = (1..=3).map(|number| stage.lab.machine(number).unwrap()).collect();
             loop {
-                let at_work =
-                    machines.iter().find(|it| it.run(["pgrep", "-x", "kubeadm"]).unwrap().status.code() == Some(0));
+                let at_work = machines
+                    .iter()
+                    .find(|it| it.run(["pgrep", "-f", "^kubeadm upgrade "]).unwrap().status.code() == Some(0));
                 if let Some(machine) = at_work {
                     machine.run_checked(["systemctl", "kill", "--kill-whom=all", "--signal=KILL", UNIT]).unwrap();
                     return machine.name();

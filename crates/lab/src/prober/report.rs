@@ -71,6 +71,8 @@ pub struct Report {
     pub lasted_ms: u64,
     /// Whether the prober ended orderly; a report of one that was killed lacks its last second.
     pub complete: bool,
+    /// The longest that the prober itself was kept from running, milliseconds: so much of a gap may be its own.
+    pub late_ms: u64,
     /// What was counted for each class; a class without a request is not there.
     pub classes: BTreeMap<Class, Tally>,
     /// The first thousand failures.
@@ -97,6 +99,7 @@ pub(super) struct Counts {
 struct Inner {
     accounts: BTreeMap<Class, Account>,
     failures: Vec<Failure>,
+    late: Duration,
     ended: Option<Duration>,
 }
 
@@ -130,6 +133,12 @@ impl Counts {
         self.inner().accounts.entry(class).or_default().reopened();
     }
 
+    /// The prober was to run that much earlier than it did.
+    pub(super) fn late(&self, by: Duration) {
+        let mut inner = self.inner();
+        inner.late = inner.late.max(by);
+    }
+
     /// From now on a gap does not grow: no further request is sent.
     pub(super) fn end(&self) {
         self.inner().ended = Some(self.started.elapsed());
@@ -143,6 +152,7 @@ impl Counts {
             started_at: self.started_at,
             lasted_ms: millis(now),
             complete,
+            late_ms: millis(inner.late),
             classes: inner.accounts.iter().map(|(class, account)| (*class, account.tally(now))).collect(),
             failures: inner.failures.clone(),
         }
@@ -200,10 +210,13 @@ mod tests {
         counts.success(Class::New, Duration::from_millis(3));
         counts.failure(Class::Http2, &"no answer within 5 s");
         counts.reopened(Class::Kept);
+        counts.late(Duration::from_millis(40));
+        counts.late(Duration::from_millis(7));
         counts.end();
         let report: Report = serde_json::from_str(&serde_json::to_string(&counts.report(true)).unwrap()).unwrap();
         assert_eq!((report.failed(Class::New), report.failed(Class::Http2)), (Some(0), Some(1)));
         assert_eq!(report.failed(Class::Write), None);
+        assert_eq!(report.late_ms, 40);
         assert_eq!(report.classes.get(&Class::Kept).unwrap().reopened, 1);
         assert_eq!(report.failures.first().unwrap().error, "no answer within 5 s");
     }
