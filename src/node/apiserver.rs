@@ -41,14 +41,7 @@ pub(super) async fn wait_ready(
 pub(super) async fn restart(address: SocketAddr, probe: &Probe, deadline: Deadline) -> Result<(), String> {
     let Some(old) = process(address)? else { return Err("no process of kube-apiserver is found".to_owned()) };
     signal(old)?;
-    let until = Deadline::after(deadline.within(GOING));
-    while alive(old, address)? && !until.passed() && connections(address)? > 0 {
-        tokio::time::sleep(POLL).await;
-    }
-    if alive(old, address)? {
-        output::progress(&format!("kube-apiserver: {} connections from outside are left", connections(address)?));
-        signal(old)?;
-    }
+    empty(old, address, deadline).await?;
     let until = Deadline::after(deadline.within(BACK));
     while process(address)?.is_none_or(|now| now == old) {
         if until.passed() {
@@ -57,6 +50,39 @@ pub(super) async fn restart(address: SocketAddr, probe: &Probe, deadline: Deadli
         tokio::time::sleep(POLL).await;
     }
     wait_ready(address, probe, STABLE, until).await
+}
+
+/// While kubeadm works: ends the apiserver that the kubelet has told to stop, once it has served what it had. Watches never end, and
+/// the kubelet would wait its thirty seconds for them; all that time the node's own components have no apiserver. To be dropped when
+/// kubeadm is done; new connections must go elsewhere meanwhile.
+pub(super) async fn see_off(address: SocketAddr, deadline: Deadline) -> Result<(), String> {
+    let Some(old) = process(address)? else { return Ok(()) };
+    while !closed(address).await {
+        tokio::time::sleep(POLL).await;
+    }
+    empty(old, address, deadline).await
+}
+
+/// Waits until a stopping apiserver has no connection from outside, or only such as do not end, and ends it.
+async fn empty(old: Pid, address: SocketAddr, deadline: Deadline) -> Result<(), String> {
+    let until = Deadline::after(deadline.within(GOING));
+    while alive(old, address)? && !until.passed() && connections(address)? > 0 {
+        tokio::time::sleep(POLL).await;
+    }
+    if alive(old, address)? {
+        output::progress(&format!(
+            "kube-apiserver: {} connections from outside are left, which is not waited for",
+            connections(address)?
+        ));
+        signal(old)?;
+    }
+    Ok(())
+}
+
+/// Whether nobody listens at an address: a stopping apiserver closes its port first of all.
+async fn closed(address: SocketAddr) -> bool {
+    let tried = tokio::time::timeout(POLL, tokio::net::TcpStream::connect(address)).await;
+    matches!(tried, Ok(Err(error)) if error.kind() == std::io::ErrorKind::ConnectionRefused)
 }
 
 fn signal(process: Pid) -> Result<(), String> {
@@ -135,6 +161,16 @@ fn socket(text: &str) -> Option<SocketAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_port_is_closed_when_nobody_listens() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        assert!(!runtime.block_on(closed(address)));
+        drop(listener);
+        assert!(runtime.block_on(closed(address)));
+    }
 
     #[test]
     fn connections_from_outside_are_told_from_local_ones() {

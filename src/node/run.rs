@@ -393,7 +393,20 @@ impl<'a> Work<'a> {
             let arguments = kubeadm::arguments(self.order, attempt, &etcd);
             let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
             self.touch()?;
-            let failure = match run("kubeadm", &arguments, self.deadline.within(KUBEADM), Echo::Lines).await {
+            let see_off = async {
+                if self.hand_over.is_some()
+                    && let Ok(address) = own_apiserver(&state.manifests)
+                    && let Err(why) = apiserver::see_off(address, self.deadline).await
+                {
+                    output::progress(&format!("kube-apiserver: {why}; the kubelet ends it"));
+                }
+                std::future::pending().await
+            };
+            let ended = tokio::select! {
+                ended = run("kubeadm", &arguments, self.deadline.within(KUBEADM), Echo::Lines) => ended,
+                never = see_off => never,
+            };
+            let failure = match ended {
                 Ok(_) => {
                     let now = self.host.manifests()?;
                     return if !control_plane

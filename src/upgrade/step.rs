@@ -14,10 +14,11 @@ use crate::report::{Outcome, Report};
 use crate::seen::Seen;
 use crate::upgrade::chain::{Chain, End, end, not_permitted, unknown};
 use crate::upgrade::disrupt;
-use crate::upgrade::fleet::Fleet;
+use crate::upgrade::fleet::{Fleet, FleetNode};
 use crate::upgrade::plan::Plan;
 use crate::upgrade::postflight;
 use crate::version::Version;
+use futures::StreamExt;
 use quorum_safety::{Disruption, Fact, Mine, NodeName, Verdict};
 use std::path::Path;
 use std::time::Duration;
@@ -144,13 +145,22 @@ struct Checked {
     unheard: Vec<String>,
 }
 
-/// Read-only node Jobs, on all nodes at the same time; the versions of their packages are recorded.
+/// Workers that are looked at, at the same time.
+const LOOKS: usize = 8;
+
+/// Read-only node Jobs; the versions of their packages are recorded. A look starts a pod and asks apt: nothing of ours may load two
+/// voters at the same time, so control plane nodes are looked at one after the other.
 async fn check_nodes(chain: &Chain<'_>, fleet: &Fleet) -> anyhow::Result<Checked> {
-    let looks = fleet.nodes.iter().map(|node| async { (&node.name, chain.node_preflight(&node.name).await) });
+    let look = async |node: &FleetNode| (node.name.clone(), chain.node_preflight(&node.name).await);
+    let looks = |control_plane: bool, at_once: usize| {
+        let nodes = fleet.nodes.iter().filter(move |node| node.control_plane == control_plane);
+        futures::stream::iter(nodes.map(look)).buffered(at_once).collect::<Vec<_>>()
+    };
+    let (control_plane, workers) = futures::join!(looks(true, 1), looks(false, LOOKS));
     let mut checked = Checked { answers: Vec::new(), unheard: Vec::new() };
-    for (node, answer) in futures::future::join_all(looks).await {
+    for (node, answer) in control_plane.into_iter().chain(workers) {
         match answer {
-            Fact::Known(answer) => checked.answers.push((node.clone(), answer)),
+            Fact::Known(answer) => checked.answers.push((node, answer)),
             Fact::Unknown(why) => checked.unheard.push(why),
         }
     }

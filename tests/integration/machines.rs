@@ -188,6 +188,12 @@ fn interrupting_the_command_leaves_the_chain_and_the_next_one_follows_it() {
 }
 
 #[test]
+fn an_apiserver_that_only_watches_keep_is_not_waited_for() {
+    let said = "connections from outside are left, which is not waited for";
+    assert!(story().journals.contains(said), "{}", story().journals);
+}
+
+#[test]
 fn a_node_pod_killed_midway_is_followed_by_one_that_attaches() {
     let story = story();
     let ends: Vec<(&Value, &str)> = items(&story.worker_pods)

@@ -67,6 +67,8 @@ pub(super) struct Story {
     pub(super) upgrade: Said,
     /// Whether node and Lease stayed taken at each look; none when there was no look.
     pub(super) frozen_in_recovery: Vec<Value>,
+    /// What the node steps wrote on the hosts of k2 and k3, where kubeadm restarts the apiserver and nobody before it.
+    pub(super) journals: String,
     pub(super) worker_pods: Value,
     pub(super) worker_units: usize,
     pub(super) nodes: Value,
@@ -127,6 +129,7 @@ fn tell() -> Story {
     etcd.look_again(&stage);
     let worker_pods = stage.get(["pods", "-n", "quorate", "--field-selector", &format!("spec.nodeName={}", WORKER.0)]);
     let worker_units = units(&stage);
+    let journals = journals(&stage);
     let (nodes, static_pods) =
         (stage.get(["nodes"]), stage.get(["pods", "-n", "kube-system", "-l", "tier=control-plane"]));
     let leases = stage.get(["leases", "-n", "quorate"]);
@@ -160,6 +163,7 @@ fn tell() -> Story {
         interrupted,
         upgrade,
         frozen_in_recovery,
+        journals,
         worker_pods,
         worker_units,
         nodes,
@@ -427,6 +431,14 @@ fn frozen_in_recovery(stage: &Stage, not: &str, over: &AtomicBool) -> Vec<Value>
     }
     machine.resume("etcd").unwrap();
     looks
+}
+
+fn journals(stage: &Stage) -> String {
+    let read = |number| {
+        let machine = stage.lab.machine(number).unwrap();
+        machine.run_checked(["journalctl", "--unit", UNIT, "--output=cat", "--no-pager"]).unwrap()
+    };
+    (2..=3).map(read).collect()
 }
 
 /// How often a node's step was started on the worker's host.
