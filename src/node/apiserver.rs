@@ -10,6 +10,8 @@ use tokio::time::Instant;
 
 /// How long connections from outside may take to go by themselves; those of watches never do.
 const GOING: Duration = Duration::from_secs(10);
+/// How long requests of the node itself may take to end.
+const LOCAL: Duration = Duration::from_secs(3);
 /// How long the kubelet may take to start it again.
 const BACK: Duration = Duration::from_secs(180);
 /// How long it must answer.
@@ -63,9 +65,14 @@ pub(super) async fn see_off(address: SocketAddr, deadline: Deadline) -> Result<(
     empty(old, address, deadline).await
 }
 
-/// Waits until a stopping apiserver has no connection from outside, or only such as do not end, and ends it.
+/// Waits until a stopping apiserver has no connection from outside, or only such as do not end, and ends it. Requests of the node's own
+/// components are not told from their watches: they have the first seconds.
 async fn empty(old: Pid, address: SocketAddr, deadline: Deadline) -> Result<(), String> {
     let until = Deadline::after(deadline.within(GOING));
+    let local = Deadline::after(deadline.within(LOCAL));
+    while alive(old, address)? && !local.passed() {
+        tokio::time::sleep(POLL).await;
+    }
     while alive(old, address)? && !until.passed() && connections(address)? > 0 {
         tokio::time::sleep(POLL).await;
     }

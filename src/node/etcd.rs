@@ -158,7 +158,8 @@ pub(super) fn outlived(host: &Host) -> Result<Vec<&'static str>, HostError> {
     Ok(found)
 }
 
-/// Renews etcd's certificates as kubeadm would have. etcd need not be told.
+/// Renews etcd's certificates as kubeadm would have. etcd need not be told. How long they last then is for kubeadm-config to say; where
+/// the apiserver's was made by another CA it may still outlive them.
 pub(super) async fn renew(
     names: &[&str],
     order: &Upgrade,
@@ -166,10 +167,15 @@ pub(super) async fn renew(
     apiserver: SocketAddr,
     deadline: Deadline,
 ) -> Result<(), RenewError> {
-    let configuration = Configuration::write(order, manifests, apiserver).map_err(RenewError::Configuration)?;
-    let config = format!("--config={}", configuration.path().display());
+    let configuration = match &order.cluster_configuration {
+        Some(_) => Some(Configuration::write(order, manifests, apiserver).map_err(RenewError::Configuration)?),
+        // kubeadm reads it from the cluster then.
+        None => None,
+    };
+    let config = configuration.as_ref().map(|it| format!("--config={}", it.path().display()));
     for name in names {
-        run("kubeadm", &["certs", "renew", name, &config], deadline.within(WRITES), Echo::Lines).await?;
+        let arguments: Vec<&str> = ["certs", "renew", name].into_iter().chain(config.as_deref()).collect();
+        run("kubeadm", &arguments, deadline.within(WRITES), Echo::Lines).await?;
     }
     Ok(())
 }

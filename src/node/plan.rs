@@ -182,8 +182,9 @@ pub(super) fn need(step: Step, state: &State, order: &Upgrade) -> Need {
         Step::Empty if state.etcd_stays => Need::Skip("etcd is left as it is"),
         Step::Empty | Step::HandBack => unless(!state.handed_over, "not handed over"),
         Step::Kubeadm => unless(state.kubeadm_done(to), "done before"),
-        // The kubelet's package comes after them in every run.
-        Step::EtcdCertificates if state.package_at("kubelet", to) => Need::Skip("done before"),
+        // The kubelet's package comes after them in every run; a run that keeps kubeadm from etcd now has them before it, whatever
+        // somebody did with that package.
+        Step::EtcdCertificates if state.package_at("kubelet", to) && !state.etcd_stays => Need::Skip("done before"),
         Step::EtcdCertificates => unless(state.etcd_outlived.is_empty(), "none ends before the apiserver's"),
         Step::KubeletPackages => unless(state.kubelet_packages_behind(to).is_empty(), "on target"),
         Step::Hold => unless(state.not_held().is_empty(), "held"),

@@ -307,13 +307,6 @@ impl<'a> Work<'a> {
                 self.touch()?;
                 let own = own_apiserver(&state.manifests)?;
                 etcd::renew(&state.etcd_outlived, self.order, &state.manifests, own, deadline).await?;
-                let left = etcd::outlived(&self.host)?;
-                if !left.is_empty() {
-                    let left = left.join(", ");
-                    return Err(Failure::tool(format!(
-                        "kubeadm has renewed {left}, and the apiserver's certificate still outlives it"
-                    )));
-                }
             }
             Step::KubeletPackages => {
                 self.touch()?;

@@ -264,6 +264,13 @@ fn r07_finished_nodes_are_left_alone() {
     assert!(story.writes_of_first_run > 0, "the audit log shows what the first run wrote");
 }
 
+#[test]
+fn r03_nothing_that_our_accounts_asked_was_denied() {
+    let (denied, asked) = &story().denied;
+    assert_eq!(*denied, Vec::<String>::new());
+    assert!(*asked > 100, "the audit log shows what was asked: {asked}");
+}
+
 fn items(list: &Value) -> &[Value] {
     list["items"].as_array().map_or(&[], Vec::as_slice)
 }

@@ -63,6 +63,10 @@ fn certificates_of_a_node_on_target_are_left_alone() {
     // Killed after kubeadm and before its certificates: the kubelet's package comes after both.
     node.packages.insert("kubelet".to_owned(), version("v1.36.1"));
     assert!(todo(&node, &order(Mode::Node)).contains(&Step::EtcdCertificates));
+    // Somebody has upgraded the kubelet by hand, and kubeadm is kept from etcd by this very run.
+    let mut node = state("v1.36.3", "v1.36.3", Some("v1.36.1"));
+    (node.etcd_stays, node.etcd_outlived) = (true, vec!["etcd-server"]);
+    assert!(todo(&node, &order(Mode::Node)).contains(&Step::EtcdCertificates));
 }
 
 #[test]

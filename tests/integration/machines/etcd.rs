@@ -32,8 +32,10 @@ pub(super) fn prepare(stage: &Stage) -> Etcd {
     let edit = format!("sed s/{}/{}/ {MANIFEST} >/root/etcd.yaml && mv /root/etcd.yaml {MANIFEST}", FLAGS[0], FLAGS[1]);
     edited.run_checked(["sh", "-ec", &edit]).unwrap();
     until("k1's etcd to run as it was edited", || {
-        let found = pods(stage);
-        if found.len() == 3 && found["k1"].edited { Ok(()) } else { Err(format!("{found:?}")) }
+        // Its apiserver has no etcd meanwhile, and the balancer may not have noticed.
+        let found = stage.try_get(PODS).map(|pods| ready(&pods));
+        let edited = found.as_ref().is_some_and(|found| found.len() == 3 && found["k1"].edited);
+        if edited { Ok(()) } else { Err(format!("{found:?}")) }
     });
     let old = stage.lab.machine(3).unwrap();
     let config = "apiVersion: kubeadm.k8s.io/v1beta4\nkind: ClusterConfiguration\ncertificateValidityPeriod: 1440h\n";
@@ -51,9 +53,14 @@ impl Etcd {
     }
 }
 
-/// etcd's pods that are ready, by node.
+const PODS: [&str; 5] = ["pods", "-n", "kube-system", "-l", "component=etcd"];
+
 fn pods(stage: &Stage) -> BTreeMap<String, Pod> {
-    let pods = stage.get(["pods", "-n", "kube-system", "-l", "component=etcd"]);
+    ready(&stage.get(PODS))
+}
+
+/// etcd's pods that are ready, by node.
+fn ready(pods: &Value) -> BTreeMap<String, Pod> {
     let one = |pod: &Value| {
         let container = &pod["status"]["containerStatuses"][0];
         let command = pod["spec"]["containers"][0]["command"].as_array().unwrap();
@@ -62,7 +69,7 @@ fn pods(stage: &Stage) -> BTreeMap<String, Pod> {
         (container["ready"] == true)
             .then(|| (of(&pod["spec"]["nodeName"]), Pod { container: of(&container["containerID"]), edited }))
     };
-    items(&pods).iter().filter_map(one).collect()
+    items(pods).iter().filter_map(one).collect()
 }
 
 const FILE: &str = "cat /etc/kubernetes/pki/etcd/server.crt";

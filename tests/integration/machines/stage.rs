@@ -183,25 +183,42 @@ impl Stage {
         last.1
     }
 
-    /// Writes of our service accounts beyond our own namespace, as the apiservers' audit logs have them. Dry runs change nothing.
-    pub(super) fn writes(&self) -> Vec<String> {
-        let mut writes = Vec::new();
+    /// What our service accounts asked, as the apiservers' audit logs have it.
+    fn asked(&self) -> Vec<Value> {
+        let mut asked = Vec::new();
         for number in 1..=3 {
             let log = self.lab.machine(number).unwrap().read_file("/var/log/kubernetes/audit.log").unwrap();
-            for line in String::from_utf8_lossy(&log).lines() {
-                let Ok(event) = serde_json::from_str::<Value>(line) else { continue };
-                let user = event["user"]["username"].as_str().unwrap_or("");
-                let verb = event["verb"].as_str().unwrap_or("");
-                let uri = event["requestURI"].as_str().unwrap_or("");
-                let writing = !["get", "list", "watch"].contains(&verb);
-                let ours = user.starts_with("system:serviceaccount:quorate:");
-                let elsewhere = event["objectRef"]["namespace"] != "quorate";
-                if ours && writing && elsewhere && !uri.contains("dryRun=All") && !uri.contains("selfsubject") {
-                    writes.push(format!("{} {verb} {uri}", event["auditID"].as_str().unwrap_or("")));
-                }
+            // The last line may be half written.
+            let events = String::from_utf8_lossy(&log).into_owned();
+            let events = events.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+            asked.extend(events.filter(|event| {
+                event["user"]["username"].as_str().unwrap_or("").starts_with("system:serviceaccount:quorate:")
+            }));
+        }
+        asked
+    }
+
+    /// Writes beyond our own namespace. Dry runs change nothing.
+    pub(super) fn writes(&self) -> Vec<String> {
+        let mut writes = Vec::new();
+        for event in self.asked() {
+            let verb = event["verb"].as_str().unwrap_or("");
+            let uri = event["requestURI"].as_str().unwrap_or("");
+            let writing = !["get", "list", "watch"].contains(&verb);
+            let elsewhere = event["objectRef"]["namespace"] != "quorate";
+            if writing && elsewhere && !uri.contains("dryRun=All") && !uri.contains("selfsubject") {
+                writes.push(format!("{} {verb} {uri}", event["auditID"].as_str().unwrap_or("")));
             }
         }
         writes
+    }
+
+    /// What was forbidden, and how much was asked in all.
+    pub(super) fn denied(&self) -> (Vec<String>, usize) {
+        let asked = self.asked();
+        let denied = asked.iter().filter(|event| event["responseStatus"]["code"] == 403);
+        let line = |event: &Value| format!("{} {} {}", event["user"]["username"], event["verb"], event["requestURI"]);
+        (denied.map(line).collect(), asked.len())
     }
 }
 

@@ -79,6 +79,7 @@ pub(super) struct Story {
     pub(super) again: Said,
     pub(super) untouched_before: Value,
     pub(super) untouched_after: Value,
+    pub(super) denied: (Vec<String>, usize),
     pub(super) writes_of_first_run: usize,
     pub(super) writes_of_second_run: Vec<String>,
 }
@@ -138,6 +139,7 @@ fn tell() -> Story {
     let untouched_before = stage.at_rest(Stage::untouched);
     let again = stage.quorate(["upgrade", "--to", TO]);
     let untouched_after = stage.untouched();
+    let denied = stage.denied();
     let writes_of_second_run = stage.writes().into_iter().filter(|write| !first.contains(write)).collect();
     Story {
         here,
@@ -174,6 +176,7 @@ fn tell() -> Story {
         again,
         untouched_before,
         untouched_after,
+        denied,
         writes_of_first_run: first.len(),
         writes_of_second_run,
     }

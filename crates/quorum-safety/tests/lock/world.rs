@@ -585,12 +585,16 @@ fn what_a_stopped_holder_left_is_given_up_by_hand() {
         Event::Act(2, 1),
         Event::HandLooks(true),
         Event::Wait(7),
-        Event::HandTries(true),
-        // Given up: nobody has to wait any more.
-        Event::HandTries(true),
+        // Nobody gets it by having waited.
         Event::Try(0),
     ];
+    let given_up = [Event::HandTries(true), Event::HandTries(true), Event::Try(0)];
     for event in all {
+        world.step(event);
+        world.check();
+    }
+    assert_eq!((world.taken, world.hand.abandoned), (1, 0));
+    for event in given_up {
         world.step(event);
         world.check();
     }
