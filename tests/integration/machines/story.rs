@@ -4,6 +4,7 @@ use super::etcd::{self, Etcd};
 use super::stage::{Said, Stage, stage, until};
 use lab::{Lab, Spec};
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::process::Stdio;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -79,7 +80,7 @@ pub(super) struct Story {
     pub(super) again: Said,
     pub(super) untouched_before: Value,
     pub(super) untouched_after: Value,
-    pub(super) denied: (Vec<String>, usize),
+    pub(super) denied: (BTreeSet<String>, usize),
     pub(super) writes_of_first_run: usize,
     pub(super) writes_of_second_run: Vec<String>,
 }
