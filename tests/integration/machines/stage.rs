@@ -219,7 +219,17 @@ impl Stage {
     pub(super) fn denied(&self) -> (BTreeSet<String>, usize) {
         let asked = self.asked();
         let forbidden = |event: &&Value| event["responseStatus"]["code"] == 403;
-        let line = |event: &Value| format!("{} {} {}", event["user"]["username"], event["verb"], event["requestURI"]);
+        // By what a role can grant: most names are asked for once.
+        let line = |event: &Value| {
+            let object = &event["objectRef"];
+            let what = match object["resource"].as_str() {
+                Some(resource) => {
+                    format!("{} {resource} {} in {}", object["apiGroup"], object["subresource"], object["namespace"])
+                }
+                None => event["requestURI"].to_string(),
+            };
+            format!("{} {} {what}", event["user"]["username"], event["verb"])
+        };
         let allowed: BTreeSet<String> = asked.iter().filter(|event| !forbidden(event)).map(line).collect();
         let denied = asked.iter().filter(forbidden).map(line).filter(|line| !allowed.contains(line));
         (denied.collect(), asked.len())
