@@ -9,6 +9,7 @@ pub mod explain;
 pub mod gate;
 pub mod lease;
 pub mod node;
+pub mod reconcile;
 pub mod step;
 pub mod upgrade;
 
@@ -61,6 +62,8 @@ pub enum Command {
     Plan(upgrade::Plan),
     /// Upgrade the whole cluster, node by node, and follow it to the end
     Upgrade(upgrade::Upgrade),
+    /// Finish or undo what was left half done, and start nothing new; run by a CronJob, too
+    Reconcile(reconcile::Reconcile),
     /// One step of an upgrade; run by Jobs
     Step(step::Step),
     /// Work on the node itself; run by privileged Jobs pinned to it

@@ -23,6 +23,8 @@ pub const OPERATION: &str = "quorate.dev/operation";
 pub const TARGET: &str = "quorate.dev/target";
 /// The container of every template that runs the binary.
 pub const CONTAINER: &str = "quorate";
+/// The argument of a step that only finishes or undoes.
+pub const FINISH_ONLY: &str = "--finish-only";
 /// Longest name of a Job: its pods carry it as a label value.
 pub const NAME_LIMIT: usize = 63;
 
@@ -95,6 +97,25 @@ pub fn ended(job: &Job) -> Option<bool> {
             _ => None,
         }
     })
+}
+
+/// The arguments of a Job's container; none when it is no Job of ours.
+pub fn args(job: &Job) -> &[String] {
+    let args = || {
+        let pod = job.spec.as_ref()?.template.spec.as_ref()?;
+        pod.containers.iter().find(|container| container.name == CONTAINER)?.args.as_deref()
+    };
+    args().unwrap_or_default()
+}
+
+/// Whether it is a step of an upgrade, and not a node Job that a step starts.
+pub fn is_step(job: &Job) -> bool {
+    args(job).first().is_some_and(|first| first == "step")
+}
+
+/// Whether it is a step that only finishes or undoes what is half done, and no part of a chain.
+pub fn finishes_only(job: &Job) -> bool {
+    is_step(job) && args(job).iter().any(|arg| arg == FINISH_ONLY)
 }
 
 /// How a Job's container ended.
@@ -255,6 +276,15 @@ impl<'a> Jobs<'a> {
     pub async fn get(&self, name: &str) -> Result<Option<Job>, JobError> {
         let what = format!("read Job {name}");
         self.read(&what, |client| async move { self.jobs(client).get_opt(name).await }).await
+    }
+
+    /// All Jobs of ours.
+    ///
+    /// # Errors
+    /// When the API does not answer.
+    pub async fn all(&self) -> Result<Vec<Job>, JobError> {
+        let params = &ListParams::default();
+        Ok(self.read("list the Jobs", |client| async move { self.jobs(client).list(params).await }).await?.items)
     }
 
     /// All Jobs of an operation.

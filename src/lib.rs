@@ -5,6 +5,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod drain;
+pub mod event;
 pub mod exit;
 pub mod explain;
 pub mod gate;
@@ -14,6 +15,7 @@ pub mod node;
 pub mod observe;
 pub mod output;
 pub mod place;
+pub mod reconcile;
 pub mod report;
 pub mod seen;
 pub mod status;
@@ -45,6 +47,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitStatus> {
         Command::Node(node) => node::main(&node.command, clock).await,
         Command::Plan(plan) => upgrade::show::run(global, plan.to, clock).await,
         Command::Upgrade(upgrade) => upgrade::follow::run(global, upgrade.to, clock).await,
+        Command::Reconcile(reconcile) => reconcile::run(global, reconcile, clock).await,
         Command::Step(step) => upgrade::step::run(global, step, clock).await,
     }
 }

@@ -162,7 +162,7 @@ impl Report {
 }
 
 /// Cuts a text at a character boundary, with an ellipsis where something is missing.
-fn shorten(text: &mut String, limit: usize) {
+pub(crate) fn shorten(text: &mut String, limit: usize) {
     if text.len() <= limit {
         return;
     }

@@ -41,4 +41,10 @@ pub struct NodeTarget {
     /// The node to upgrade; never the one that the step runs on
     #[arg(long, value_name = "NAME")]
     pub node: String,
+    /// Only finish or undo what is half done on the node, and start nothing after it; `quorate reconcile` asks for it
+    #[arg(long)]
+    pub finish_only: bool,
+    /// The how manieth attempt of `quorate reconcile` this is
+    #[arg(long, value_name = "NUMBER", requires = "finish_only", hide = true)]
+    pub attempt: Option<u32>,
 }

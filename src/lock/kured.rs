@@ -293,6 +293,10 @@ pub async fn clear_stale(leases: &Leases, setting: &str, names: &[String]) -> Re
     let Some(lock) = found.lock.as_result().map_err(str::to_owned)?.clone() else { return Ok(None) };
     let Some(block) = lock.blocks().first().filter(|block| block.is_ours()) else { return Ok(None) };
     let live = leases.holders(names).await;
+    // Whoever holds a Lease may be adopting what the block stands for: until it has written its own, kured must find this one.
+    if live.known().is_some_and(|live| !live.is_empty()) {
+        return Ok(None);
+    }
     match kured_step(&Fact::Known(Some(Some(lock.clone()))), "", &live) {
         KuredStep::Take => {}
         KuredStep::GiveLeaseBack(Fact::Unknown(why)) => return Err(why),

@@ -175,7 +175,12 @@ async fn look(leases: &Leases, client: &Client, seen: &SeenLease) -> (Life, Opti
         Fact::Known(Some(release)) => Some(Fact::Known(release.clone())),
         Fact::Unknown(why) => Some(Fact::Unknown(why.clone())),
     };
-    (life(&seen.view, &facts(leases, client, &seen.view, false).await), release)
+    (life_of(leases, client, &seen.view).await, release)
+}
+
+/// Whether the holder of a Lease lives, by one look, which never shows that a deadline has passed.
+pub(crate) async fn life_of(leases: &Leases, client: &Client, view: &LeaseView) -> Life {
+    life(view, &facts(leases, client, view, false).await)
 }
 
 /// What a command line sees of the holder of a Lease.

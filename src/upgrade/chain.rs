@@ -36,6 +36,8 @@ pub struct Chain<'a> {
     pub pod: OwnPod,
     /// The target.
     pub to: Version,
+    /// Whether only what is half done is finished or undone, and nothing else begun.
+    pub finish_only: bool,
     began: Duration,
 }
 
@@ -68,7 +70,7 @@ pub fn unknown(summary: impl Into<String>) -> End {
 impl<'a> Chain<'a> {
     /// A step in this pod.
     pub fn new(access: &'a Access, config: &'a Config, clock: Clock, pod: OwnPod, to: Version) -> Self {
-        Self { access, config, clock, pod, to, began: clock.boottime() }
+        Self { access, config, clock, pod, to, finish_only: false, began: clock.boottime() }
     }
 
     /// The name of this upgrade.
@@ -231,7 +233,7 @@ impl<'a> Chain<'a> {
         let target = next.map(|step| step.node.clone());
         let name = match next {
             Some(step) => {
-                let kind = if step.control_plane { "control-plane" } else { "worker" };
+                let kind = kind_of_step(step.control_plane);
                 (kind, job::name(kind, Some(&self.to.to_string()), Some(&step.node)))
             }
             None => ("postflight", job::name("postflight", Some(&self.to.to_string()), None)),
@@ -281,6 +283,11 @@ impl<'a> Chain<'a> {
             Err(error) => Fact::Unknown(format!("node Job on {node}: {error}")),
         }
     }
+}
+
+/// The step of a node's kind.
+pub const fn kind_of_step(control_plane: bool) -> &'static str {
+    if control_plane { "control-plane" } else { "worker" }
 }
 
 /// The Job of a step.

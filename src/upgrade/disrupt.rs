@@ -6,7 +6,7 @@
 //! next run. The kill switch stops what would change something, never the way back.
 
 use crate::cli::node::{Mode as KubeadmMode, Role, Upgrade as NodeUpgrade};
-use crate::drain::{self, Cordoned, DrainError, Overseer, Owner, Progress, Uncordoned};
+use crate::drain::{self, Cordoned, DrainError, Owner, Uncordoned};
 use crate::job::{self, Jobs, Placement, Request};
 use crate::lock::{self, Claimant, Hold, Leases, Outcome as LockOutcome};
 use crate::node::{NodeOutcome, NodeReport};
@@ -18,11 +18,14 @@ use crate::upgrade::fleet::{Fleet, FleetNode};
 use crate::upgrade::kubeadm_config::{self, ClusterConfiguration};
 use crate::upgrade::plan::{Mode, NodePlan};
 use crate::upgrade::recover::{self, Expected};
+use crate::upgrade::sub_step::SubStep;
+use crate::upgrade::unrecorded;
 use crate::version::Version;
 use anyhow::Context;
-use quorum_safety::lock::Step;
 use quorum_safety::{Class, Code, Disrupting, Disruption, Fact, Mine, NodeName, Permit, Reason, Verdict};
 use std::time::Duration;
+
+mod watcher;
 
 /// How long to wait for a Lease whose holder has just ended, or whose proof of being gone takes time.
 const PATIENCE: Duration = Duration::from_secs(180);
@@ -34,13 +37,6 @@ const PASSING: Duration = Duration::from_secs(90);
 const MAKE_JOB: Duration = Duration::from_secs(20);
 /// How long after that a node's step may still start. By the clocks of two machines, hence long.
 const START_WITHIN: Duration = Duration::from_secs(120);
-/// The steps of a record from which on the host may have been changed.
-const ON_HOST: [&str; 3] = [NODE_STEP, RECOVERY, UNCORDON];
-const CORDON: &str = "cordon";
-const DRAIN: &str = "drain";
-const NODE_STEP: &str = "node-step";
-const RECOVERY: &str = "recovery";
-const UNCORDON: &str = "uncordon";
 
 /// Takes one node through the whole disruption. `Ok(None)`: it is on target and recovered.
 ///
@@ -63,13 +59,21 @@ pub async fn upgrade(chain: &Chain<'_>, fleet: &Fleet, plan: &NodePlan) -> anyho
         Ok(hold) => hold,
         Err(stop) => return Ok(Some(stop)),
     };
-    let on_host = hold.guard.adopted().is_some_and(|step| ON_HOST.contains(&step.name.as_str()));
-    if let Some(step) = hold.guard.adopted() {
-        chain.say(&format!("{}: going on with what a step before this one began ({})", node.name, step.name));
-    }
+    let on_host = match hold.guard.adopted() {
+        Some(step) => {
+            chain.say(&format!("{}: going on with what a step before this one began ({})", node.name, step.name));
+            // A name that is not known is of another version: it may have changed anything.
+            SubStep::named(&step.name).is_none_or(SubStep::on_host)
+        }
+        None => plan.begun && unrecorded::on_host(chain, node, &hold).await?,
+    };
     let work = Work { chain, node, plan, hold, on_host };
     match chain.stopped().await {
         Some(reason) => work.way_back(reason).await,
+        None if chain.finish_only && !on_host => {
+            let undone = format!("{}: what was begun had changed nothing on the host and was taken back", node.name);
+            Ok(Some(work.give_up(end(Outcome::Ok, undone)).await))
+        }
         None => work.run().await,
     }
 }
@@ -273,7 +277,7 @@ impl Work<'_, '_> {
 
     async fn cordon(&self, _: &Disrupting) -> anyhow::Result<Option<End>> {
         let (chain, node) = (self.chain, self.node);
-        self.announce(CORDON).await?;
+        self.announce(SubStep::Cordon).await?;
         let owner = self.owner().await;
         match drain::cordon(chain.access, &node.name.0, &owner, chain.clock.now(), &self.hold.guard).await? {
             Cordoned::Done(record) => {
@@ -288,9 +292,9 @@ impl Work<'_, '_> {
 
     /// Announces a step before the node's own. What may have changed the host keeps its record: whoever adopts it after us must not take
     /// it for something that can be undone.
-    async fn announce(&self, step: &str) -> anyhow::Result<()> {
+    async fn announce(&self, step: SubStep) -> anyhow::Result<()> {
         if !self.on_host {
-            self.hold.guard.step(Step::touching(step)).await?;
+            self.hold.guard.step(step.into()).await?;
         }
         Ok(())
     }
@@ -306,9 +310,9 @@ impl Work<'_, '_> {
     /// Drains. What blocks is an answer: not now, and why.
     async fn drain(&self, _: &Disrupting) -> anyhow::Result<Option<End>> {
         let (chain, node) = (self.chain, self.node);
-        self.announce(DRAIN).await?;
+        self.announce(SubStep::Drain).await?;
         let options = drain::Options::new(chain.config, Some(chain.pod.uid.clone()));
-        let mut watcher = Watcher { chain, node: &node.name };
+        let mut watcher = watcher::Watcher { chain, node: &node.name };
         let blocked = match drain::drain(chain.access, &node.name.0, &options, &self.hold.guard, &mut watcher).await {
             Ok(report) => {
                 chain.say(&format!("{}: drained, {} pods in {} s", node.name, report.gone.len(), report.seconds));
@@ -406,11 +410,11 @@ impl Work<'_, '_> {
 
     async fn recovered_and_uncordoned(&self, expected: Expected<'_>) -> anyhow::Result<Option<End>> {
         let (chain, node) = (self.chain, self.node);
-        self.hold.guard.step(Step::touching(RECOVERY)).await?;
+        self.hold.guard.step(SubStep::Recovery.into()).await?;
         if let Some(stop) = recover::wait(chain, node, expected, &self.hold).await? {
             return Ok(Some(stop));
         }
-        self.hold.guard.step(Step::touching(UNCORDON)).await?;
+        self.hold.guard.step(SubStep::Uncordon.into()).await?;
         match drain::uncordon(chain.access, &node.name.0, &self.owner().await, &self.hold.guard).await? {
             Uncordoned::Schedulable => chain.say(&format!("{}: recovered, schedulable again", node.name)),
             Uncordoned::StaysCordoned => {
@@ -433,7 +437,7 @@ impl Work<'_, '_> {
             chain.record(|record| record.apply_node = Some(name.clone())).await?;
         }
         let order = self.order(before).await?;
-        self.hold.guard.step(Step::touching(NODE_STEP)).await?;
+        self.hold.guard.step(SubStep::NodeStep.into()).await?;
         let mut args = vec!["node".to_owned(), "upgrade".to_owned()];
         args.extend(order.to_args());
         let request = Request {
@@ -574,27 +578,4 @@ fn leads(seen: &Seen, node: &FleetNode) -> bool {
         .iter()
         .filter(|view| view.node.known() == Some(&node.name))
         .any(|view| view.second.known().is_some_and(|sample| sample.leader == Some(view.id)))
-}
-
-/// Watches a drain: stops it by the kill switch.
-struct Watcher<'a, 'c> {
-    chain: &'a Chain<'c>,
-    node: &'a NodeName,
-}
-
-impl Overseer for Watcher<'_, '_> {
-    async fn should_stop(&mut self) -> Option<String> {
-        self.chain.stopped().await.map(|reason| reason.to_string())
-    }
-
-    fn progress(&mut self, event: &Progress) {
-        let text = match event {
-            Progress::Evicting(pod) => format!("evicting {pod}"),
-            Progress::Deleting(pod) => format!("deleting {pod} past its budget, as its namespace's policy says"),
-            Progress::Gone(_) => return,
-            Progress::Waiting(blocker) => format!("waiting for {blocker}"),
-            Progress::Trouble(what) => format!("the API: {what}"),
-        };
-        self.chain.say(&format!("{}: {text}", self.node));
-    }
 }

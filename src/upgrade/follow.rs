@@ -50,42 +50,102 @@ pub async fn run(global: &Global, to: Version, clock: Clock) -> anyhow::Result<E
     let began = clock.boottime();
     let seconds = || clock.boottime().saturating_sub(began).as_secs();
     let mut live = Live::new();
-    let mut running = false;
-    for job in jobs.of_operation(&operation).await?.iter().filter(|job| is_step(job)) {
+    loop {
+        match running(&jobs, &operation, &mut live, &seconds).await? {
+            Running::Chain => {
+                live.line(seconds(), &format!("an upgrade to {to} is running: following it"));
+                break;
+            }
+            Running::Finishing => {
+                live.line(
+                    seconds(),
+                    "what was left half done is being finished by `quorate reconcile`: following that first",
+                );
+                let last = follow(&jobs, &operation, clock, &mut live, seconds).await?;
+                live.line(seconds(), &format!("{}: {}", last.step, last.report.summary));
+            }
+            Running::Nothing => {
+                if let Some(report) = preflight(global, &access, to, &mut live, seconds()).await? {
+                    return finish(global, to, seconds(), "preflight".to_owned(), report);
+                }
+                break;
+            }
+        }
+    }
+    let last = follow(&jobs, &operation, clock, &mut live, seconds).await?;
+    live.finish();
+    let report = match last.report {
+        // What was left is done; the upgrade is not.
+        report if last.finishes_only && report.outcome == Outcome::Ok => {
+            Report { outcome: Outcome::Midway, ..report }.and("; run the same command again for what is left")
+        }
+        report => report,
+    };
+    finish(global, to, seconds(), last.step, report)
+}
+
+/// The last step and what it said.
+struct Last {
+    step: String,
+    report: Report,
+    finishes_only: bool,
+}
+
+/// What runs of an upgrade.
+enum Running {
+    /// Its chain.
+    Chain,
+    /// Only a step that finishes or undoes what was left; nothing comes after it by itself.
+    Finishing,
+    /// Nothing.
+    Nothing,
+}
+
+async fn running(
+    jobs: &Jobs<'_>,
+    operation: &str,
+    live: &mut Live,
+    seconds: &impl Fn() -> u64,
+) -> Result<Running, JobError> {
+    let mut running = Running::Nothing;
+    for job in jobs.of_operation(operation).await?.iter().filter(|job| job::is_step(job)) {
         if job::ended(job).is_some() {
             continue;
         }
         match jobs.look(&name_of(job)).await? {
             // What it did is found by the next one, whatever its container still does: that is the Lease's matter.
             State::Stranded(why) => live.line(seconds(), &format!("{} is given up: {why}", name_of(job))),
-            State::Going(_) | State::Ended(_) => running = true,
+            State::Going(_) | State::Ended(_) if !job::finishes_only(job) => return Ok(Running::Chain),
+            State::Going(_) => running = Running::Finishing,
+            // Its Job's own status says so in a moment.
+            State::Ended(_) => {}
         }
     }
-    if running {
-        live.line(seconds(), &format!("an upgrade to {to} is running: following it"));
-    } else {
-        let config = place::configuration(global, &access).await?;
-        let nodes = place::nodes(&access, &config).await?;
-        let name = job::name("preflight", Some(&to.to_string()), None);
-        let make = |place: &NodeName| step_request(to, "preflight", &name, None, place);
-        live.line(seconds(), &format!("upgrade to {to}: starting preflight"));
-        match jobs.start_somewhere(&job::candidates(&nodes, None), make, config.times.job_start.get()).await {
-            Ok(_) => {}
-            Err(JobError::NotStarted(why)) => {
-                let report = Report::with_blockers(
-                    Outcome::Unknown,
-                    "preflight did not start on any control plane node",
-                    &[],
-                    &[why],
-                );
-                return finish(global, to, seconds(), "preflight".to_owned(), report);
-            }
-            Err(error) => return Err(error.into()),
+    Ok(running)
+}
+
+/// Starts preflight; or why it runs on no node.
+async fn preflight(
+    global: &Global,
+    access: &Access,
+    to: Version,
+    live: &mut Live,
+    seconds: u64,
+) -> anyhow::Result<Option<Report>> {
+    let config = place::configuration(global, access).await?;
+    let nodes = place::nodes(access, &config).await?;
+    let name = job::name("preflight", Some(&to.to_string()), None);
+    let make = |place: &NodeName| step_request(to, "preflight", &name, None, place);
+    live.line(seconds, &format!("upgrade to {to}: starting preflight"));
+    let jobs = Jobs::new(access, Vec::new());
+    match jobs.start_somewhere(&job::candidates(&nodes, None), make, config.times.job_start.get()).await {
+        Ok(_) => Ok(None),
+        Err(JobError::NotStarted(why)) => {
+            let summary = "preflight did not start on any control plane node";
+            Ok(Some(Report::with_blockers(Outcome::Unknown, summary, &[], &[why])))
         }
+        Err(error) => Err(error.into()),
     }
-    let (step, report) = follow(&jobs, &operation, clock, &mut live, seconds).await?;
-    live.finish();
-    finish(global, to, seconds(), step, report)
 }
 
 fn finish(global: &Global, to: Version, seconds: u64, step: String, report: Report) -> anyhow::Result<ExitStatus> {
@@ -102,16 +162,16 @@ async fn follow(
     clock: Clock,
     live: &mut Live,
     seconds: impl Fn() -> u64,
-) -> anyhow::Result<(String, Report)> {
+) -> anyhow::Result<Last> {
     let mut shown: BTreeMap<String, usize> = BTreeMap::new();
     let mut answered = clock.boottime();
     let mut idle_since: Option<Duration> = None;
     loop {
         match look(jobs, operation, live, &mut shown, &seconds).await {
-            Ok(Some((step, report))) => {
+            Ok(Some(last)) => {
                 let since = *idle_since.get_or_insert(clock.boottime());
                 if clock.boottime().saturating_sub(since) >= GAP {
-                    return Ok((step, report));
+                    return Ok(last);
                 }
                 answered = clock.boottime();
             }
@@ -141,8 +201,8 @@ async fn look(
     live: &mut Live,
     shown: &mut BTreeMap<String, usize>,
     seconds: &impl Fn() -> u64,
-) -> Result<Option<(String, Report)>, JobError> {
-    let mut steps: Vec<Job> = jobs.of_operation(operation).await?.into_iter().filter(is_step).collect();
+) -> Result<Option<Last>, JobError> {
+    let mut steps: Vec<Job> = jobs.of_operation(operation).await?.into_iter().filter(job::is_step).collect();
     steps.sort_by_key(|job| job.metadata.creation_timestamp.clone().map(|time| time.0));
     let mut running = false;
     let mut stranded = None;
@@ -150,7 +210,7 @@ async fn look(
         let mut is_running = job::ended(job).is_none();
         if is_running && let State::Stranded(why) = jobs.look(&name_of(job)).await? {
             is_running = false;
-            stranded = Some((name_of(job), missing(&why)));
+            stranded = Some(Last { step: name_of(job), report: missing(&why), finishes_only: false });
         }
         running |= is_running;
         // A finished Job of an earlier run has nothing new to say.
@@ -165,7 +225,8 @@ async fn look(
         return Ok(stranded);
     }
     let Some(last) = steps.last() else {
-        return Ok(Some(("none".to_owned(), missing("no step is left in the cluster"))));
+        let report = missing("no step is left in the cluster");
+        return Ok(Some(Last { step: "none".to_owned(), report, finishes_only: false }));
     };
     show_log(jobs, last, live, shown, seconds).await?;
     let report = match jobs.look(&name_of(last)).await? {
@@ -179,7 +240,7 @@ async fn look(
         },
         State::Going(state) | State::Stranded(state) => missing(&state),
     };
-    Ok(Some((name_of(last), report)))
+    Ok(Some(Last { step: name_of(last), report, finishes_only: job::finishes_only(last) }))
 }
 
 /// A step that ended without a report was killed: what it left is found and finished by the next run.
@@ -224,13 +285,4 @@ async fn show_log(
     }
     *seen = lines.len().max(*seen);
     Ok(())
-}
-
-/// Steps, and not the node Jobs that they start.
-fn is_step(job: &Job) -> bool {
-    let args = || {
-        let pod = job.spec.as_ref()?.template.spec.as_ref()?;
-        pod.containers.iter().find(|container| container.name == job::CONTAINER)?.args.as_ref()
-    };
-    args().is_some_and(|args| args.first().is_some_and(|first| first == "step"))
 }

@@ -5,6 +5,7 @@ use crate::cli::Global;
 use crate::cli::step::{Step, StepCommand};
 use crate::clock::Clock;
 use crate::drain;
+use crate::event;
 use crate::exit::{ExitStatus, UsageError};
 use crate::lock::{self, Leases};
 use crate::node::Preflight;
@@ -33,10 +34,9 @@ const KILL_SWITCH_EVERY: Duration = Duration::from_secs(5);
 pub async fn run(global: &Global, step: &Step, clock: Clock) -> anyhow::Result<ExitStatus> {
     let (to, target) = match &step.command {
         StepCommand::Preflight(target) | StepCommand::Postflight(target) => (target.to, None),
-        StepCommand::ControlPlane(target) | StepCommand::Worker(target) => {
-            (Some(target.to), Some(NodeName(target.node.clone())))
-        }
+        StepCommand::ControlPlane(target) | StepCommand::Worker(target) => (Some(target.to), Some(target)),
     };
+    let target = target.map(|target| NodeName(target.node.clone()));
     let pod = OwnPod::from_environment()?;
     if let Some(target) = &target {
         pod.not_on(target)?;
@@ -66,12 +66,18 @@ async fn attempt(
         let text = "no version to upgrade to: name one with --to, or as `upgrade.target` in ConfigMap quorate-config";
         return Ok(end(Outcome::Refused, text));
     };
-    let chain = Chain::new(&access, &config, clock, pod, to);
+    let mut chain = Chain::new(&access, &config, clock, pod, to);
     if let Some(stop) = chain.same_image().await? {
         return Ok(stop);
     }
     match (&step.command, target) {
         (StepCommand::Postflight(_), _) => postflight::run(&chain).await,
+        (StepCommand::ControlPlane(order) | StepCommand::Worker(order), Some(node)) if order.finish_only => {
+            chain.finish_only = true;
+            let report = finish(&chain, &node).await?;
+            event::about_node(&access, &node, event::finished(&report)).await;
+            Ok(report)
+        }
         (StepCommand::ControlPlane(_) | StepCommand::Worker(_), Some(node)) => one_node(&chain, &node).await,
         (StepCommand::Preflight(_) | StepCommand::ControlPlane(_) | StepCommand::Worker(_), _) => {
             preflight(&chain).await
@@ -232,6 +238,26 @@ async fn one_node(chain: &Chain<'_>, node: &NodeName) -> anyhow::Result<End> {
         return Ok(stop);
     }
     start_next(chain, &seen, &plan).await
+}
+
+/// Finishes or undoes what is half done on a node, for `quorate reconcile`; starts nothing after it.
+async fn finish(chain: &Chain<'_>, node: &NodeName) -> anyhow::Result<End> {
+    let seen = chain.look(Mine::Nothing).await;
+    let (fleet, plan) = match chain.plan(&seen).await? {
+        Ok(planned) => planned,
+        Err(stop) => return Ok(stop),
+    };
+    let Some(half) = plan.steps.iter().find(|step| step.node == *node && step.begun) else {
+        return Ok(end(Outcome::Ok, format!("{node}: nothing is half done on it")));
+    };
+    chain.say(&format!("{node}: {}", half.missing.join(", ")));
+    match disrupt::upgrade(chain, &fleet, half).await? {
+        Some(stop) => Ok(stop),
+        None => {
+            let then = format!("`quorate upgrade --to {}` goes on with what is left", chain.to);
+            Ok(end(Outcome::Ok, format!("{node}: what was half done is finished; {then}")))
+        }
+    }
 }
 
 /// Waits between two workers; the kill switch ends the wait.

@@ -1,12 +1,16 @@
 //! Real machines: three control plane nodes and a worker, kubelet, containerd, kubeadm, HAProxy. One cluster serves all of these
 //! tests: the story is told once, in order, and each test asserts what it is about.
 
+mod clients;
 mod etcd;
+mod left;
+mod looks;
+mod rights;
 mod stage;
 mod story;
 
 use serde_json::Value;
-use story::{TO, story};
+use story::{HandedOver, TO, story};
 
 #[test]
 fn h05_three_seconds_after_a_power_cut_the_gate_refuses_although_every_node_is_ready() {
@@ -108,6 +112,7 @@ fn the_upgrade_brings_every_node_to_the_target_and_leaves_nothing_behind() {
     for lease in items(&story.leases) {
         assert!(lease["spec"]["holderIdentity"].as_str().unwrap_or("").is_empty(), "{lease}");
     }
+    assert!(story.kured["metadata"]["annotations"]["weave.works/kured-node-lock"].is_null(), "{}", story.kured);
 }
 
 #[test]
@@ -147,12 +152,8 @@ fn r14_a_step_killed_while_kubeadm_works_is_finished_by_the_next_run() {
     for reason in ["Q055-other-disrupted", "Q070-lease-held"] {
         story.gate_after_kill.has_reason(reason, on);
     }
-    // The next run went on from there: the node is on target in the end (see the upgrade), and no other one got `apply` (see H02).
-    assert!(
-        story.upgrade.err.contains(&format!("{on}: going on with what a step before this one began (node-step)")),
-        "{:?}",
-        story.upgrade
-    );
+    // The next run went on from there (see R34 for what it did), and no other node got `apply` (see H02).
+    assert_eq!(story.finished.said.code, 0, "{:?}", story.finished.said);
 }
 
 #[test]
@@ -167,6 +168,21 @@ fn r06_the_plan_names_what_is_half_done_first_and_the_worker_that_lags() {
         "{plan}"
     );
     assert_eq!(steps.last().unwrap()["node"], "k4", "{plan}");
+    // Every control plane node is on target, and the worker lags: the fleet runs what the oldest kubelet runs.
+    let plan = story.plan_of_the_worker.as_ref().expect("a plan while the worker was worked on").document();
+    let left: Vec<&str> = plan["steps"].as_array().unwrap().iter().map(|step| step["node"].as_str().unwrap()).collect();
+    assert_eq!((&plan["from"], left), (&"v1.36.1".into(), vec!["k4"]), "{plan}");
+}
+
+#[test]
+fn new_connections_are_handed_to_a_peer_while_kubeadm_works_and_the_rule_goes_with_a_crash() {
+    let HandedOver { rule, names, address } = &story().handed_over;
+    let rule = rule.as_deref().expect("the rule was in force");
+    assert!(rule.contains(address.as_str()), "{rule}");
+    let peers: Vec<String> = (11..=13).map(|host| format!("10.10.0.{host}")).filter(|peer| peer != address).collect();
+    assert!(peers.iter().any(|peer| names.contains(peer.as_str())), "{names}");
+    assert!(!names.contains(address.as_str()), "it answered itself: {names}");
+    assert_eq!(story().rules_left, Vec::<String>::new());
 }
 
 #[test]
@@ -190,7 +206,9 @@ fn interrupting_the_command_leaves_the_chain_and_the_next_one_follows_it() {
 #[test]
 fn an_apiserver_that_only_watches_keep_is_not_waited_for() {
     let said = "connections from outside are left, which is not waited for";
-    assert!(story().journals.contains(said), "{}", story().journals);
+    // On k2 and k3 kubeadm restarts the apiserver, and nobody before it.
+    let journals = story().journals[1..3].concat();
+    assert!(journals.contains(said), "{journals}");
 }
 
 #[test]
@@ -218,6 +236,14 @@ fn h02_apply_runs_on_one_node_and_node_on_all_others() {
     assert_eq!((apply, node), (1, 3), "{orders:?}");
     // Incident R18: the target is always said.
     assert!(orders.iter().all(|order| order.iter().any(|word| *word == format!("--to={TO}"))), "{orders:?}");
+    // What kubeadm was told on each host. The one where it was killed was told twice.
+    let said = |what: &str| -> Vec<String> {
+        let hosts = (1..).zip(&story().journals).filter(|(_, journal)| journal.contains(what));
+        hosts.map(|(number, _)| format!("k{number}")).collect()
+    };
+    assert_eq!(said(&format!("$ kubeadm upgrade apply {TO} ")), [story().killed_on.as_str()]);
+    let others: Vec<&str> = ["k1", "k2", "k3", "k4"].into_iter().filter(|name| *name != story().killed_on).collect();
+    assert_eq!(said("$ kubeadm upgrade node "), others);
 }
 
 #[test]
@@ -231,7 +257,7 @@ fn r01_no_step_ran_on_the_node_that_it_took_down() {
             assert_ne!(pod["spec"]["nodeName"], target);
         }
     }
-    assert_eq!(steps, 4);
+    assert!(steps >= 4, "{steps}");
 }
 
 #[test]

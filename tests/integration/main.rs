@@ -2,7 +2,11 @@
 
 // The lints that allow unwrap in tests know a test by this attribute.
 #[cfg(test)]
+mod command;
+#[cfg(test)]
 mod drain;
+#[cfg(test)]
+mod fence;
 #[cfg(test)]
 mod gate;
 #[cfg(test)]

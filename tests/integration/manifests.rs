@@ -1,7 +1,9 @@
 //! What `kubectl apply -k` installs: every object is what it says, every container's arguments are arguments of ours.
 
 use clap::Parser;
+use k8s_openapi::api::admissionregistration::v1::{ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding};
 use k8s_openapi::api::batch::v1::CronJob;
+use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Container, Namespace, PodSpec, ServiceAccount};
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding, Subject};
 use quorate::cli::Cli;
@@ -109,10 +111,13 @@ fn wrong_fields(object: &Value) -> Vec<String> {
         "ClusterRoleBinding" => check::<ClusterRoleBinding>(object),
         "ConfigMap" => check::<ConfigMap>(object),
         "CronJob" => check::<CronJob>(object),
+        "Lease" => check::<Lease>(object),
         "Namespace" => check::<Namespace>(object),
         "Role" => check::<Role>(object),
         "RoleBinding" => check::<RoleBinding>(object),
         "ServiceAccount" => check::<ServiceAccount>(object),
+        "ValidatingAdmissionPolicy" => check::<ValidatingAdmissionPolicy>(object),
+        "ValidatingAdmissionPolicyBinding" => check::<ValidatingAdmissionPolicyBinding>(object),
         other => vec![format!("a kind that this test does not know: {other}")],
     }
 }
@@ -161,9 +166,27 @@ fn the_base_holds_every_file_and_each_overlay_builds() {
 }
 
 #[test]
+fn each_component_builds_on_the_base() {
+    let folder = tempfile::tempdir_in(root().join("kustomize/overlays")).unwrap();
+    for entry in std::fs::read_dir(root().join("kustomize/components")).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        let text = format!(
+            "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources: [../../base]\n\
+             components: [../../components/{name}]\n"
+        );
+        std::fs::write(folder.path().join("kustomization.yaml"), text).unwrap();
+        let objects = build(folder.path().to_str().unwrap());
+        assert!(objects.len() > build("kustomize/base").len(), "{name}");
+        for object in &objects {
+            assert_eq!(wrong_fields(object), Vec::<String>::new(), "{name}: {:?}", id(object));
+        }
+    }
+}
+
+#[test]
 fn every_container_is_ours_and_its_arguments_parse() {
     let templates: Vec<CronJob> = of_kind(&build("kustomize/base"), "CronJob");
-    assert_eq!(templates.len(), 3);
+    assert_eq!(templates.len(), 4);
     for template in &templates {
         let name = template.metadata.name.as_deref().unwrap();
         for container in containers(template) {
@@ -178,11 +201,11 @@ fn every_container_is_ours_and_its_arguments_parse() {
 }
 
 #[test]
-fn templates_never_start_by_themselves_and_fail_on_our_codes() {
+fn only_reconcile_starts_by_itself_and_all_fail_on_our_codes() {
     for template in of_kind::<CronJob>(&build("kustomize/base"), "CronJob") {
         let name = template.metadata.name.clone().unwrap();
         let spec = template.spec.as_ref().unwrap();
-        assert_eq!(spec.suspend, Some(true), "{name}");
+        assert_eq!(spec.suspend, Some(name != "quorate-reconcile"), "{name}");
         let job = spec.job_template.spec.as_ref().unwrap();
         assert_eq!(job.ttl_seconds_after_finished, Some(7 * 24 * 3600), "{name}");
         assert!(job.active_deadline_seconds.is_some(), "{name}");
@@ -215,8 +238,8 @@ fn readers_of_etcd_mount_three_files_and_nothing_else() {
             assert_eq!(host.type_.as_deref(), Some("File"), "{name}: a folder would hold ca.key, too");
             paths.push(host.path.clone());
         }
-        if name == "quorate-node" {
-            assert_eq!(paths, Vec::<String>::new());
+        if name == "quorate-node" || name == "quorate-reconcile" {
+            assert_eq!(paths, Vec::<String>::new(), "{name}");
             continue;
         }
         assert_eq!(paths, expected, "{name}");

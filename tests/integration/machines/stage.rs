@@ -185,7 +185,7 @@ impl Stage {
     }
 
     /// What our service accounts asked, as the apiservers' audit logs have it.
-    fn asked(&self) -> Vec<Value> {
+    pub(super) fn asked(&self) -> Vec<Value> {
         let mut asked = Vec::new();
         for number in 1..=3 {
             let log = self.lab.machine(number).unwrap().read_file("/var/log/kubernetes/audit.log").unwrap();
@@ -256,5 +256,7 @@ pub(super) fn stage(spec: Spec) -> Stage {
     let stage = Stage { lab, binary: dist("QUORATE_BIN", "quorate") };
     let overlay = Path::new(env!("CARGO_MANIFEST_DIR")).join("kustomize/overlays/lab");
     stage.kubectl(["apply", "-k", overlay.to_str().unwrap()]);
+    // By hand only: what is left half done here is looked at before anybody finishes it.
+    stage.kubectl(["-n", "quorate", "patch", "cronjob", "quorate-reconcile", "-p", r#"{"spec":{"suspend":true}}"#]);
     stage
 }

@@ -1,6 +1,10 @@
 //! What happens on the machines, once: refusals, the upgrade, and a second run of it.
 
+use super::clients;
 use super::etcd::{self, Etcd};
+use super::left::{self, Left, Pass};
+use super::looks::{self, Looks};
+use super::rights;
 use super::stage::{Said, Stage, stage, until};
 use lab::{Lab, Spec};
 use serde_json::Value;
@@ -42,6 +46,7 @@ pub(super) struct Single {
 /// Everything that happened.
 pub(super) struct Story {
     pub(super) here: Said,
+    pub(super) looks: Looks,
     pub(super) power_cut: PowerCut,
     pub(super) frozen: Said,
     pub(super) cordoned: Said,
@@ -56,31 +61,44 @@ pub(super) struct Story {
     pub(super) nodes_after_refusals: Value,
     pub(super) single: Single,
     pub(super) by_hand: String,
+    pub(super) left: Left,
     pub(super) etcd: Etcd,
     pub(super) killed_on: String,
     pub(super) killed: Said,
+    pub(super) handed_over: HandedOver,
+    /// Hosts whose nftables hold a rule of ours when everything is over.
+    pub(super) rules_left: Vec<String>,
+    /// The plan while the worker alone is not done.
+    pub(super) plan_of_the_worker: Option<Said>,
     pub(super) nodes_after_kill: Value,
     /// The gate of another control plane node then.
     pub(super) gate_after_kill: Said,
     pub(super) plan_after_kill: Said,
     pub(super) lease_after_kill: Value,
+    /// What reconcile made of it.
+    pub(super) finished: Pass,
+    /// What clients saw meanwhile.
+    pub(super) clients: lab::prober::Report,
     pub(super) interrupted: Said,
     pub(super) upgrade: Said,
     /// Whether node and Lease stayed taken at each look; none when there was no look.
     pub(super) frozen_in_recovery: Vec<Value>,
-    /// What the node steps wrote on the hosts of k2 and k3, where kubeadm restarts the apiserver and nobody before it.
-    pub(super) journals: String,
+    /// What the node steps wrote on the hosts of k1 to k4.
+    pub(super) journals: Vec<String>,
     pub(super) worker_pods: Value,
     pub(super) worker_units: usize,
     pub(super) nodes: Value,
     pub(super) static_pods: Value,
     pub(super) leases: Value,
+    /// kured's DaemonSet.
+    pub(super) kured: Value,
     pub(super) jobs: Value,
     pub(super) pods: Value,
     pub(super) again: Said,
     pub(super) untouched_before: Value,
     pub(super) untouched_after: Value,
     pub(super) denied: (BTreeSet<String>, usize),
+    pub(super) unused_rights: BTreeSet<String>,
     pub(super) writes_of_first_run: usize,
     pub(super) writes_of_second_run: Vec<String>,
 }
@@ -98,6 +116,7 @@ fn tell() -> Story {
 
     let nodes_before_refusals = stage.nodes();
     let here = in_place(&stage);
+    let looks = looks::looks(&stage);
     let power_cut = power_cut(&stage);
     let frozen = frozen(&stage);
     let cordoned = cordoned(&stage);
@@ -109,22 +128,23 @@ fn tell() -> Story {
     let nodes_after_refusals = stage.nodes();
 
     let by_hand = by_hand(&stage);
+    let left = left::left(&stage);
     let mut etcd = etcd::prepare(&stage);
 
-    let (killed_on, killed) = kubeadm_killed(&stage);
+    let (killed_on, handed_over, killed) = kubeadm_killed(&stage);
     let (nodes_after_kill, lease_after_kill) =
         (stage.get(["nodes"]), stage.get(["lease", "-n", "quorate", "control-plane-disruption"]));
     let gate_after_kill = stage.gate_of(if killed_on == "k2" { "k3" } else { "k2" });
     let plan_after_kill = stage.quorate(["plan", "--to", TO, "-o", "json"]);
+    let (finished, clients) = clients::probed(&stage, || left::reconcile(&stage, &killed_on));
     let interrupted = interrupted(&stage);
     let over = AtomicBool::new(false);
-    let (upgrade, frozen_in_recovery) = std::thread::scope(|scope| {
+    let (upgrade, plan_of_the_worker, frozen_in_recovery) = std::thread::scope(|scope| {
         let fault = scope.spawn(|| node_pod_killed(&stage, &over));
         let frozen = scope.spawn(|| frozen_in_recovery(&stage, &killed_on, &over));
         let said = stage.quorate(["upgrade", "--to", TO]);
         over.store(true, Ordering::Relaxed);
-        fault.join().unwrap();
-        (said, frozen.join().unwrap())
+        (said, fault.join().unwrap(), frozen.join().unwrap())
     });
     // What has just restarted reports itself Ready for a moment longer.
     stage.whole();
@@ -132,18 +152,23 @@ fn tell() -> Story {
     let worker_pods = stage.get(["pods", "-n", "quorate", "--field-selector", &format!("spec.nodeName={}", WORKER.0)]);
     let worker_units = units(&stage);
     let journals = journals(&stage);
+    let rules_left =
+        (1..=4).filter(|number| rule(&stage, *number).is_some()).map(|number| format!("k{number}")).collect();
     let (nodes, static_pods) =
         (stage.get(["nodes"]), stage.get(["pods", "-n", "kube-system", "-l", "tier=control-plane"]));
     let leases = stage.get(["leases", "-n", "quorate"]);
+    let kured = stage.get(["daemonset", "-n", "kube-system", "kured"]);
     let (jobs, pods) = (stage.get(["jobs", "-n", "quorate"]), stage.get(["pods", "-n", "quorate"]));
     let first = stage.writes();
     let untouched_before = stage.at_rest(Stage::untouched);
     let again = stage.quorate(["upgrade", "--to", TO]);
     let untouched_after = stage.untouched();
     let denied = stage.denied();
+    let unused_rights = rights::unused(&stage);
     let writes_of_second_run = stage.writes().into_iter().filter(|write| !first.contains(write)).collect();
     Story {
         here,
+        looks,
         power_cut,
         frozen,
         cordoned,
@@ -156,13 +181,19 @@ fn tell() -> Story {
         nodes_after_refusals,
         single,
         by_hand,
+        left,
         etcd,
         killed_on,
         killed,
+        handed_over,
+        rules_left,
+        plan_of_the_worker,
         nodes_after_kill,
         gate_after_kill,
         plan_after_kill,
         lease_after_kill,
+        finished,
+        clients,
         interrupted,
         upgrade,
         frozen_in_recovery,
@@ -172,12 +203,14 @@ fn tell() -> Story {
         nodes,
         static_pods,
         leases,
+        kured,
         jobs,
         pods,
         again,
         untouched_before,
         untouched_after,
         denied,
+        unused_rights,
         writes_of_first_run: first.len(),
         writes_of_second_run,
     }
@@ -227,15 +260,13 @@ fn cordoned(stage: &Stage) -> Said {
     said
 }
 
-/// The gate while kured's lock says something that is no lock. No node has the label of its DaemonSet's pods.
-fn unparsable(stage: &Stage) -> Said {
-    const KURED: &str = r#"
+/// kured's DaemonSet, for its lock; no node has the label that its pods want.
+const KURED: &str = r#"
 apiVersion: apps/v1
 kind: DaemonSet
 metadata:
   name: kured
   namespace: kube-system
-  annotations: {weave.works/kured-node-lock: '{"nodeID":"k1","created":"the day before yesterday","TTL":"soon"}'}
 spec:
   selector: {matchLabels: {app: kured}}
   template:
@@ -244,11 +275,21 @@ spec:
       nodeSelector: {quorate.dev/test: nowhere}
       containers: [{name: kured, image: "ghcr.io/kubereboot/kured:1.23.0"}]
 "#;
+
+/// The gate while kured's lock says something that is no lock. kured stays: every step takes its lock from here on.
+fn unparsable(stage: &Stage) -> Said {
     stage.apply(KURED);
+    kureds_lock(stage, r#"{"nodeID":"k1","created":"the day before yesterday","TTL":"soon"}"#);
     let said = stage.gate();
-    stage.kubectl(["-n", "kube-system", "delete", "daemonset", "kured"]);
+    stage.kubectl(["-n", "kube-system", "annotate", "daemonset", "kured", "weave.works/kured-node-lock-"]);
     stage.whole();
     said
+}
+
+/// Writes kured's lock as somebody else would.
+pub(super) fn kureds_lock(stage: &Stage, lock: &str) {
+    let annotation = format!("weave.works/kured-node-lock={lock}");
+    stage.kubectl(["-n", "kube-system", "annotate", "--overwrite", "daemonset", "kured", &annotation]);
 }
 
 fn kill_switch(stage: &Stage) -> Said {
@@ -327,9 +368,25 @@ fn by_hand(stage: &Stage) -> String {
     stage.kubectl(["-n", "quorate", "logs", "job/by-hand"])
 }
 
+/// The hand-over rule of a machine, as nft lists it.
+fn rule(stage: &Stage, number: u8) -> Option<String> {
+    let listed = stage.lab.machine(number).unwrap().run(["nft", "list", "table", "ip", "quorate_handover"]).unwrap();
+    listed.status.success().then(|| String::from_utf8_lossy(&listed.stdout).into_owned())
+}
+
+/// What became of new connections to an apiserver while kubeadm worked on its node.
+pub(super) struct HandedOver {
+    /// The rule, before the unit was killed; none when there was none.
+    pub(super) rule: Option<String>,
+    /// The names in the certificate that a new connection to the node's own address met.
+    pub(super) names: String,
+    /// The node's own address.
+    pub(super) address: String,
+}
+
 /// An upgrade during which the whole unit on the first node is killed while kubeadm is at work: as a crash of the host would, but that
-/// the node stays. Gives the node, and what the command said.
-fn kubeadm_killed(stage: &Stage) -> (String, Said) {
+/// the node stays. Gives the node, where new connections to it went until then, and what the command said.
+fn kubeadm_killed(stage: &Stage) -> (String, HandedOver, Said) {
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let fault = scope.spawn(|| {
@@ -339,19 +396,29 @@ fn kubeadm_killed(stage: &Stage) -> (String, Said) {
                     .iter()
                     .find(|it| it.run(["pgrep", "-f", "^kubeadm upgrade "]).unwrap().status.code() == Some(0));
                 if let Some(machine) = at_work {
+                    let (address, rule_before) = (machine.address(), rule(stage, machine.index()));
+                    let names = names_served(stage, &address);
                     machine.run_checked(["systemctl", "kill", "--kill-whom=all", "--signal=KILL", UNIT]).unwrap();
-                    return machine.name();
+                    until("the rule to be gone with whoever held it", || {
+                        rule(stage, machine.index()).map_or(Ok(()), Err)
+                    });
+                    return (machine.name(), HandedOver { rule: rule_before, names, address });
                 }
-                if over.load(Ordering::Relaxed) {
-                    return "none: the upgrade was over before kubeadm was seen".to_owned();
-                }
+                assert!(!over.load(Ordering::Relaxed), "the upgrade was over before kubeadm was seen");
                 std::thread::sleep(Duration::from_millis(200));
             }
         });
         let said = stage.quorate(["upgrade", "--to", TO]);
         over.store(true, Ordering::Relaxed);
-        (fault.join().unwrap(), said)
+        let (node, handed_over) = fault.join().unwrap();
+        (node, handed_over, said)
     })
+}
+
+/// Whose certificate a new connection to an apiserver's address meets.
+fn names_served(stage: &Stage, address: &str) -> String {
+    let ask = "openssl s_client -connect \"$1:6443\" </dev/null 2>/dev/null | openssl x509 -noout -ext subjectAltName";
+    stage.lab.run_checked(["sh", "-ec", ask, "sh", address]).unwrap()
 }
 
 /// The upgrade's command, interrupted when the work on the first node has begun.
@@ -374,16 +441,17 @@ fn interrupted(stage: &Stage) -> Said {
 }
 
 /// Kills the node Job's pod in the middle of the worker's step. The step's unit is held until the next pod runs, or it might be
-/// over by then. An upgrade that is over without it shows in what the tests assert of the worker's pods.
-fn node_pod_killed(stage: &Stage, over: &AtomicBool) {
+/// over by then. An upgrade that is over without it shows in what the tests assert of the worker's pods. Gives the plan meanwhile.
+fn node_pod_killed(stage: &Stage, over: &AtomicBool) -> Option<Said> {
     let worker = stage.lab.machine(WORKER.1).unwrap();
     while worker.run(["systemctl", "is-active", "--quiet", UNIT]).unwrap().status.code() != Some(0) {
         if over.load(Ordering::Relaxed) {
-            return;
+            return None;
         }
         std::thread::sleep(Duration::from_millis(500));
     }
     worker.run_checked(["systemctl", "kill", "--kill-whom=main", "--signal=STOP", UNIT]).unwrap();
+    let plan = stage.quorate(["plan", "--to", TO, "-o", "json"]);
     worker.kill("quorate").unwrap();
     until("another pod on the worker", || {
         let pods = stage.get(["pods", "-n", "quorate", "--field-selector", &format!("spec.nodeName={}", WORKER.0)]);
@@ -395,6 +463,7 @@ fn node_pod_killed(stage: &Stage, over: &AtomicBool) {
         }
     });
     worker.run_checked(["systemctl", "kill", "--kill-whom=main", "--signal=CONT", UNIT]).unwrap();
+    Some(plan)
 }
 
 /// Freezes etcd of the next control plane node when its step on the host is done, for longer than it has to be well to count as
@@ -437,12 +506,12 @@ fn frozen_in_recovery(stage: &Stage, not: &str, over: &AtomicBool) -> Vec<Value>
     looks
 }
 
-fn journals(stage: &Stage) -> String {
+fn journals(stage: &Stage) -> Vec<String> {
     let read = |number| {
         let machine = stage.lab.machine(number).unwrap();
         machine.run_checked(["journalctl", "--unit", UNIT, "--output=cat", "--no-pager"]).unwrap()
     };
-    (2..=3).map(read).collect()
+    (1..=4).map(read).collect()
 }
 
 /// How often a node's step was started on the worker's host.

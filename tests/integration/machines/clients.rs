@@ -1,0 +1,39 @@
+//! What clients outside see while one node is worked on.
+
+use super::looks::program;
+use super::stage::{Stage, until};
+use super::story::story;
+use lab::prober::{Class, Report};
+use std::process::Stdio;
+
+/// Runs something beside a prober that asks through the balancer, a few times a second, without any retry.
+pub(super) fn probed<T>(stage: &Stage, work: impl FnOnce() -> T) -> (T, Report) {
+    let folder = tempfile::tempdir().unwrap();
+    let (report, prober) = (folder.path().join("report.json"), program("prober"));
+    stage.kubectl(["create", "namespace", "clients"]);
+    let script = r#"exec "$1" --server https://10.10.0.10:6443 --kubeconfig "$KUBECONFIG" --namespace clients --report "$2" \
+        --new-rate 4 --kept-rate 2 --http2-rate 2 --write-rate 2 --connections 3"#;
+    let mut command = stage.lab.client(["sh", "-c", script, "sh", prober.to_str().unwrap(), report.to_str().unwrap()]);
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
+    let read = || -> Result<Report, String> {
+        let text = std::fs::read_to_string(&report).map_err(|error| error.to_string())?;
+        serde_json::from_str(&text).map_err(|error| error.to_string())
+    };
+    until("the prober to count", || {
+        let classes = read()?.classes;
+        if classes.len() == Class::ALL.len() { Ok(()) } else { Err(format!("{classes:?}")) }
+    });
+    let done = work();
+    rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::TERM).unwrap();
+    child.wait().unwrap();
+    stage.kubectl(["delete", "namespace", "clients", "--wait=false"]);
+    (done, read().unwrap())
+}
+
+#[test]
+fn no_new_connection_fails_while_kubeadm_upgrades_a_node() {
+    let report = &story().clients;
+    let asked = report.classes[&Class::New].requests;
+    assert!(asked > 100, "{report:?}");
+    assert_eq!(report.failed(Class::New), Some(0), "{:?}", report.failures);
+}
