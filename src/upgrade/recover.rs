@@ -54,7 +54,7 @@ pub async fn wait(
         let seen = chain.look(Mine::Adopted(hold.guard.identity().await)).await;
         let open = if node.control_plane {
             let leases = leader_leases(chain).await;
-            let balancer = balancer_serves(chain, node, expected.load_balancer).await;
+            let balancer = balancer_serves(chain, node, &seen, expected.load_balancer).await;
             let policy = chain.config.policy();
             match stability.observe(&expected, &seen.observation, &leases, &balancer, &policy, required) {
                 Recovery::Recovered => Vec::new(),
@@ -173,7 +173,7 @@ async fn leader_leases(chain: &Chain<'_>) -> LeaderLeases {
     LeaderLeases { controller_manager: controller_manager.into(), scheduler: scheduler.into() }
 }
 
-async fn balancer_serves(chain: &Chain<'_>, node: &FleetNode, wanted: bool) -> LoadBalancer {
+async fn balancer_serves(chain: &Chain<'_>, node: &FleetNode, seen: &Seen, wanted: bool) -> LoadBalancer {
     if !wanted {
         return LoadBalancer { serves_node: Fact::Unknown("not asked: loadBalancer is not `balances`".to_owned()) };
     }
@@ -181,7 +181,9 @@ async fn balancer_serves(chain: &Chain<'_>, node: &FleetNode, wanted: bool) -> L
         let client = chain.access.live(&[]).await.map_err(|error| error.to_string())?;
         let configuration = ClusterConfiguration::read(&client).await?;
         let endpoint = configuration.control_plane_endpoint.ok_or("kubeadm-config names no controlPlaneEndpoint")?;
-        balancer::serves(chain.access, &endpoint, &node.address, chain.config.times.answer.get()).await
+        let nodes = seen.observation.nodes.as_result()?;
+        let apiservers = nodes.iter().filter(|node| node.control_plane).count();
+        balancer::serves(chain.access, &endpoint, apiservers, &node.address, chain.config.times.answer.get()).await
     };
     LoadBalancer { serves_node: ask.await.into() }
 }
