@@ -136,10 +136,11 @@ impl Status {
             Answer::Held => "held",
             Answer::Refused => "refused",
         });
+        let by = format!("by {}", node.cordoned_by.as_ref().map_or("somebody else", |writer| writer.manager.as_str()));
         let cordon = match &node.cordon {
             Cordon::None => "",
             Cordon::Ours(operation) => operation,
-            Cordon::Foreign => "by somebody else",
+            Cordon::Foreign => &by,
         };
         [
             node.name.0.as_str(),
@@ -300,6 +301,21 @@ mod tests {
         let seen = Seen { observation: cluster.seen.clone(), in_flight: cluster.in_flight.clone() };
         let text = Status::of(&seen, &Config::default()).text(seen.observation.taken_at);
         text.lines().find(|line| line.starts_with("etcd:")).unwrap().to_owned()
+    }
+
+    #[test]
+    fn a_cordon_is_told_with_its_author() {
+        let row = |writer: Option<&str>| {
+            let cluster = healthy(3).on_node("k2", |node| {
+                node.cordon = Cordon::Foreign;
+                node.cordoned_by = writer.map(|manager| Writer { manager: manager.to_owned(), at: None });
+            });
+            let seen = Seen { observation: cluster.seen, in_flight: cluster.in_flight };
+            let text = Status::of(&seen, &Config::default()).text(seen.observation.taken_at);
+            text.lines().find(|line| line.trim_start().starts_with("k2 ")).unwrap().to_owned()
+        };
+        assert!(row(Some("kubectl-cordon")).contains(" by kubectl-cordon "), "{}", row(Some("kubectl-cordon")));
+        assert!(row(None).contains(" by somebody else "), "{}", row(None));
     }
 
     /// Safety review, finding 20: a member that is cut off answers Status, and the line said that one more may fail.
