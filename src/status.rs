@@ -9,6 +9,7 @@ use crate::exit::ExitStatus;
 use crate::job::{self, Jobs, Placement, Request};
 use crate::output;
 use crate::place::{self, InPlace};
+use crate::report::{Outcome, Report};
 use crate::seen::{self, Seen};
 use comfy_table::{Table, presets};
 use quorum_safety::{
@@ -268,9 +269,8 @@ pub async fn fresh(global: &Global, access: &Access, clock: Clock) -> anyhow::Re
     };
     let end = match jobs.run_somewhere(&candidates, make, config.times.job_start.get(), JOB_DEADLINE).await {
         Ok(end) => end,
-        Err(job::JobError::NotStarted(why)) => {
-            output::progress(&format!("nobody could look: {why}"));
-            return Ok(ExitStatus::Unknown);
+        Err(error @ (job::JobError::NotStarted(_) | job::JobError::NotEnded { .. })) => {
+            return unseen(global, "nobody could look", error.to_string());
         }
         Err(error) => return Err(error.into()),
     };
@@ -281,10 +281,17 @@ pub async fn fresh(global: &Global, access: &Access, clock: Clock) -> anyhow::Re
     match crate::gate::document::<Status>(&log) {
         Some(status) => show(global, &status, clock),
         None => {
-            output::progress(&format!("pod {} on {} left no answer: {}", end.pod, end.node, end.message));
-            Ok(ExitStatus::Unknown)
+            let why = format!("pod {} on {} left no answer: {}", end.pod, end.node, end.message);
+            unseen(global, "nobody has told what was seen", why)
         }
     }
+}
+
+/// There is nothing to show: an answer all the same, in the form that was asked for.
+fn unseen(global: &Global, what: &str, why: String) -> anyhow::Result<ExitStatus> {
+    let report = Report::with_blockers(Outcome::Unknown, what, &[], &[why]);
+    output::answer(global.output, &report.document(), || report.text())?;
+    Ok(report.outcome.status())
 }
 
 fn show(global: &Global, status: &Status, clock: Clock) -> anyhow::Result<ExitStatus> {
@@ -295,6 +302,7 @@ fn show(global: &Global, status: &Status, clock: Clock) -> anyhow::Result<ExitSt
 #[cfg(test)]
 mod tests {
     use super::*;
+    use quorum_safety::Writer;
     use quorum_safety::fixture::{Cluster, healthy, unknown};
 
     fn voters_line(cluster: &Cluster) -> String {
