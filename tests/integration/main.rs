@@ -19,3 +19,5 @@ mod manifests;
 mod observe;
 #[cfg(test)]
 mod pod_security;
+#[cfg(test)]
+mod workstation;
