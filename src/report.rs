@@ -26,9 +26,9 @@ pub struct Report {
     /// The Job that goes on; none when this was the last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next: Option<String>,
-    /// Which observation was judged, as [`digest`] names it; none where nothing was.
+    /// Which observation was judged; none where nothing was. In a box, since a report is what many functions fail with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub judged: Option<String>,
+    pub judged: Option<Box<ObservationDigest>>,
 }
 
 /// A report as it is printed: with what it is. Without, it is a part of other documents.
@@ -43,9 +43,16 @@ pub struct Document<'a> {
 
 /// Names an observation: the first 16 hex digits of the SHA-256 of its JSON. For who holds a report and looks for its verdict:
 /// `jq -cj .observation FILE | sha256sum`.
-pub fn digest(observation: &Observation) -> String {
-    let json = serde_json::to_vec(observation).unwrap_or_default();
-    Sha256::digest(json).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ObservationDigest(String);
+
+impl ObservationDigest {
+    /// The name of this observation.
+    pub fn of(observation: &Observation) -> Self {
+        let json = serde_json::to_vec(observation).unwrap_or_default();
+        Self(Sha256::digest(json).iter().take(8).map(|byte| format!("{byte:02x}")).collect())
+    }
 }
 
 /// How a Job of ours ended.
@@ -133,7 +140,7 @@ impl Report {
     /// The same, of a verdict on this observation.
     #[must_use]
     pub fn on(mut self, observation: &Observation) -> Self {
-        self.judged = Some(digest(observation));
+        self.judged = Some(Box::new(ObservationDigest::of(observation)));
         self.fitted()
     }
 
@@ -224,7 +231,7 @@ mod tests {
         assert!(text.len() <= TERMINATION_LIMIT, "{}", text.len());
         assert!(!report.reasons.is_empty());
         assert_eq!(report.reasons.len() + report.blockers.len() + report.left_out, Code::ALL.len() + 30);
-        assert!(report.judged.is_some_and(|digest| digest.len() == 16));
+        assert!(report.judged.is_some_and(|digest| digest.0.len() == 16));
     }
 
     #[test]
@@ -243,11 +250,12 @@ mod tests {
     fn an_observation_is_named_by_its_digest() {
         let seen = healthy(3).seen;
         let text = serde_json::to_string(&seen).unwrap();
-        assert_eq!(digest(&serde_json::from_str(&text).unwrap()), digest(&seen));
-        assert_ne!(digest(&healthy(3).member_dead(2).seen), digest(&seen));
+        let digest = ObservationDigest::of(&seen);
+        assert_eq!(ObservationDigest::of(&serde_json::from_str(&text).unwrap()), digest);
+        assert_ne!(ObservationDigest::of(&healthy(3).member_dead(2).seen), digest);
         // As sha256sum says.
         let whole: String = Sha256::digest(&text).iter().map(|byte| format!("{byte:02x}")).collect();
-        assert!(whole.starts_with(&digest(&seen)));
+        assert!(whole.starts_with(&digest.0));
     }
 
     #[test]
