@@ -76,7 +76,7 @@ image: binary lab
 	  --file usr/share/doc/quorate/LICENSE=LICENSE \
 	  localhost/quorate:dev dist/quorate-image.tar dist/quorate
 
-# For the demo's pods; never shipped.
+## make prober-image  the demo's prober as an image, never shipped
 prober-image: ours lab
 	RUSTFLAGS="$(STATIC)" cargo build --release --locked --target $(TARGET) -p lab --bin prober
 	@mkdir -p dist
@@ -90,6 +90,7 @@ bench: setup lab-build image
 setup:
 	@scripts/setup
 
+## make binary     dist/quorate alone
 binary: setup ours
 	RUSTFLAGS="$(STATIC)" cargo build --release --locked --target $(TARGET) -p quorate --bin quorate
 	@mkdir -p dist
@@ -102,8 +103,10 @@ lab: setup ours
 	cargo build --locked -p lab --bin lab
 
 # A run that was killed may have left machines; they would be in the way.
+## make lab-down   takes away machines that were left
 lab-down: lab
 	$(LAB) down
 
+## make lab-build  real binaries and machine images for tests and demo, once; takes minutes
 lab-build: lab
 	$(LAB) build

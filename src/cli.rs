@@ -2,8 +2,9 @@
 
 use crate::output::Format;
 use crate::telemetry::LogFormat;
-use clap::{Args, Parser, Subcommand};
-use std::path::PathBuf;
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 
 pub mod explain;
 pub mod gate;
@@ -72,4 +73,46 @@ pub enum Command {
     Lease(lease::Lease),
     /// Judge a stored verdict again, offline
     Explain(explain::Explain),
+}
+
+/// How kubectl finds a plugin: `kubectl quorate` runs a program of this name in the path.
+const PLUGIN: &str = "kubectl-quorate";
+
+impl Cli {
+    /// Reads a command line, the program's own name first. Help then says what was typed, also where kubectl was asked for it.
+    ///
+    /// # Errors
+    /// When it is no command line, and when help was asked for.
+    pub fn read(line: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        let line: Vec<OsString> = line.into_iter().collect();
+        let mut command = Self::command();
+        if line.first().and_then(|own| Path::new(own).file_name()).is_some_and(|name| name == PLUGIN) {
+            command = command.bin_name("kubectl quorate");
+        }
+        let matches = command.try_get_matches_from_mut(line)?;
+        Self::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(line: &str) -> String {
+        Cli::read(line.split(' ').map(OsString::from)).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn help_says_what_was_typed() {
+        for (line, usage) in [
+            ("quorate --help", "Usage: quorate [OPTIONS] <COMMAND>"),
+            ("/usr/local/bin/kubectl-quorate --help", "Usage: kubectl quorate [OPTIONS] <COMMAND>"),
+            ("/usr/local/bin/kubectl-quorate gate --help", "Usage: kubectl quorate gate [OPTIONS]"),
+            ("kubectl-quorate plan", "Usage: kubectl quorate plan --to <VERSION>"),
+        ] {
+            assert!(said(line).contains(usage), "{line}: {}", said(line));
+        }
+        let cli = Cli::read(["kubectl-quorate", "gate", "--node=k2"].map(OsString::from)).unwrap();
+        assert!(matches!(cli.command, Command::Gate(gate) if gate.node.as_deref() == Some("k2")));
+    }
 }

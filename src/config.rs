@@ -31,6 +31,7 @@ impl Period {
 }
 
 /// The whole configuration.
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Config {
@@ -43,6 +44,7 @@ pub struct Config {
     /// Draining nodes.
     pub drain: Drain,
     /// Where kured is: `auto`, `none`, or `NAMESPACE/NAME` of its DaemonSet.
+    #[cfg_attr(test, schemars(regex(pattern = r"^(auto|none|[^/]+/[^/]+)$")))]
     pub kured: String,
     /// What stands in front of the apiservers.
     pub load_balancer: LoadBalancer,
@@ -62,6 +64,7 @@ impl Default for Config {
 }
 
 /// What a disruption is measured against.
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Rule {
@@ -72,6 +75,7 @@ pub struct Rule {
     /// How long every certificate must still be valid.
     pub certificate_margin: Period,
     /// How many workers may be down at the same time.
+    #[cfg_attr(test, schemars(range(min = 1)))]
     pub worker_slots: usize,
 }
 
@@ -88,6 +92,7 @@ impl Default for Rule {
 }
 
 /// How long things may take.
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Times {
@@ -131,6 +136,7 @@ impl Default for Times {
 }
 
 /// The upgrade.
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Upgrade {
@@ -143,6 +149,7 @@ pub struct Upgrade {
 }
 
 /// Draining nodes.
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Drain {
@@ -153,6 +160,7 @@ pub struct Drain {
 }
 
 /// What to do with a pod whose budget refuses its eviction.
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum BudgetPolicy {
@@ -163,6 +171,7 @@ pub enum BudgetPolicy {
 }
 
 /// What stands in front of the apiservers.
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum LoadBalancer {
@@ -282,6 +291,9 @@ fn nearest(message: &str) -> String {
         .map(|(_, name)| format!(" (did you mean `{name}`?)"))
         .unwrap_or_default()
 }
+
+#[cfg(test)]
+mod schema;
 
 #[cfg(test)]
 mod tests {

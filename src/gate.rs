@@ -72,16 +72,17 @@ async fn in_job(
         Some(node) => {
             let record = judged(&seen, &node, config);
             let report = Report::new(Outcome::of(&record.verdict), summary(&record), &record.verdict.reasons);
+            let report = report.on(&record.observation);
             (report, serde_json::to_string(&record)?)
         }
         None => {
             let status = Status::of(&seen, config);
-            (Report::new(Outcome::Ok, status.summary(), &[]), serde_json::to_string(&status)?)
+            (Report::new(Outcome::Ok, status.summary(), &[]).on(&seen.observation), serde_json::to_string(&status)?)
         }
     };
     // One line, so that whoever reads the pod's log finds it among the lines of standard error.
     output::line(&document);
-    output::terminate_with(Path::new(output::TERMINATION_LOG), &report)?;
+    output::terminate_with(Path::new(output::TERMINATION_LOG), &report.document())?;
     Ok(report.outcome.in_job())
 }
 
@@ -160,7 +161,7 @@ fn answer_either(global: &Global, said: Said) -> anyhow::Result<ExitStatus> {
     match said {
         Said::Record(record) => answer(global, *record),
         Said::Report(report) => {
-            output::answer(global.output, &report, || report.text())?;
+            output::answer(global.output, &report.document(), || report.text())?;
             Ok(report.outcome.status())
         }
     }

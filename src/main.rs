@@ -1,6 +1,6 @@
 //! `quorate`: install the TLS provider, parse, run, exit.
 
-use clap::Parser;
+use quorate::cli::Cli;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -12,5 +12,8 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return quorate::output::fail(&anyhow::Error::new(error).context("cannot start the runtime")),
     };
-    runtime.block_on(quorate::run(quorate::cli::Cli::parse()))
+    match Cli::read(std::env::args_os()) {
+        Ok(cli) => runtime.block_on(quorate::run(cli)),
+        Err(error) => error.exit(),
+    }
 }

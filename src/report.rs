@@ -2,10 +2,11 @@
 
 use crate::exit::ExitStatus;
 use crate::output::TERMINATION_LIMIT;
-use quorum_safety::{Answer, Class, Reason, StoredVerdict};
+use quorum_safety::{API_VERSION, Answer, Class, Observation, Reason, StoredVerdict};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
-/// What a Job of ours says at its end.
+/// What a Job of ours says at its end. It is printed as a [`Document`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Report {
@@ -25,6 +26,33 @@ pub struct Report {
     /// The Job that goes on; none when this was the last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next: Option<String>,
+    /// Which observation was judged; none where nothing was. In a box, since a report is what many functions fail with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub judged: Option<Box<ObservationDigest>>,
+}
+
+/// A report as it is printed: with what it is. Without, it is a part of other documents.
+#[derive(Clone, Copy, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Document<'a> {
+    api_version: &'static str,
+    kind: &'static str,
+    #[serde(flatten)]
+    report: &'a Report,
+}
+
+/// Names an observation: the first 16 hex digits of the SHA-256 of its JSON. For who holds a report and looks for its verdict:
+/// `jq -cj .observation FILE | sha256sum`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ObservationDigest(String);
+
+impl ObservationDigest {
+    /// The name of this observation.
+    pub fn of(observation: &Observation) -> Self {
+        let json = serde_json::to_vec(observation).unwrap_or_default();
+        Self(Sha256::digest(json).iter().take(8).map(|byte| format!("{byte:02x}")).collect())
+    }
 }
 
 /// How a Job of ours ended.
@@ -106,7 +134,19 @@ impl Report {
         blockers: &[String],
     ) -> Self {
         let (reasons, blockers) = (reasons.to_vec(), blockers.to_vec());
-        Self { outcome, summary: summary.into(), reasons, blockers, left_out: 0, next: None }.fitted()
+        Self { outcome, summary: summary.into(), reasons, blockers, left_out: 0, next: None, judged: None }.fitted()
+    }
+
+    /// The same, of a verdict on this observation.
+    #[must_use]
+    pub fn on(mut self, observation: &Observation) -> Self {
+        self.judged = Some(Box::new(ObservationDigest::of(observation)));
+        self.fitted()
+    }
+
+    /// As it is printed.
+    pub const fn document(&self) -> Document<'_> {
+        Document { api_version: API_VERSION, kind: "Report", report: self }
     }
 
     /// Shortened until it fits the termination message; to be asked again after anything was added.
@@ -157,7 +197,7 @@ impl Report {
     }
 
     fn fits(&self) -> bool {
-        serde_json::to_string(self).is_ok_and(|text| text.len() <= TERMINATION_LIMIT)
+        serde_json::to_string(&self.document()).is_ok_and(|text| text.len() <= TERMINATION_LIMIT)
     }
 }
 
@@ -178,6 +218,7 @@ pub(crate) fn shorten(text: &mut String, limit: usize) {
 mod tests {
     use super::*;
     use quorum_safety::Code;
+    use quorum_safety::fixture::healthy;
 
     #[test]
     fn the_worst_report_fits_the_termination_message() {
@@ -185,11 +226,36 @@ mod tests {
         let detail = "\u{1}ü".repeat(4_000);
         let reasons: Vec<Reason> = Code::ALL.iter().map(|code| Reason::new(*code, detail.clone())).collect();
         let lines = vec![detail.clone(); 30];
-        let report = Report::with_blockers(Outcome::Refused, detail, &reasons, &lines);
-        let text = serde_json::to_string(&report).unwrap();
+        let report = Report::with_blockers(Outcome::Refused, detail, &reasons, &lines).on(&healthy(7).seen);
+        let text = serde_json::to_string(&report.document()).unwrap();
         assert!(text.len() <= TERMINATION_LIMIT, "{}", text.len());
         assert!(!report.reasons.is_empty());
         assert_eq!(report.reasons.len() + report.blockers.len() + report.left_out, Code::ALL.len() + 30);
+        assert!(report.judged.is_some_and(|digest| digest.0.len() == 16));
+    }
+
+    #[test]
+    fn a_report_says_what_it_is_and_one_of_before_it_did_is_read() {
+        let seen = healthy(3).seen;
+        let report = Report::new(Outcome::Held, "not now", &[]).on(&seen);
+        let json = serde_json::to_value(report.document()).unwrap();
+        assert_eq!((&json["apiVersion"], &json["kind"]), (&"quorate.dev/v1".into(), &"Report".into()));
+        assert_eq!(serde_json::from_value::<Report>(json).unwrap(), report);
+        let before: Report = serde_json::from_str(r#"{"outcome":"held","summary":"not now","leftOut":0}"#).unwrap();
+        assert_eq!(before, Report { judged: None, ..report });
+    }
+
+    /// What is stored of an observation gives the same name again, and another observation another.
+    #[test]
+    fn an_observation_is_named_by_its_digest() {
+        let seen = healthy(3).seen;
+        let text = serde_json::to_string(&seen).unwrap();
+        let digest = ObservationDigest::of(&seen);
+        assert_eq!(ObservationDigest::of(&serde_json::from_str(&text).unwrap()), digest);
+        assert_ne!(ObservationDigest::of(&healthy(3).member_dead(2).seen), digest);
+        // As sha256sum says.
+        let whole: String = Sha256::digest(&text).iter().map(|byte| format!("{byte:02x}")).collect();
+        assert!(whole.starts_with(&digest.0));
     }
 
     #[test]
@@ -199,7 +265,7 @@ mod tests {
         let mut report = report.and("; everything is as it was");
         report.blockers.extend(lines);
         let report = report.fitted();
-        assert!(serde_json::to_string(&report).unwrap().len() <= TERMINATION_LIMIT);
+        assert!(serde_json::to_string(&report.document()).unwrap().len() <= TERMINATION_LIMIT);
         assert!(report.summary.ends_with("; everything is as it was"), "{}", report.summary);
     }
 

@@ -9,6 +9,7 @@ use crate::exit::ExitStatus;
 use crate::job::{self, Jobs, Placement, Request};
 use crate::output;
 use crate::place::{self, InPlace};
+use crate::report::{Outcome, Report};
 use crate::seen::{self, Seen};
 use comfy_table::{Table, presets};
 use quorum_safety::{
@@ -136,10 +137,11 @@ impl Status {
             Answer::Held => "held",
             Answer::Refused => "refused",
         });
+        let by = format!("by {}", node.cordoned_by.as_ref().map_or("somebody else", |writer| writer.manager.as_str()));
         let cordon = match &node.cordon {
             Cordon::None => "",
             Cordon::Ours(operation) => operation,
-            Cordon::Foreign => "by somebody else",
+            Cordon::Foreign => &by,
         };
         [
             node.name.0.as_str(),
@@ -267,9 +269,8 @@ pub async fn fresh(global: &Global, access: &Access, clock: Clock) -> anyhow::Re
     };
     let end = match jobs.run_somewhere(&candidates, make, config.times.job_start.get(), JOB_DEADLINE).await {
         Ok(end) => end,
-        Err(job::JobError::NotStarted(why)) => {
-            output::progress(&format!("nobody could look: {why}"));
-            return Ok(ExitStatus::Unknown);
+        Err(error @ (job::JobError::NotStarted(_) | job::JobError::NotEnded { .. })) => {
+            return unseen(global, "nobody could look", error.to_string());
         }
         Err(error) => return Err(error.into()),
     };
@@ -280,10 +281,17 @@ pub async fn fresh(global: &Global, access: &Access, clock: Clock) -> anyhow::Re
     match crate::gate::document::<Status>(&log) {
         Some(status) => show(global, &status, clock),
         None => {
-            output::progress(&format!("pod {} on {} left no answer: {}", end.pod, end.node, end.message));
-            Ok(ExitStatus::Unknown)
+            let why = format!("pod {} on {} left no answer: {}", end.pod, end.node, end.message);
+            unseen(global, "nobody has told what was seen", why)
         }
     }
+}
+
+/// There is nothing to show: an answer all the same, in the form that was asked for.
+fn unseen(global: &Global, what: &str, why: String) -> anyhow::Result<ExitStatus> {
+    let report = Report::with_blockers(Outcome::Unknown, what, &[], &[why]);
+    output::answer(global.output, &report.document(), || report.text())?;
+    Ok(report.outcome.status())
 }
 
 fn show(global: &Global, status: &Status, clock: Clock) -> anyhow::Result<ExitStatus> {
@@ -294,12 +302,28 @@ fn show(global: &Global, status: &Status, clock: Clock) -> anyhow::Result<ExitSt
 #[cfg(test)]
 mod tests {
     use super::*;
+    use quorum_safety::Writer;
     use quorum_safety::fixture::{Cluster, healthy, unknown};
 
     fn voters_line(cluster: &Cluster) -> String {
         let seen = Seen { observation: cluster.seen.clone(), in_flight: cluster.in_flight.clone() };
         let text = Status::of(&seen, &Config::default()).text(seen.observation.taken_at);
         text.lines().find(|line| line.starts_with("etcd:")).unwrap().to_owned()
+    }
+
+    #[test]
+    fn a_cordon_is_told_with_its_author() {
+        let row = |writer: Option<&str>| {
+            let cluster = healthy(3).on_node("k2", |node| {
+                node.cordon = Cordon::Foreign;
+                node.cordoned_by = writer.map(|manager| Writer { manager: manager.to_owned(), at: None });
+            });
+            let seen = Seen { observation: cluster.seen, in_flight: cluster.in_flight };
+            let text = Status::of(&seen, &Config::default()).text(seen.observation.taken_at);
+            text.lines().find(|line| line.trim_start().starts_with("k2 ")).unwrap().to_owned()
+        };
+        assert!(row(Some("kubectl-cordon")).contains(" by kubectl-cordon "), "{}", row(Some("kubectl-cordon")));
+        assert!(row(None).contains(" by somebody else "), "{}", row(None));
     }
 
     /// Safety review, finding 20: a member that is cut off answers Status, and the line said that one more may fail.

@@ -11,8 +11,8 @@ use k8s_openapi::api::core::v1::Node;
 use kube::api::{Patch, PatchParams};
 use kube::core::{PartialObjectMeta, Request};
 use kube::{Api, Resource};
-use quorum_safety::Cordon;
 use quorum_safety::lock::TooLate;
+use quorum_safety::{Cordon, UnixSeconds, Writer};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -101,6 +101,23 @@ pub fn read(node: &Node) -> Cordon {
         Ok(Some(record)) => Cordon::Ours(record.operation),
         Ok(None) | Err(_) => Cordon::Foreign,
     }
+}
+
+/// Who has written a foreign cordon, by the node's managed fields: of several the one that wrote last. None where there is none, and
+/// where they do not tell.
+pub fn foreign_writer(node: &Node) -> Option<Writer> {
+    if read(node) != Cordon::Foreign {
+        return None;
+    }
+    let entries = node.metadata.managed_fields.iter().flatten();
+    let wrote = entries.filter(|entry| {
+        entry.fields_v1.as_ref().is_some_and(|fields| fields.0.pointer("/f:spec/f:unschedulable").is_some())
+    });
+    let last = wrote.max_by_key(|entry| entry.time.as_ref().map(|time| time.0))?;
+    Some(Writer {
+        manager: last.manager.clone().filter(|manager| !manager.is_empty())?,
+        at: last.time.as_ref().map(|time| UnixSeconds(time.0.as_second())),
+    })
 }
 
 /// The record on a node.
@@ -274,7 +291,7 @@ impl<'a, F: Fence> Hand<'a, F> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     fn node(unschedulable: bool, annotation: Option<&str>) -> Node {
         let mut node = json!({"metadata": {"name": "k1"}, "spec": {"unschedulable": unschedulable}});
@@ -335,6 +352,35 @@ mod tests {
         }
         let said = record.held("k2");
         assert!(said.contains("cordoned by up") && said.contains("kubectl uncordon k2"), "{said}");
+    }
+
+    #[test]
+    fn whose_a_foreign_cordon_is_is_told_by_the_nodes_managed_fields() {
+        let field = |manager: &str, time: &str, field: &str| {
+            let fields = json!({"f:spec": {field: {}}, "f:metadata": {}});
+            json!({"manager": manager, "operation": "Update", "time": time, "fieldsType": "FieldsV1", "fieldsV1": fields})
+        };
+        let with = |cordon: Node, fields: Vec<Value>| {
+            let mut cordon = cordon;
+            cordon.metadata.managed_fields = Some(serde_json::from_value(Value::from(fields)).unwrap());
+            foreign_writer(&cordon)
+        };
+        let (early, late) = ("2026-11-22T18:00:00Z", "2026-11-22T19:00:00Z");
+        let fields = || {
+            vec![
+                field("kured", early, "f:unschedulable"),
+                field("kubectl-cordon", late, "f:unschedulable"),
+                field("kubelet", late, "f:podCIDR"),
+            ]
+        };
+        let at: Timestamp = late.parse().unwrap();
+        let expected = Writer { manager: "kubectl-cordon".to_owned(), at: Some(UnixSeconds(at.as_second())) };
+        assert_eq!(with(node(true, None), fields()), Some(expected));
+        assert_eq!(with(node(true, None), fields().split_off(2)), None, "it is not told");
+        assert_eq!(foreign_writer(&node(true, None)), None);
+        // Ours is told by its annotation, and of none there is nothing to tell.
+        assert_eq!(with(node(true, Some(&text("up", "me", false))), fields()), None);
+        assert_eq!(with(node(false, None), fields()), None);
     }
 
     #[test]

@@ -14,6 +14,7 @@ const MIRROR: &str = "kubernetes.io/config.mirror";
 const UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
 
 /// What to do with pods that no controller would bring back.
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum UnmanagedPods {

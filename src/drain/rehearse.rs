@@ -17,7 +17,7 @@ const REHEARSAL: Duration = Duration::from_secs(120);
 /// How often a dry run that was not answered is asked again.
 const TRIES: usize = 3;
 
-/// What a drain of a node would do, and what stands in its way. Stored beside the verdict of a step.
+/// What a drain of a node would do, and what stands in its way.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Rehearsal {

@@ -6,6 +6,7 @@ use super::plan::State;
 use super::report::Versions;
 use super::{etcd, manifests};
 use crate::version::Version;
+use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -72,10 +73,7 @@ impl Host {
         let super::packages::Packages { installed: packages, half_done } = self.manager.known(deadline).await?;
         let manifests = self.manifests()?;
         let etcd_tag = match etcd_tag {
-            // Only the target's own kubeadm knows what it would write.
-            Some("default") if manifests.control_plane() && packages.get("kubeadm") == Some(&to) => {
-                Some(default_etcd_tag(to, deadline).await?)
-            }
+            Some("default") if knows_etcd(&manifests, &packages, to) => Some(default_etcd_tag(to, deadline).await?),
             Some("default") | None => None,
             Some(tag) => Some(tag.to_owned()),
         };
@@ -175,8 +173,13 @@ fn size(folder: &Path) -> io::Result<u64> {
     Ok(sum)
 }
 
+/// Whether kubeadm can be asked which etcd it would write: it is the target's own, and there is an etcd to write.
+pub(super) fn knows_etcd(manifests: &manifests::Manifests, packages: &BTreeMap<String, Version>, to: Version) -> bool {
+    manifests.pods.contains_key("etcd") && packages.get("kubeadm") == Some(&to)
+}
+
 /// The tag of the etcd image that this kubeadm would write for the target.
-async fn default_etcd_tag(to: Version, deadline: Deadline) -> Result<String, HostError> {
+pub(super) async fn default_etcd_tag(to: Version, deadline: Deadline) -> Result<String, HostError> {
     let version = format!("--kubernetes-version={to}");
     let said = ask("kubeadm", &["config", "images", "list", &version], deadline).await?;
     etcd_tag(&said.stdout)
@@ -229,6 +232,7 @@ pub(super) fn versions(state: &State) -> Versions {
         packages: state.packages.clone(),
         running_kubelet: state.running_kubelet,
         static_pods: state.manifests.pods.iter().map(|(name, pod)| ((*name).to_owned(), pod.tag.clone())).collect(),
+        etcd_wanted: state.etcd_tag.clone(),
     }
 }
 
@@ -305,6 +309,21 @@ mod tests {
         assert_eq!(asked(&["old", "0"], 5000).unwrap(), None);
         // Not for ever.
         assert!(asked(&["old"], 300).is_err());
+    }
+
+    #[test]
+    fn only_the_targets_own_kubeadm_knows_its_etcd_and_only_where_there_is_one() {
+        let root = tempfile::tempdir().unwrap();
+        let read = || manifests::read(root.path()).unwrap();
+        let to = "v1.36.3".parse().unwrap();
+        let kubeadm = |version: &str| BTreeMap::from([("kubeadm".to_owned(), version.parse().unwrap())]);
+        assert!(!knows_etcd(&read(), &kubeadm("v1.36.3"), to), "a worker");
+        std::fs::create_dir_all(root.path().join(manifests::FOLDER)).unwrap();
+        let manifest = "metadata: {name: etcd}\nspec: {containers: [{name: etcd, image: 'x/etcd:3.6.8-0'}]}\n";
+        std::fs::write(root.path().join(manifests::FOLDER).join("etcd.yaml"), manifest).unwrap();
+        assert!(knows_etcd(&read(), &kubeadm("v1.36.3"), to));
+        assert!(!knows_etcd(&read(), &kubeadm("v1.36.1"), to));
+        assert!(!knows_etcd(&read(), &BTreeMap::new(), to));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::certificate::{Validity, validity};
 use super::command::{Deadline, ToolError, ask};
-use super::host::{Host, HostError, versions};
+use super::host::{self, Host, HostError, versions};
 use super::mark::Mark;
 use super::plan::{self, State};
 use super::report::Versions;
@@ -94,7 +94,8 @@ impl Preflight {
         if let Fact::Unknown(text) | Fact::Known(Some(text)) = &mut self.running {
             super::report::shorten(text, 200);
         }
-        for text in self.other_static_pods.iter_mut().chain(self.versions.static_pods.values_mut()) {
+        let tags = self.versions.static_pods.values_mut().chain(&mut self.versions.etcd_wanted);
+        for text in self.other_static_pods.iter_mut().chain(tags) {
             super::report::shorten(text, 63);
         }
         while self.size() > TERMINATION_LIMIT {
@@ -150,6 +151,9 @@ async fn look(
         Ok(state) => {
             has_kubectl = state.has_kubectl();
             state_into(&mut answer, &host, &state);
+            if host::knows_etcd(&state.manifests, &state.packages, order.to) {
+                etcd_into(&mut answer, host::default_etcd_tag(order.to, deadline).await);
+            }
         }
         Err(error) => answer.unknown.push(sentence("the node's state", &error)),
     }
@@ -188,6 +192,14 @@ fn state_into(answer: &mut Preflight, host: &Host, state: &State) {
     match host.short_of_disk(&state.manifests, state.kubeadm_done(answer.to)) {
         Ok(short) => answer.blockers.extend(short),
         Err(error) => answer.unknown.push(sentence("free disk", &error)),
+    }
+}
+
+/// The etcd that the target's kubeadm writes. Not to know it stops nothing: it is then not compared.
+fn etcd_into(answer: &mut Preflight, wanted: Result<String, HostError>) {
+    match wanted {
+        Ok(tag) => answer.versions.etcd_wanted = Some(tag),
+        Err(error) => answer.notes.push(sentence("which etcd kubeadm wants is not known", &error)),
     }
 }
 
@@ -256,6 +268,7 @@ mod tests {
         answer.running = Fact::Unknown(long.clone());
         answer.versions.static_pods =
             super::super::manifests::COMPONENTS.map(|it| (it.to_owned(), long.clone())).into();
+        answer.versions.etcd_wanted = Some(long.clone());
         let fitted = answer.fitted();
         let size = serde_json::to_string(&fitted).unwrap().len();
         assert!(size <= TERMINATION_LIMIT, "{size}");
@@ -306,6 +319,21 @@ mod tests {
             silent.as_object_mut().unwrap().remove(key);
             assert!(serde_json::from_value::<Preflight>(silent).is_err(), "{key}");
         }
+    }
+
+    #[test]
+    fn the_etcd_that_kubeadm_wants_is_told_and_not_to_know_it_stops_nothing() {
+        let mut answer = Preflight::unseen("v1.36.3".parse().unwrap());
+        let json = serde_json::to_value(&answer).unwrap();
+        assert!(json["versions"].get("etcdWanted").is_none(), "{json}");
+        etcd_into(&mut answer, Err(HostError::NotUnderstood { tool: "kubeadm", said: "?".to_owned() }));
+        assert_eq!(answer.versions.etcd_wanted, None);
+        assert_eq!((answer.notes.len(), answer.unknown.len()), (1, 0), "{answer:?}");
+        etcd_into(&mut answer, Ok("3.6.8-0".to_owned()));
+        let json = serde_json::to_value(&answer).unwrap();
+        assert_eq!(json["versions"]["etcdWanted"], "3.6.8-0");
+        // An answer of a version that does not tell it is an answer.
+        assert_eq!(serde_json::from_value::<Preflight>(json).unwrap(), answer);
     }
 
     #[test]

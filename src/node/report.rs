@@ -32,6 +32,10 @@ pub struct Versions {
     /// Image tags in the static pod manifests, by component.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub static_pods: BTreeMap<String, String>,
+    /// The tag of etcd's image that kubeadm would write for the target; none where that cannot be told: only the target's own kubeadm
+    /// knows, and only a control plane node asks it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub etcd_wanted: Option<String>,
 }
 
 /// One sub-step.
@@ -139,7 +143,7 @@ impl Report {
         shorten(&mut self.hand_over.because, 120);
         shorten(&mut self.invocation, 40);
         let tags = self.before.static_pods.values_mut().chain(self.after.static_pods.values_mut());
-        tags.for_each(|tag| shorten(tag, 40));
+        tags.chain(&mut self.before.etcd_wanted).chain(&mut self.after.etcd_wanted).for_each(|tag| shorten(tag, 40));
         for step in &mut self.steps {
             if let Some(reason) = &mut step.skipped {
                 shorten(reason, 60);
@@ -191,6 +195,7 @@ mod tests {
             packages: ["kubeadm", "kubectl", "kubelet"].map(|name| (name.to_owned(), version)).into(),
             running_kubelet: Some(version),
             static_pods: super::super::manifests::COMPONENTS.map(|name| (name.to_owned(), line.to_owned())).into(),
+            etcd_wanted: Some(line.to_owned()),
         };
         report.outcome = Outcome::Midway;
         report.failed_step = Some(Step::KubeletPackages);

@@ -109,6 +109,7 @@ fn node_view(node: &Node, pods: &Result<Vec<Pod>, String>) -> Result<NodeView, S
         pressures,
         boot_id: reported(info.map(|info| &info.boot_id), "boot id"),
         kubelet_version: reported(info.map(|info| &info.kubelet_version), "kubelet version"),
+        cordoned_by: crate::drain::cordon::foreign_writer(node),
         cordon: crate::drain::cordon::read(node),
         static_pods,
         name,

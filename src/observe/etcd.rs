@@ -86,7 +86,7 @@ impl Asked {
 
 /// Asks all members: those at the seeds, and those that they name.
 pub async fn ask(files: &ClientFiles, seeds: &[String], pace: Pace) -> Asked {
-    let tls = match Tls::read(files) {
+    let tls = match Tls::read(files).await {
         Ok(tls) => tls,
         Err(error) => return Asked { membership: Fact::Unknown(error.to_string()), members: Vec::new() },
     };
@@ -330,7 +330,7 @@ fn endpoint(member: &Member) -> Option<String> {
 /// # Errors
 /// When no leader can be reached or it refuses, in words.
 pub async fn move_leader(files: &ClientFiles, leader: &Member, to: MemberId, deadline: Duration) -> Result<(), String> {
-    let tls = Tls::read(files).map_err(|error| error.to_string())?;
+    let tls = Tls::read(files).await.map_err(|error| error.to_string())?;
     let endpoint = endpoint(leader).ok_or("the leader has no client URL")?;
     let mut connection = connect(&tls, &endpoint, deadline).await?;
     within(deadline, connection.client.move_leader(to.0)).await.map(|_| ())

@@ -34,6 +34,15 @@ pub struct FleetNode {
     pub begun: Vec<String>,
 }
 
+/// The image of etcd that a node on target runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WantedEtcd<'a> {
+    /// Its tag.
+    pub tag: &'a str,
+    /// Who wants it, for people.
+    pub by: &'static str,
+}
+
 /// All nodes, control plane nodes first, by name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fleet {
@@ -117,10 +126,10 @@ impl Fleet {
 }
 
 impl FleetNode {
-    /// What is missing for this node to be on target; empty when it is. `kubeadm` is the version of its package, when known, and `etcd`
-    /// the image tag that kubeadm-config wants, when it wants one. Never the kubelet alone: a node whose kubelet is on target may be
-    /// half done.
-    pub fn missing(&self, target: Version, kubeadm: Option<Version>, etcd: Option<&str>) -> Vec<String> {
+    /// What is missing for this node to be on target; empty when it is. `kubeadm` is the version of its package and `etcd` the image that
+    /// is wanted, where these are known: what is not known is not compared. Never the kubelet alone: a node whose kubelet is on target
+    /// may be half done.
+    pub fn missing(&self, target: Version, kubeadm: Option<Version>, etcd: Option<WantedEtcd<'_>>) -> Vec<String> {
         let mut missing = Vec::new();
         for (component, version) in &self.components {
             if *version != target {
@@ -133,10 +142,11 @@ impl FleetNode {
         if let Some(kubeadm) = kubeadm.filter(|kubeadm| *kubeadm != target) {
             missing.push(format!("package kubeadm is {kubeadm}"));
         }
-        if let (Some(wanted), Some(tag)) = (etcd, &self.etcd)
+        if let (Some(WantedEtcd { tag: wanted, by }), Some(tag)) = (etcd, &self.etcd)
             && wanted != tag
+            && !is_newer(tag, wanted)
         {
-            missing.push(format!("etcd is {tag}, and kubeadm-config wants {wanted}"));
+            missing.push(format!("etcd is {tag}, and {by} wants {wanted}"));
         }
         missing
     }
@@ -206,6 +216,19 @@ fn fleet_node(node: &NodeView, seen: &Observation, holders: &[&Holder]) -> Resul
     })
 }
 
+/// Whether an etcd is newer than the one that is wanted. kubeadm leaves such a one alone ("Skipping etcd upgrade"), so a node with it
+/// would never be on target. Tags that are no numbers are not newer.
+fn is_newer(tag: &str, wanted: &str) -> bool {
+    matches!((numbers(tag), numbers(wanted)), (Some(tag), Some(wanted)) if tag > wanted)
+}
+
+/// `3.6.8-0` as numbers, the revision of its image last.
+fn numbers(tag: &str) -> Option<Vec<u64>> {
+    let tag = tag.strip_prefix('v').unwrap_or(tag);
+    let (version, revision) = tag.split_once('-').unwrap_or((tag, "0"));
+    version.split('.').chain([revision]).map(|part| part.parse().ok()).collect()
+}
+
 /// The version that an image's tag names: `registry.k8s.io/kube-apiserver:v1.36.1`, a digest after it ignored.
 fn version_of(image: &str) -> Result<Version, String> {
     tag_of(image)?.parse().map_err(|error: crate::version::VersionError| error.to_string())
@@ -239,6 +262,22 @@ mod tests {
             unwell(|node| node.pressures = vec!["DiskPressure".to_owned()]),
             (texts(&["w1 has DiskPressure"]), Vec::new())
         );
+    }
+
+    #[test]
+    fn an_etcd_that_kubeadm_would_not_take_back_is_newer() {
+        for (tag, wanted, expected) in [
+            ("3.6.8-0", "3.6.8-0", false),
+            ("3.6.10-0", "3.6.9-0", true),
+            ("3.6.8-1", "3.6.8-0", true),
+            ("3.6.8-0", "3.6.8-1", false),
+            ("v3.7.0", "3.6.8-0", true),
+            ("3.5.24-0", "3.6.8-0", false),
+            ("3.7.0-hardened", "3.6.8-0", false),
+            ("latest", "3.6.8-0", false),
+        ] {
+            assert_eq!(is_newer(tag, wanted), expected, "{tag} {wanted}");
+        }
     }
 
     #[test]

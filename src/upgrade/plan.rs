@@ -1,7 +1,7 @@
 //! The plan of an upgrade: which nodes, in which order, what each goes through, what blocks. Pure.
 
 use crate::upgrade::chain::{OPERATION, operation};
-use crate::upgrade::fleet::{Fleet, FleetNode};
+use crate::upgrade::fleet::{Fleet, FleetNode, WantedEtcd};
 use crate::upgrade::record::ChainRecord;
 use crate::version::Version;
 use quorum_safety::{Component, NodeName};
@@ -119,7 +119,8 @@ impl Plan {
         let ours = operation(to);
         let begun = |node: &FleetNode| node.begun.contains(&ours);
         let missing = |node: &FleetNode| {
-            let mut missing = node.missing(to, record.kubeadm.get(&node.name).copied(), configured.etcd.as_deref());
+            let mut missing =
+                node.missing(to, record.kubeadm.get(&node.name).copied(), wanted_etcd(record, configured));
             if begun(node) {
                 missing.push(format!("{ours} is not finished on it"));
             }
@@ -146,6 +147,13 @@ impl Plan {
         let done = fleet.nodes.iter().filter(|node| missing(node).is_empty()).map(|node| node.name.clone()).collect();
         Ok(Self { from, to, steps, done })
     }
+}
+
+/// The etcd that a control plane node on target runs: the one that kubeadm-config names, else the one that the target's kubeadm said it
+/// writes; none where nobody has said so yet.
+fn wanted_etcd<'a>(record: &'a ChainRecord, configured: &'a Configured) -> Option<WantedEtcd<'a>> {
+    let configured = configured.etcd.as_deref().map(|tag| WantedEtcd { tag, by: "kubeadm-config" });
+    configured.or(record.etcd.as_deref().map(|tag| WantedEtcd { tag, by: "the target's kubeadm" }))
 }
 
 /// An unfinished target is finished before a new one is chosen: skew between control plane nodes shows it, or what a Lease or a cordon
@@ -295,16 +303,43 @@ mod tests {
         let mut done = node("k2", "v1.36.3", "v1.36.3");
         assert_eq!(done.missing(version("v1.36.3"), Some(version("v1.36.3")), None), Vec::<String>::new());
         assert_eq!(done.missing(version("v1.36.3"), Some(version("v1.36.1")), None), ["package kubeadm is v1.36.1"]);
-        assert_eq!(done.missing(version("v1.36.3"), None, Some("3.6.8-0")), Vec::<String>::new());
-        assert_eq!(
-            done.missing(version("v1.36.3"), None, Some("3.7.0-0")),
-            ["etcd is 3.6.8-0, and kubeadm-config wants 3.7.0-0"]
-        );
         // On target in every version, and still under a Lease or a cordon of this upgrade.
         done.begun = vec!["upgrade-v1.36.3".to_owned()];
         fleet.nodes[1] = done;
         let plan = make(&fleet, "v1.36.3", &ChainRecord::default()).unwrap();
         assert_eq!(plan.steps[0].missing, ["upgrade-v1.36.3 is not finished on it"]);
+    }
+
+    #[test]
+    fn the_fourth_image_is_compared_where_somebody_says_what_it_is() {
+        let done = |etcd: &str| {
+            let mut done = node("k1", "v1.36.3", "v1.36.3");
+            done.etcd = Some(etcd.to_owned());
+            Fleet { nodes: vec![done, node("k4", "", "v1.36.3")] }
+        };
+        let missing = |fleet: &Fleet, said: Option<&str>, pinned: Option<&str>| {
+            let record = ChainRecord { etcd: said.map(str::to_owned), ..ChainRecord::default() };
+            let configured = Configured { version: version("v1.36.3"), etcd: pinned.map(str::to_owned) };
+            let plan = Plan::make(fleet, version("v1.36.3"), &record, &configured).unwrap();
+            plan.steps.into_iter().flat_map(|step| step.missing).collect::<Vec<_>>()
+        };
+        let nothing = Vec::<String>::new();
+        let (same, newer, older) = (done("3.6.8-0"), done("3.7.0-0"), done("3.5.24-0"));
+        // A kubeadm of another version cannot say: a finished cluster stays finished.
+        assert_eq!(missing(&older, None, None), nothing);
+        assert_eq!(missing(&same, Some("3.6.8-0"), None), nothing);
+        assert_eq!(
+            missing(&older, Some("3.6.8-0"), None),
+            ["etcd is 3.5.24-0, and the target's kubeadm wants 3.6.8-0"]
+        );
+        // kubeadm does not go back.
+        assert_eq!(missing(&newer, Some("3.6.8-0"), None), nothing);
+        // What kubeadm-config names counts before what kubeadm would take by itself.
+        assert_eq!(
+            missing(&same, Some("3.6.8-0"), Some("3.7.0-0")),
+            ["etcd is 3.6.8-0, and kubeadm-config wants 3.7.0-0"]
+        );
+        assert_eq!(missing(&newer, Some("3.6.8-0"), Some("3.7.0-0")), nothing);
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! What an upgrade writes down in the cluster before it does it: ConfigMap `quorate-upgrade-<version>`. The state of an
 //! upgrade is the live fleet; this holds only what the fleet does not show.
 
+use crate::node::Versions;
 use crate::version::Version;
 use k8s_openapi::api::core::v1::ConfigMap;
-use kube::api::{ObjectMeta, PostParams};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::api::{ListParams, ObjectMeta, PostParams};
 use kube::{Api, Client};
 use quorum_safety::NodeName;
 use serde::{Deserialize, Serialize};
@@ -24,6 +26,8 @@ pub struct ChainRecord {
     pub apply_node: Option<NodeName>,
     /// Version of the kubeadm package by node, as the last node Job on it said.
     pub kubeadm: BTreeMap<NodeName, Version>,
+    /// The tag of etcd's image that the target's kubeadm writes, as the last node Job said that could tell.
+    pub etcd: Option<String>,
     /// The image id that the chain began with: another one in mid-way is refused.
     pub image: Option<String>,
     /// Seconds that each finished node took.
@@ -34,6 +38,16 @@ impl ChainRecord {
     /// Whether a node was touched for this upgrade.
     pub fn begun(&self) -> bool {
         self.apply_node.is_some() || !self.seconds.is_empty()
+    }
+
+    /// Keeps what a node Job said of its node's packages. What it could not tell leaves what was told before.
+    pub fn heard(&mut self, node: &NodeName, versions: &Versions) {
+        if let Some(version) = versions.packages.get("kubeadm") {
+            self.kubeadm.insert(node.clone(), *version);
+        }
+        if versions.etcd_wanted.is_some() {
+            self.etcd.clone_from(&versions.etcd_wanted);
+        }
     }
 }
 
@@ -73,9 +87,45 @@ pub enum RecordError {
     },
 }
 
+/// What the names begin with.
+const PREFIX: &str = "quorate-upgrade-";
+
 /// Name of the ConfigMap.
 pub fn name(to: Version) -> String {
-    format!("quorate-upgrade-{to}")
+    format!("{PREFIX}{to}")
+}
+
+/// How long the nodes of one upgrade took.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Measured {
+    /// Its target.
+    pub to: Version,
+    /// Seconds that each finished node took.
+    pub seconds: BTreeMap<NodeName, u64>,
+}
+
+/// All upgrades of this cluster in which a node was finished, the one that was begun last first. A record that cannot be read measures
+/// nothing.
+///
+/// # Errors
+/// When they cannot be listed.
+pub async fn measured(client: &Client, namespace: &str) -> Result<Vec<Measured>, RecordError> {
+    let maps: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
+    let listed = maps.list(&ListParams::default()).await;
+    let list = listed.map_err(|source| RecordError::Request { name: format!("{PREFIX}*"), source })?;
+    let mut found: Vec<_> =
+        list.items.iter().filter_map(|map| Some((&map.metadata.creation_timestamp, of(map)?))).collect();
+    found.sort_by(|(a, one), (b, other)| {
+        let when = |time: &Option<Time>| time.as_ref().map(|time| time.0);
+        when(b).cmp(&when(a)).then(other.to.cmp(&one.to))
+    });
+    Ok(found.into_iter().map(|(_, measured)| measured).collect())
+}
+
+fn of(map: &ConfigMap) -> Option<Measured> {
+    let to = map.metadata.name.as_deref()?.strip_prefix(PREFIX)?.parse().ok()?;
+    let record: ChainRecord = serde_json::from_str(map.data.as_ref()?.get(STATE)?).ok()?;
+    (!record.seconds.is_empty()).then_some(Measured { to, seconds: record.seconds })
 }
 
 impl Stored {
@@ -159,6 +209,22 @@ fn appended(log: &str, line: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_node_cannot_tell_leaves_what_was_told_before() {
+        let mut record: ChainRecord = serde_json::from_str("{}").unwrap();
+        let told = |kubeadm: &str, etcd: Option<&str>| Versions {
+            packages: BTreeMap::from([("kubeadm".to_owned(), kubeadm.parse().unwrap())]),
+            etcd_wanted: etcd.map(str::to_owned),
+            ..Versions::default()
+        };
+        record.heard(&"k1".into(), &told("v1.36.3", Some("3.6.8-0")));
+        record.heard(&"k2".into(), &told("v1.36.1", None));
+        record.heard(&"k1".into(), &Versions::default());
+        assert_eq!(record.etcd.as_deref(), Some("3.6.8-0"));
+        assert_eq!(record.kubeadm.len(), 2);
+        assert_eq!(record.kubeadm.get(&NodeName::from("k1")).map(ToString::to_string).as_deref(), Some("v1.36.3"));
+    }
 
     #[test]
     fn the_last_verdicts_are_kept() {

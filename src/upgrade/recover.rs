@@ -54,7 +54,7 @@ pub async fn wait(
         let seen = chain.look(Mine::Adopted(hold.guard.identity().await)).await;
         let open = if node.control_plane {
             let leases = leader_leases(chain).await;
-            let balancer = balancer_serves(chain, node, expected.load_balancer).await;
+            let balancer = balancer_serves(chain, node, &seen, expected.load_balancer).await;
             let policy = chain.config.policy();
             match stability.observe(&expected, &seen.observation, &leases, &balancer, &policy, required) {
                 Recovery::Recovered => Vec::new(),
@@ -87,7 +87,8 @@ pub async fn wait(
 }
 
 /// What the static pods must be: the images that the node step left in the manifests, and another config hash where it changed
-/// their bytes. The hash itself cannot be predicted, and a kubelet of another version may compute another one.
+/// their bytes. The hash itself cannot be predicted, and a kubelet of another version may compute another one of the same bytes
+/// (ARCHITECTURE.md, "Decisions worth knowing").
 fn expected_pods(node: &FleetNode, wanted: Expected<'_>) -> BTreeMap<Component, ExpectedPod> {
     let nodes = wanted.before.observation.nodes.known().map(Vec::as_slice).unwrap_or_default();
     let view = nodes.iter().find(|view| view.name == node.name);
@@ -172,7 +173,7 @@ async fn leader_leases(chain: &Chain<'_>) -> LeaderLeases {
     LeaderLeases { controller_manager: controller_manager.into(), scheduler: scheduler.into() }
 }
 
-async fn balancer_serves(chain: &Chain<'_>, node: &FleetNode, wanted: bool) -> LoadBalancer {
+async fn balancer_serves(chain: &Chain<'_>, node: &FleetNode, seen: &Seen, wanted: bool) -> LoadBalancer {
     if !wanted {
         return LoadBalancer { serves_node: Fact::Unknown("not asked: loadBalancer is not `balances`".to_owned()) };
     }
@@ -180,7 +181,9 @@ async fn balancer_serves(chain: &Chain<'_>, node: &FleetNode, wanted: bool) -> L
         let client = chain.access.live(&[]).await.map_err(|error| error.to_string())?;
         let configuration = ClusterConfiguration::read(&client).await?;
         let endpoint = configuration.control_plane_endpoint.ok_or("kubeadm-config names no controlPlaneEndpoint")?;
-        balancer::serves(chain.access, &endpoint, &node.address, chain.config.times.answer.get()).await
+        let nodes = seen.observation.nodes.as_result()?;
+        let apiservers = nodes.iter().filter(|node| node.control_plane).count();
+        balancer::serves(chain.access, &endpoint, apiservers, &node.address, chain.config.times.answer.get()).await
     };
     LoadBalancer { serves_node: ask.await.into() }
 }
@@ -188,6 +191,25 @@ async fn balancer_serves(chain: &Chain<'_>, node: &FleetNode, wanted: bool) -> L
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The hash of a manifest that stays may change with the kubelet; the one of a manifest that was changed must.
+    #[test]
+    fn only_a_changed_manifest_says_something_of_the_hash() {
+        let whole = quorum_safety::fixture::healthy(3);
+        let before = Seen { observation: whole.seen, in_flight: whole.in_flight };
+        let fleet = crate::upgrade::fleet::Fleet::of(&before).unwrap();
+        let static_pods = Component::ALL.map(|component| (component.name().to_owned(), "v1.36.3".to_owned()));
+        let after = Versions { static_pods: static_pods.into(), ..Versions::default() };
+        let node = fleet.get(&"k1".into()).unwrap();
+        let changed = ["kube-apiserver".to_owned()];
+        let of = |changed| expected_pods(node, Expected { before: &before, after: &after, changed });
+        let known = of(Some(&changed));
+        assert_eq!(known.len(), 4);
+        assert_eq!(known[&Component::Apiserver].config_hash, ConfigHash::NoLonger("hash-kube-apiserver".to_owned()));
+        assert_eq!(known[&Component::Apiserver].image, "registry.k8s.io/kube-apiserver:v1.36.3");
+        assert_eq!(known[&Component::Etcd].config_hash, ConfigHash::Any);
+        assert!(of(None).values().all(|pod| pod.config_hash == ConfigHash::Any));
+    }
 
     #[test]
     fn images_get_another_tag() {

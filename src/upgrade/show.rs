@@ -15,9 +15,9 @@ use crate::seen::Seen;
 use crate::upgrade::fleet::Fleet;
 use crate::upgrade::kubeadm_config::ClusterConfiguration;
 use crate::upgrade::plan::{Mode, NodePlan, Plan};
-use crate::upgrade::record::{ChainRecord, Stored};
+use crate::upgrade::record::{self, Measured, Stored};
 use crate::version::Version;
-use quorum_safety::{Code, Disruption, Mine, Reason, Record};
+use quorum_safety::{Code, Disruption, Mine, NodeName, Reason, Record};
 use serde::Serialize;
 
 /// What a node takes when nothing was measured here yet: seconds.
@@ -25,6 +25,23 @@ const CONTROL_PLANE_SECONDS: u64 = 210;
 const WORKER_SECONDS: u64 = 90;
 /// Seconds for which an observation says something of now.
 const FRESH: i64 = 300;
+
+/// How long a node takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Pace {
+    seconds: u64,
+    /// The upgrade in which that was measured on this cluster; none when no node of the kind was ever measured here.
+    measured_in: Option<Version>,
+}
+
+/// How long a node takes, by its kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Paces {
+    control_plane: Pace,
+    worker: Pace,
+}
 
 /// A plan with what blocks it.
 #[derive(Debug, Serialize)]
@@ -36,8 +53,8 @@ struct Shown {
     plan: Plan,
     /// Seconds that all of it may take.
     estimate: u64,
-    /// Whether the estimate rests on nodes that were upgraded before.
-    measured: bool,
+    /// What the estimate rests on.
+    pace: Paces,
     /// What would stop it now.
     blockers: Vec<String>,
     /// Why the first node may not go now, by the last published observation.
@@ -96,12 +113,16 @@ pub async fn run(global: &Global, to: Version, clock: Clock) -> anyhow::Result<E
     if let Some(first) = plan.steps.first() {
         reasons.extend(first_may_go(&now, first, age, &config));
     }
-    let (estimate, measured) = estimate(&plan, &record);
+    let measured = record::measured(&client, &access.namespace).await.unwrap_or_else(|error| {
+        output::progress(&format!("how long earlier upgrades took is not known: {error}"));
+        Vec::new()
+    });
+    let pace = Paces::of(&measured, &fleet);
     let shown = Shown {
         api_version: quorum_safety::API_VERSION,
         kind: "Plan",
-        estimate,
-        measured,
+        estimate: pace.estimate(&plan),
+        pace,
         blockers,
         reasons,
         observation_age: age,
@@ -134,19 +155,47 @@ fn first_may_go(now: &Seen, first: &NodePlan, age: Option<i64>, config: &Config)
 /// A plan that cannot be made.
 fn refused(global: &Global, outcome: Outcome, why: String) -> anyhow::Result<ExitStatus> {
     let report = Report::new(outcome, why, &[]);
-    output::answer(global.output, &report, || report.text())?;
+    output::answer(global.output, &report.document(), || report.text())?;
     Ok(outcome.status())
 }
 
-/// Seconds for all steps: the longest that a node of its kind took here, or what they take in general.
-fn estimate(plan: &Plan, record: &ChainRecord) -> (u64, bool) {
-    let measured = record.seconds.values().max();
-    let each = |control_plane: bool| match measured {
-        Some(seconds) => *seconds,
-        None if control_plane => CONTROL_PLANE_SECONDS,
-        None => WORKER_SECONDS,
-    };
-    (plan.steps.iter().map(|step| each(step.control_plane)).sum(), measured.is_some())
+impl Paces {
+    /// The longest that a node of each kind took in the last upgrade in which one was finished, or what they take in general. Whose kind is
+    /// not known any more, since it has left the cluster, measures nothing.
+    fn of(measured: &[Measured], fleet: &Fleet) -> Self {
+        let pace = |control_plane: bool, in_general: u64| {
+            let of_kind = |node: &NodeName| fleet.get(node).is_some_and(|node| node.control_plane == control_plane);
+            let longest = |upgrade: &Measured| {
+                let seconds = upgrade.seconds.iter().filter(|(node, _)| of_kind(node)).map(|(_, seconds)| *seconds);
+                Some(Pace { seconds: seconds.max()?, measured_in: Some(upgrade.to) })
+            };
+            measured.iter().find_map(longest).unwrap_or(Pace { seconds: in_general, measured_in: None })
+        };
+        Self { control_plane: pace(true, CONTROL_PLANE_SECONDS), worker: pace(false, WORKER_SECONDS) }
+    }
+
+    const fn kind(&self, control_plane: bool) -> Pace {
+        if control_plane { self.control_plane } else { self.worker }
+    }
+
+    /// Seconds for all steps.
+    fn estimate(&self, plan: &Plan) -> u64 {
+        plan.steps.iter().map(|step| self.kind(step.control_plane).seconds).sum()
+    }
+
+    /// What it rests on, for the kinds of which there are nodes in the plan.
+    fn text(&self, plan: &Plan) -> String {
+        let kinds = [(true, "control plane node"), (false, "worker")];
+        let present = kinds.into_iter().filter(|(kind, _)| plan.steps.iter().any(|step| step.control_plane == *kind));
+        let told = present.map(|(kind, name)| {
+            let Pace { seconds, measured_in } = self.kind(kind);
+            match measured_in {
+                Some(upgrade) => format!("{seconds} s for a {name}, as measured in the upgrade to {upgrade}"),
+                None => format!("{seconds} s for a {name}, of which none was measured here yet"),
+            }
+        });
+        told.collect::<Vec<_>>().join("; ")
+    }
 }
 
 fn text(shown: &Shown) -> String {
@@ -168,8 +217,8 @@ fn text(shown: &Shown) -> String {
         let names: Vec<String> = plan.done.iter().map(ToString::to_string).collect();
         text.push_str(&format!("left alone, on target: {}\n", names.join(", ")));
     }
-    let basis = if shown.measured { "measured on this cluster" } else { "nothing was measured here yet" };
-    text.push_str(&format!("about {} min ({basis}), without waiting for drains\n", shown.estimate.div_ceil(60)));
+    let (minutes, basis) = (shown.estimate.div_ceil(60), shown.pace.text(plan));
+    text.push_str(&format!("about {minutes} min, without waiting for drains: {basis}\n"));
     match shown.observation_age {
         Some(age) => text.push_str(&format!("etcd as observed {age} s ago; `quorate status --fresh` looks now\n")),
         None => text.push_str(
@@ -185,4 +234,60 @@ fn text(shown: &Shown) -> String {
         }
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::upgrade::plan::Configured;
+    use crate::upgrade::record::ChainRecord;
+    use quorum_safety::fixture;
+
+    fn version(text: &str) -> Version {
+        text.parse().unwrap()
+    }
+
+    /// Three control plane nodes and a worker, to be upgraded.
+    fn planned() -> (Fleet, Plan) {
+        let whole = fixture::healthy(3);
+        let fleet = Fleet::of(&Seen { observation: whole.seen, in_flight: whole.in_flight }).unwrap();
+        let configured = Configured { version: version("v1.36.1"), etcd: None };
+        let plan = Plan::make(&fleet, version("v1.36.3"), &ChainRecord::default(), &configured).unwrap();
+        assert_eq!(plan.steps.len(), 4);
+        (fleet, plan)
+    }
+
+    fn measured(to: &str, seconds: &[(&str, u64)]) -> Measured {
+        let seconds = seconds.iter().map(|(node, seconds)| ((*node).into(), *seconds)).collect();
+        Measured { to: version(to), seconds }
+    }
+
+    #[test]
+    fn an_estimate_rests_on_the_last_upgrade_that_had_a_node_of_the_kind() {
+        let (fleet, plan) = planned();
+        let nothing = Paces::of(&[], &fleet);
+        assert_eq!(nothing.estimate(&plan), 3 * CONTROL_PLANE_SECONDS + WORKER_SECONDS);
+        assert_eq!(
+            nothing.text(&plan),
+            "210 s for a control plane node, of which none was measured here yet; 90 s for a worker, of which none was measured here yet"
+        );
+
+        // Before the one that is asked for has begun, and when it has got as far as its first node.
+        let last = measured("v1.36.1", &[("k1", 300), ("k2", 320), ("w1", 40), ("gone", 9_000)]);
+        let older = measured("v1.36.0", &[("k1", 1), ("w1", 1)]);
+        let paces = Paces::of(&[last.clone(), older.clone()], &fleet);
+        assert_eq!(paces.estimate(&plan), 3 * 320 + 40);
+        let paces = Paces::of(&[measured("v1.36.3", &[("k1", 250)]), last, older], &fleet);
+        assert_eq!(paces.estimate(&plan), 3 * 250 + 40);
+        assert_eq!(
+            paces.text(&plan),
+            "250 s for a control plane node, as measured in the upgrade to v1.36.3; 40 s for a worker, as measured in the upgrade to v1.36.1"
+        );
+
+        // Of a kind that the plan has no node of nothing is said.
+        let workers =
+            Plan { steps: plan.steps.into_iter().filter(|step| !step.control_plane).collect(), ..planned().1 };
+        assert_eq!(paces.text(&workers), "40 s for a worker, as measured in the upgrade to v1.36.1");
+        assert_eq!(paces.estimate(&workers), 40);
+    }
 }

@@ -1,4 +1,5 @@
-//! docs/incidents.md maps incidents to tests: every test that it names exists.
+//! What the pages say is there: docs/incidents.md maps incidents to tests, and every test that it names exists; ARCHITECTURE.md has every
+//! part of the program on its map.
 
 use std::fs;
 use std::path::Path;
@@ -26,6 +27,22 @@ fn every_test_that_the_incidents_name_exists() {
         assert!(page.contains(&format!("| {id} |")), "{id} has no row");
     }
     assert!(named > 20, "{named}");
+}
+
+#[test]
+fn every_part_of_the_program_is_on_the_map() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = fs::read_to_string(root.join("ARCHITECTURE.md")).unwrap();
+    let (_, map) = page.split_once("## What lives where").unwrap();
+    let map = map.split("\n## ").next().unwrap();
+    for entry in fs::read_dir(root.join("src")).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+        if path.is_file() && name != "main" && name != "lib" {
+            let named = [format!("`src/{name}`"), format!("`src/{name}.rs`")];
+            assert!(named.iter().any(|name| map.contains(name)), "src/{name}.rs is not on the map");
+        }
+    }
 }
 
 /// Test names begin with the incident's id, or are sentences.

@@ -23,3 +23,5 @@ mod manifests;
 mod observe;
 #[cfg(test)]
 mod pod_security;
+#[cfg(test)]
+mod workstation;

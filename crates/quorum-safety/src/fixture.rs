@@ -137,6 +137,7 @@ pub fn control_plane_node(n: u64) -> NodeView {
         boot_id: Fact::Known(format!("boot-k{n}")),
         kubelet_version: Fact::Known("v1.36.1".into()),
         cordon: Cordon::None,
+        cordoned_by: None,
         static_pods: Fact::Known(Component::ALL.map(static_pod).to_vec()),
     }
 }
@@ -162,6 +163,7 @@ pub fn worker(name: &str) -> NodeView {
         boot_id: Fact::Known(format!("boot-{name}")),
         kubelet_version: Fact::Known("v1.36.1".into()),
         cordon: Cordon::None,
+        cordoned_by: None,
         static_pods: Fact::Known(Vec::new()),
     }
 }

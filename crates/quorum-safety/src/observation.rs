@@ -173,8 +173,21 @@ pub struct NodeView {
     pub kubelet_version: Fact<String>,
     /// Whether it is unschedulable, and by whom.
     pub cordon: Cordon,
+    /// Who has written that a foreign cordon is there, and when; none where the API does not tell. It is told and decides nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cordoned_by: Option<Writer>,
     /// The static pods as their mirror pods show them; empty for a worker.
     pub static_pods: Fact<Vec<StaticPodView>>,
+}
+
+/// Who has written a field of an object, as its managed fields tell.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Writer {
+    /// The manager: a name that a client gives itself, such as `kubectl-cordon`.
+    pub manager: String,
+    /// When that manager wrote to the object last, in any of its fields.
+    pub at: Option<UnixSeconds>,
 }
 
 /// Whether a node is cordoned, and by whom.

@@ -224,7 +224,7 @@ catalogue! {
         Constructed "the command line refuses a name that is not there before it asks"
     NodeNotReady            "Q052-node-not-ready"            Hold    true  "A control plane node is not Ready."
         "Repair the node, or wait until it has come up."
-        Constructed "no test waits until the API has noticed a dead node"
+        Constructed "wants a kubelet that says by itself that it is not ready; one that is dead says nothing, which is Q053"
     NodeReadyUnknown        "Q053-node-ready-unknown"        Unknown false "It is not known whether a control plane node is Ready."
         "Its kubelet has stopped reporting: find out whether the node lives."
         Real "h05_three_seconds_after_a_power_cut_the_gate_refuses_although_every_node_is_ready"

@@ -32,15 +32,14 @@ pub struct ExpectedPod {
     pub config_hash: ConfigHash,
 }
 
-/// How a config hash must stand to the one before.
+/// How a config hash must stand to the one before. That it is the same is never demanded: a kubelet of another version may make another
+/// one of the same bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum ConfigHash {
-    /// The manifest's bytes are the same: so is the hash.
-    Still(String),
     /// The manifest's bytes changed: the old hash must be gone.
     NoLonger(String),
-    /// Nothing is known of the one before.
+    /// The manifest's bytes did not change, or it is not known whether they did.
     Any,
 }
 
@@ -246,13 +245,10 @@ fn pod_differs(pod: &StaticPodView, wanted: &ExpectedPod) -> Option<String> {
         return Some(format!("runs {}, expected {}", pod.image, wanted.image));
     }
     match &wanted.config_hash {
-        ConfigHash::Still(hash) if pod.config_hash != *hash => {
-            Some(format!("has config hash {}, expected the same as before, {hash}", pod.config_hash))
-        }
         ConfigHash::NoLonger(hash) if pod.config_hash == *hash => {
             Some(format!("still has the config hash from before, {hash}"))
         }
-        ConfigHash::Still(_) | ConfigHash::NoLonger(_) | ConfigHash::Any => None,
+        ConfigHash::NoLonger(_) | ConfigHash::Any => None,
     }
 }
 

@@ -23,6 +23,27 @@ fn its_shape_is_public() {
     assert_eq!(keys, ["apiVersion", "disruption", "inFlight", "kind", "observation", "policy", "verdict"]);
 }
 
+/// Who has cordoned is told since, and in records that are older nobody is named.
+#[test]
+fn a_record_of_before_cordons_had_a_name_is_judged_again() {
+    let mut record = record();
+    let node = |record: &mut Record| match &mut record.observation.nodes {
+        quorum_safety::Fact::Known(nodes) => nodes[2].cordoned_by.take(),
+        quorum_safety::Fact::Unknown(_) => None,
+    };
+    let text = serde_json::to_string(&record).unwrap();
+    assert!(!text.contains("cordonedBy"), "{text}");
+    assert_eq!(serde_json::from_str::<Record>(&text).unwrap(), record);
+    let mut value: Value = serde_json::from_str(&text).unwrap();
+    value["observation"]["nodes"]["known"][2]["cordonedBy"] =
+        json!({ "manager": "kubectl-cordon", "at": 1_795_348_000 });
+    let mut told: Record = serde_json::from_value(value).unwrap();
+    assert_eq!(told.judge_again(), record.judge_again());
+    assert_eq!(node(&mut told).unwrap().manager, "kubectl-cordon");
+    assert_eq!(node(&mut record), None);
+    assert_eq!(told, record);
+}
+
 #[test]
 fn a_verdict_is_printed_as_it_is_stored() {
     let cluster = healthy(5);

@@ -40,6 +40,30 @@ fn why_the_kill_switch_is_engaged() {
 }
 
 #[test]
+fn who_has_cordoned() {
+    let by = |manager: &str, at: Option<i64>| {
+        Some(Writer { manager: manager.to_owned(), at: at.map(|ago| UnixSeconds(NOW.0 - ago)) })
+    };
+    for (writer, told) in [
+        (by("kubectl-cordon", Some(119)), "k2 is cordoned by kubectl-cordon, which wrote to it last 1 min before"),
+        (by("kubectl-cordon", Some(120)), "k2 is cordoned by kubectl-cordon, which wrote to it last 2 min before"),
+        (by("kured", None), "k2 is cordoned by kured"),
+        (None, "k2 is cordoned, and the API does not tell by whom"),
+    ] {
+        let cluster = healthy(3).on_node("k2", |node| {
+            node.cordon = Cordon::Foreign;
+            node.cordoned_by = writer;
+        });
+        // Said of another node, and where its voter is what is missing.
+        for wanted in [reboot(1), reboot(2)] {
+            let details = details(&cluster, &wanted, Code::ForeignCordon);
+            assert!(details.iter().all(|detail| detail == told), "{details:?}");
+        }
+        assert_eq!(details(&cluster, &reboot(1), Code::ForeignCordon), [told]);
+    }
+}
+
+#[test]
 fn who_joins() {
     assert_eq!(details(&healthy(3).learner(), &reboot(1), Code::LearnerPresent), ["k4"]);
     let nameless = healthy(3).on_list(|list| list[1].name.clear());

@@ -3,6 +3,7 @@
 
 use super::{ClientFiles, FilesError, host};
 use crate::observe::certificate::expiry;
+use backon::{ConstantBuilder, Retryable};
 use etcd_client::{Channel, Client};
 use hyper_util::rt::TokioIo;
 use quorum_safety::{Fact, UnixSeconds};
@@ -15,6 +16,8 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tonic::transport::Endpoint;
 
+/// How often files that do not belong together are read again, and with what pause: for about a second.
+const TORN: (usize, Duration) = (10, Duration::from_millis(100));
 /// etcd's port for clients, where a URL names none.
 const PORT: u16 = 2379;
 
@@ -23,14 +26,24 @@ const PORT: u16 = 2379;
 pub(super) struct Tls(TlsConnector);
 
 impl Tls {
-    /// Reads the files; anew for each look, since `kubeadm upgrade` renews them in place.
-    pub(super) fn read(files: &ClientFiles) -> Result<Self, FilesError> {
+    /// Reads the files; anew for each look, since `kubeadm upgrade` renews them in place: who comes between two of its writes meets half a
+    /// file, or a certificate with the key of another. Such are read again.
+    pub(super) async fn read(files: &ClientFiles) -> Result<Self, FilesError> {
+        let (times, pause) = TORN;
+        let again = ConstantBuilder::default().with_delay(pause).with_max_times(times);
+        let torn = |error: &FilesError| matches!(error, FilesError::Unusable { .. });
+        (|| async { Self::read_once(files) }).retry(again).when(torn).await
+    }
+
+    fn read_once(files: &ClientFiles) -> Result<Self, FilesError> {
         let wrong = |name: &str, what: String| FilesError::Unusable { path: files.folder().join(name), what };
         let parsed = |name: &str, error: rustls::pki_types::pem::Error| wrong(name, error.to_string());
         let certificates = |name: &str| -> Result<Vec<CertificateDer<'static>>, FilesError> {
             let pem = files.read(name)?;
             let list: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
-            list.map_err(|error| parsed(name, error))
+            let list = list.map_err(|error| parsed(name, error))?;
+            // Without a certificate in it nobody would be trusted, and every member would seem to be somebody else.
+            if list.is_empty() { Err(wrong(name, "it holds no certificate".to_owned())) } else { Ok(list) }
         };
         let mut roots = RootCertStore::empty();
         for authority in certificates("ca.crt")? {
@@ -94,4 +107,73 @@ async fn open(tls: &Tls, url: &str) -> Result<Connection, String> {
         .map_err(|error| super::words(&error))?;
     let client = Client::from_channel(Channel::Tonic(channel), None).await.map_err(|error| super::words(&error))?;
     Ok(Connection { client, certificate_expires: certificate_expires.into() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+    use std::time::Instant;
+
+    /// A certificate that signs itself, and its key.
+    fn pair() -> (String, String) {
+        let signed = rcgen::generate_simple_self_signed(vec!["etcd".to_owned()]).unwrap();
+        (signed.cert.pem(), signed.signing_key.serialize_pem())
+    }
+
+    fn write(folder: &Path, name: &str, text: &str) {
+        std::fs::write(folder.join(name), text).unwrap();
+    }
+
+    /// Reads while somebody writes these files, one after the other, 300 ms apart.
+    fn read_meanwhile(folder: &Path, writes: Vec<(&'static str, String)>) -> Result<(), FilesError> {
+        drop(rustls::crypto::ring::default_provider().install_default());
+        let (files, folder) = (ClientFiles::in_folder(folder), folder.to_owned());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let writer = async {
+                for (name, text) in writes {
+                    tokio::time::sleep(Duration::from_millis(300)).await;
+                    write(&folder, name, &text);
+                }
+            };
+            tokio::join!(Tls::read(&files), writer).0.map(drop)
+        })
+    }
+
+    #[test]
+    fn files_that_are_rewritten_meanwhile_are_read_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        let ((old, old_key), (new, new_key)) = (pair(), pair());
+        write(folder, "ca.crt", &old);
+        // The new certificate beside the old key.
+        write(folder, "healthcheck-client.crt", &new);
+        write(folder, "healthcheck-client.key", &old_key);
+        read_meanwhile(folder, vec![("healthcheck-client.key", new_key.clone())]).unwrap();
+        // Half a certificate, then nothing yet of the key.
+        write(folder, "healthcheck-client.crt", &new[..new.len() / 2]);
+        write(folder, "healthcheck-client.key", "");
+        let rest = vec![("healthcheck-client.crt", new.clone()), ("healthcheck-client.key", new_key.clone())];
+        read_meanwhile(folder, rest).unwrap();
+        write(folder, "ca.crt", "");
+        read_meanwhile(folder, vec![("ca.crt", new)]).unwrap();
+    }
+
+    #[test]
+    fn files_that_never_belong_together_are_given_up_and_those_that_are_missing_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        let since = Instant::now();
+        assert!(matches!(read_meanwhile(folder, Vec::new()), Err(FilesError::Read { .. })));
+        assert!(since.elapsed() < Duration::from_millis(500), "{:?}", since.elapsed());
+        let ((certificate, _), (_, key)) = (pair(), pair());
+        write(folder, "ca.crt", &certificate);
+        write(folder, "healthcheck-client.crt", &certificate);
+        write(folder, "healthcheck-client.key", &key);
+        let since = Instant::now();
+        let error = read_meanwhile(folder, Vec::new()).unwrap_err();
+        assert!(error.to_string().contains("healthcheck-client.crt"), "{error}");
+        assert!(since.elapsed() < Duration::from_secs(5), "{:?}", since.elapsed());
+    }
 }

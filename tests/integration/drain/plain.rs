@@ -3,7 +3,7 @@
 use super::*;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Node;
-use quorate::drain::cordon::{ANNOTATION, read};
+use quorate::drain::cordon::{ANNOTATION, foreign_writer, read};
 use quorate::drain::filters::SkipReason;
 use quorate::drain::{BlockKind, Cordoned, Owner, Uncordoned, cordon, drain, rehearse, uncordon};
 use quorum_safety::Cordon;
@@ -56,6 +56,8 @@ fn a_foreign_cordon_stays_and_ours_goes() {
     node(&api, "foreign", "cordons");
     api.kubectl(["cordon", "foreign"]).unwrap();
     assert_eq!(read(&get_node(&api, "foreign")), Cordon::Foreign);
+    let writer = foreign_writer(&get_node(&api, "foreign")).expect("the API says who has cordoned it");
+    assert!(writer.manager.starts_with("kubectl") && writer.at.is_some(), "{writer:?}");
     run(async {
         let access = access(&api).await;
         let me = owner("upgrade-v1.36.3", "step-a");

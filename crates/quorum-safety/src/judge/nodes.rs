@@ -4,7 +4,7 @@ use super::case::{Case, Listed};
 use super::members;
 use crate::disruption::Disruption;
 use crate::membership::NodeName;
-use crate::observation::{ApiserverView, Component, Cordon, Fact, NodeView};
+use crate::observation::{ApiserverView, Component, Cordon, Fact, NodeView, Writer};
 use crate::reason::{Code, Reason};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -63,9 +63,7 @@ fn node_faults(case: &Case<'_>, node: &NodeView) -> Vec<Reason> {
         Fact::Unknown(why) => faults.push(Reason::new(Code::NodeReadyUnknown, format!("{name}: {why}"))),
     }
     // Nobody stops the target from being cordoned by others, but whoever they are may take its voter down.
-    faults.extend(cordon(case, node).or_else(|| {
-        (node.cordon == Cordon::Foreign).then(|| Reason::new(Code::ForeignCordon, format!("{name} is cordoned")))
-    }));
+    faults.extend(cordon(case, node).or_else(|| (node.cordon == Cordon::Foreign).then(|| foreign_cordon(case, node))));
     match &node.static_pods {
         Fact::Unknown(why) => faults.push(Reason::new(Code::StaticPodsUnknown, format!("{name}: {why}"))),
         Fact::Known(pods) => {
@@ -103,14 +101,25 @@ pub(super) fn cordon(case: &Case<'_>, node: &NodeView) -> Option<Reason> {
     let name = &node.name;
     match &node.cordon {
         Cordon::None => None,
-        Cordon::Foreign => {
-            (!case.is_own_node(name)).then(|| Reason::new(Code::ForeignCordon, format!("{name} is cordoned")))
-        }
+        Cordon::Foreign => (!case.is_own_node(name)).then(|| foreign_cordon(case, node)),
         Cordon::Ours(operation) => {
             let own = case.is_own_node(name) && case.own.is_some_and(|own| own.operation == *operation);
             (!own).then(|| Reason::new(Code::OtherDisrupted, format!("{name} is cordoned by {operation}")))
         }
     }
+}
+
+fn foreign_cordon(case: &Case<'_>, node: &NodeView) -> Reason {
+    let name = &node.name;
+    let detail = match &node.cordoned_by {
+        Some(Writer { manager, at: Some(at) }) => {
+            let minutes = case.seen.taken_at.0.saturating_sub(at.0).checked_div(60).unwrap_or(0);
+            format!("{name} is cordoned by {manager}, which wrote to it last {minutes} min before")
+        }
+        Some(Writer { manager, at: None }) => format!("{name} is cordoned by {manager}"),
+        None => format!("{name} is cordoned, and the API does not tell by whom"),
+    };
+    Reason::new(Code::ForeignCordon, detail)
 }
 
 /// The certificate of an apiserver. If it is not known because nobody answered, that is told instead.

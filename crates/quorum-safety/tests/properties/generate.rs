@@ -59,9 +59,20 @@ pub(crate) fn question() -> impl Strategy<Value = Question> {
                 1 => prop::sample::subsequence(Code::ALL.to_vec(), 1..6),
                 1 => Just(Code::ALL.to_vec()),
             ];
-            (Just(n), Just(wanted), 0..8_u8, faults, lifted, 1..=2_usize)
+            let lags = (lag(1_000, [0, 50, 10_000]), lag(100, [0, 9, 1_000]));
+            (Just(n), Just(wanted), 0..8_u8, faults, lifted, 1..=2_usize, lags)
         })
-        .prop_map(|(n, wanted, mine, faults, lifted, slots)| build(n, wanted, mine, &faults, lifted, slots))
+        .prop_map(|(n, wanted, mine, faults, lifted, slots, (healthy_lag, recovered_lag))| {
+            let mut question = build(n, wanted, mine, &faults);
+            let policy = &mut question.cluster.policy;
+            *policy = Policy { healthy_lag, recovered_lag, lifted, worker_slots: slots, ..policy.clone() };
+            question
+        })
+}
+
+/// Mostly the bound that is the default.
+fn lag(usual: u64, others: [u64; 3]) -> impl Strategy<Value = u64> {
+    prop_oneof![3 => Just(usual), 2 => prop::sample::select(others.to_vec())]
 }
 
 fn wanted(n: u64) -> impl Strategy<Value = Disruption> {
@@ -82,7 +93,7 @@ fn wanted(n: u64) -> impl Strategy<Value = Disruption> {
     ]
 }
 
-fn build(n: u64, wanted: Disruption, mine: u8, faults: &[Worse], lifted: Vec<Code>, slots: usize) -> Question {
+fn build(n: u64, wanted: Disruption, mine: u8, faults: &[Worse]) -> Question {
     let mut cluster = healthy(n);
     if matches!(wanted, Disruption::Promote(_)) {
         cluster = cluster.learner();
@@ -121,8 +132,6 @@ fn build(n: u64, wanted: Disruption, mine: u8, faults: &[Worse], lifted: Vec<Cod
     for fault in faults {
         fault.apply(&mut cluster);
     }
-    cluster.policy.lifted = lifted;
-    cluster.policy.worker_slots = slots;
     Question { cluster, wanted }
 }
 

@@ -56,18 +56,21 @@ pub(crate) fn forbids(
         });
 
     // Who is alive, without the target: is there a set of healthy voters that agree with each other and are a majority?
+    let known = furthest_but(seen, &voters, &without_a_say(seen, in_flight, wanted));
     let healthy: Vec<&MemberView> = voters
         .iter()
         .filter(|voter| !down.contains(&voter.id))
         .filter_map(|voter| {
             let views: Vec<&MemberView> = seen.etcd.members.iter().filter(|view| view.id == voter.id).collect();
             match views.as_slice() {
-                [view] if is_healthy(view, list, nodes, seen, wanted, policy) => Some(*view),
+                [view] if is_healthy(view, list, nodes, seen, wanted, policy) && !stands_still(view, known, policy) => {
+                    Some(*view)
+                }
                 _ => None,
             }
         })
         .collect();
-    let largest = largest_agreeing_set(&healthy);
+    let largest = largest_agreeing_set(&healthy, policy);
     let was_voter = |id: &MemberId| voters.iter().any(|voter| voter.id == *id);
     let after = match wanted {
         Disruption::Promote(_) => voters.len() + 1,
@@ -132,6 +135,44 @@ pub(crate) fn furthest(seen: &Observation) -> (Option<u64>, Option<u64>) {
     (both().map(|(first, _)| first.raft_index).max(), both().map(|(_, second)| second.raft_index).max())
 }
 
+/// How far the voters that have a say were by their first and by their second samples.
+fn furthest_but(seen: &Observation, voters: &[&Member], silent: &[MemberId]) -> Option<(u64, u64)> {
+    let counts = |id: MemberId| voters.iter().any(|voter| voter.id == id) && !silent.contains(&id);
+    let both = || {
+        let views = seen.etcd.members.iter().filter(|view| counts(view.id));
+        views.filter_map(|view| Some((view.first.known()?.raft_index, view.second.known()?.raft_index)))
+    };
+    Some((both().map(|(first, _)| first).max()?, both().map(|(_, second)| second).max()?))
+}
+
+/// Who is being mended, or on the node of what is only finished: how far it is says nothing of the others.
+fn without_a_say(seen: &Observation, in_flight: &InFlight, wanted: &Disruption) -> Vec<MemberId> {
+    let mended = match wanted {
+        Disruption::Promote(id) | Disruption::Remove(id) | Disruption::Replace(id) => Some(*id),
+        _ => None,
+    };
+    let Mine::Adopted(me) = &in_flight.mine else { return mended.into_iter().collect() };
+    let locks = in_flight.control_plane.known().into_iter().chain(in_flight.workers.known().into_iter().flatten());
+    let targets: Vec<&NodeName> = locks
+        .filter_map(|lock| match lock {
+            Lock::Held(holder) if holder.identity == *me => Some(&holder.target),
+            Lock::Held(_) | Lock::Free => None,
+        })
+        .collect();
+    let on_them = seen.etcd.members.iter().filter(|view| view.node.known().is_some_and(|node| targets.contains(&node)));
+    mended.into_iter().chain(on_them.map(|view| view.id)).collect()
+}
+
+/// Its index stalled while the furthest advanced: it lacks what they had one sample before, or more than who has just come back may lack.
+fn stands_still(view: &MemberView, furthest: Option<(u64, u64)>, policy: &Policy) -> bool {
+    let (Fact::Known(first), Fact::Known(second), Some((before, now))) = (&view.first, &view.second, furthest) else {
+        return false;
+    };
+    let still = first.raft_index >= second.raft_index;
+    let lacks = now.saturating_sub(second.raft_index);
+    still && now > before && (before > second.raft_index || lacks > policy.recovered_lag)
+}
+
 /// One voter by itself, with its node.
 fn is_healthy(
     view: &MemberView,
@@ -193,24 +234,26 @@ fn is_healthy(
         })
 }
 
-/// The most voters that are pairwise of one cluster, one leader, one term, close to each other, and advance together.
-fn largest_agreeing_set(healthy: &[&MemberView]) -> usize {
+/// The most voters that are pairwise of one cluster and one leader in both samples, of one term, and close to each other.
+fn largest_agreeing_set(healthy: &[&MemberView], policy: &Policy) -> usize {
     let mut largest = 0;
     for set in 0_u32..(1 << healthy.len()) {
-        let members: Vec<&StatusSample> = healthy
+        let members: Vec<(&StatusSample, &StatusSample)> = healthy
             .iter()
             .enumerate()
             .filter(|(at, _)| set & (1 << at) != 0)
-            .filter_map(|(_, view)| view.second.known())
+            .filter_map(|(_, view)| Some((view.first.known()?, view.second.known()?)))
             .collect();
-        let agree = members.iter().all(|one| {
-            members.iter().all(|other| {
-                one.cluster_id == other.cluster_id
-                    && one.leader == other.leader
-                    && one.term == other.term
-                    && one.raft_index.abs_diff(other.raft_index) <= 1_000
-            })
+        // Each sample with each other one; how far apart they are is a question of the later ones.
+        let samples = || members.iter().flat_map(|(first, second)| [*first, *second]);
+        let one_cluster = samples().all(|one| {
+            samples()
+                .all(|other| one.cluster_id == other.cluster_id && one.leader == other.leader && one.term == other.term)
         });
+        let close = members.iter().all(|(_, one)| {
+            members.iter().all(|(_, other)| one.raft_index.abs_diff(other.raft_index) <= policy.healthy_lag)
+        });
+        let agree = one_cluster && close;
         if agree {
             largest = largest.max(members.len());
         }

@@ -23,6 +23,9 @@ pub(crate) enum Worse {
     Lag(u64, u64),
     ApplyLag(u64, u64),
     Stalled(u64),
+    StandsStill(u64),
+    FirstOfAnotherCluster(u64),
+    FirstOfAnotherLeader(u64),
     NoLeader(u64),
     OtherLeader(u64),
     OtherTerm(u64),
@@ -68,7 +71,7 @@ pub(crate) fn worse() -> impl Strategy<Value = Worse> {
     let component = prop::sample::select(Component::ALL.to_vec());
     let entries = prop_oneof![Just(101_u64), Just(999), Just(1_001), Just(5_000), Just(50_000)];
     let kind = prop_oneof![Just(AlarmKind::NoSpace), Just(AlarmKind::Corrupt), Just(AlarmKind::Other(9))];
-    let of_member = (0..19_usize, n.clone()).prop_map(|(which, n)| {
+    let of_member = (0..22_usize, n.clone()).prop_map(|(which, n)| {
         [
             Worse::MemberDead,
             Worse::PowerCut,
@@ -89,6 +92,9 @@ pub(crate) fn worse() -> impl Strategy<Value = Worse> {
             Worse::OtherCluster,
             Worse::OtherMember,
             Worse::SaysOtherwise,
+            Worse::StandsStill,
+            Worse::FirstOfAnotherCluster,
+            Worse::FirstOfAnotherLeader,
         ][which](n)
     });
     let of_node = (0..15_usize, n.clone()).prop_map(|(which, n)| {
@@ -170,6 +176,9 @@ impl Worse {
             | Self::Lag(n, _)
             | Self::ApplyLag(n, _)
             | Self::Stalled(n)
+            | Self::StandsStill(n)
+            | Self::FirstOfAnotherCluster(n)
+            | Self::FirstOfAnotherLeader(n)
             | Self::NoLeader(n)
             | Self::OtherLeader(n)
             | Self::OtherTerm(n)
@@ -227,6 +236,27 @@ impl Worse {
                     if view.second.known().is_some() {
                         view.second = Fact::Known(first.clone());
                     }
+                }
+            }),
+            // It has all that the others had before, and nothing since.
+            Self::StandsStill(n) => view(cluster, n, |view| {
+                if let (Fact::Known(first), Fact::Known(second)) = (&view.first, &mut view.second) {
+                    // As far from having applied it as before.
+                    let since = second.raft_index.saturating_sub(first.raft_index);
+                    second.raft_index -= since;
+                    second.applied_index = second.applied_index.saturating_sub(since);
+                }
+            }),
+            Self::FirstOfAnotherCluster(n) => view(cluster, n, |view| {
+                if let Fact::Known(first) = &mut view.first {
+                    first.cluster_id = ClusterId(0xbad0 + n);
+                }
+            }),
+            Self::FirstOfAnotherLeader(n) => view(cluster, n, |view| {
+                if let Fact::Known(first) = &mut view.first
+                    && first.leader.is_some()
+                {
+                    first.leader = Some(id(1 + n % 2));
                 }
             }),
             Self::NoLeader(n) => samples(cluster, n, |sample| sample.leader = None),
@@ -308,7 +338,12 @@ impl Worse {
             Self::ApiserverCertificateSoon(n) => apiserver(cluster, n, |view| soon(&mut view.certificate_expires)),
             Self::LeaseHeld => cluster.in_flight.control_plane = Fact::Known(stranger()),
             Self::LeaseUnknown => cluster.in_flight.control_plane = unknown(),
-            Self::WorkersHeld => cluster.in_flight.workers = Fact::Known(vec![stranger()]),
+            // Where there are two slots, to know that one is held is better than to know nothing.
+            Self::WorkersHeld => {
+                if cluster.in_flight.workers.known().is_some() {
+                    cluster.in_flight.workers = Fact::Known(vec![stranger()]);
+                }
+            }
             Self::WorkersUnknown => cluster.in_flight.workers = unknown(),
             Self::SnapshotHeld => cluster.in_flight.snapshot = Fact::Known(stranger()),
             Self::SnapshotUnknown => cluster.in_flight.snapshot = unknown(),
