@@ -13,3 +13,4 @@ pub mod record;
 pub mod recover;
 pub mod show;
 pub mod step;
+pub mod sub_step;

@@ -18,9 +18,9 @@ use crate::upgrade::fleet::{Fleet, FleetNode};
 use crate::upgrade::kubeadm_config::{self, ClusterConfiguration};
 use crate::upgrade::plan::{Mode, NodePlan};
 use crate::upgrade::recover::{self, Expected};
+use crate::upgrade::sub_step::SubStep;
 use crate::version::Version;
 use anyhow::Context;
-use quorum_safety::lock::Step;
 use quorum_safety::{Class, Code, Disrupting, Disruption, Fact, Mine, NodeName, Permit, Reason, Verdict};
 use std::time::Duration;
 
@@ -34,13 +34,6 @@ const PASSING: Duration = Duration::from_secs(90);
 const MAKE_JOB: Duration = Duration::from_secs(20);
 /// How long after that a node's step may still start. By the clocks of two machines, hence long.
 const START_WITHIN: Duration = Duration::from_secs(120);
-/// The steps of a record from which on the host may have been changed.
-const ON_HOST: [&str; 3] = [NODE_STEP, RECOVERY, UNCORDON];
-const CORDON: &str = "cordon";
-const DRAIN: &str = "drain";
-const NODE_STEP: &str = "node-step";
-const RECOVERY: &str = "recovery";
-const UNCORDON: &str = "uncordon";
 
 /// Takes one node through the whole disruption. `Ok(None)`: it is on target and recovered.
 ///
@@ -63,7 +56,7 @@ pub async fn upgrade(chain: &Chain<'_>, fleet: &Fleet, plan: &NodePlan) -> anyho
         Ok(hold) => hold,
         Err(stop) => return Ok(Some(stop)),
     };
-    let on_host = hold.guard.adopted().is_some_and(|step| ON_HOST.contains(&step.name.as_str()));
+    let on_host = hold.guard.adopted().and_then(|step| SubStep::named(&step.name)).is_some_and(SubStep::on_host);
     if let Some(step) = hold.guard.adopted() {
         chain.say(&format!("{}: going on with what a step before this one began ({})", node.name, step.name));
     }
@@ -273,7 +266,7 @@ impl Work<'_, '_> {
 
     async fn cordon(&self, _: &Disrupting) -> anyhow::Result<Option<End>> {
         let (chain, node) = (self.chain, self.node);
-        self.announce(CORDON).await?;
+        self.announce(SubStep::Cordon).await?;
         let owner = self.owner().await;
         match drain::cordon(chain.access, &node.name.0, &owner, chain.clock.now(), &self.hold.guard).await? {
             Cordoned::Done(record) => {
@@ -288,9 +281,9 @@ impl Work<'_, '_> {
 
     /// Announces a step before the node's own. What may have changed the host keeps its record: whoever adopts it after us must not take
     /// it for something that can be undone.
-    async fn announce(&self, step: &str) -> anyhow::Result<()> {
+    async fn announce(&self, step: SubStep) -> anyhow::Result<()> {
         if !self.on_host {
-            self.hold.guard.step(Step::touching(step)).await?;
+            self.hold.guard.step(step.into()).await?;
         }
         Ok(())
     }
@@ -306,7 +299,7 @@ impl Work<'_, '_> {
     /// Drains. What blocks is an answer: not now, and why.
     async fn drain(&self, _: &Disrupting) -> anyhow::Result<Option<End>> {
         let (chain, node) = (self.chain, self.node);
-        self.announce(DRAIN).await?;
+        self.announce(SubStep::Drain).await?;
         let options = drain::Options::new(chain.config, Some(chain.pod.uid.clone()));
         let mut watcher = Watcher { chain, node: &node.name };
         let blocked = match drain::drain(chain.access, &node.name.0, &options, &self.hold.guard, &mut watcher).await {
@@ -406,11 +399,11 @@ impl Work<'_, '_> {
 
     async fn recovered_and_uncordoned(&self, expected: Expected<'_>) -> anyhow::Result<Option<End>> {
         let (chain, node) = (self.chain, self.node);
-        self.hold.guard.step(Step::touching(RECOVERY)).await?;
+        self.hold.guard.step(SubStep::Recovery.into()).await?;
         if let Some(stop) = recover::wait(chain, node, expected, &self.hold).await? {
             return Ok(Some(stop));
         }
-        self.hold.guard.step(Step::touching(UNCORDON)).await?;
+        self.hold.guard.step(SubStep::Uncordon.into()).await?;
         match drain::uncordon(chain.access, &node.name.0, &self.owner().await, &self.hold.guard).await? {
             Uncordoned::Schedulable => chain.say(&format!("{}: recovered, schedulable again", node.name)),
             Uncordoned::StaysCordoned => {
@@ -433,7 +426,7 @@ impl Work<'_, '_> {
             chain.record(|record| record.apply_node = Some(name.clone())).await?;
         }
         let order = self.order(before).await?;
-        self.hold.guard.step(Step::touching(NODE_STEP)).await?;
+        self.hold.guard.step(SubStep::NodeStep.into()).await?;
         let mut args = vec!["node".to_owned(), "upgrade".to_owned()];
         args.extend(order.to_args());
         let request = Request {
