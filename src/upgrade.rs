@@ -14,3 +14,4 @@ pub mod recover;
 pub mod show;
 pub mod step;
 pub mod sub_step;
+pub mod unrecorded;

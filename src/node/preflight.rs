@@ -3,6 +3,7 @@
 use super::certificate::{Validity, validity};
 use super::command::{Deadline, ToolError, ask};
 use super::host::{Host, HostError, versions};
+use super::mark::Mark;
 use super::plan::{self, State};
 use super::report::Versions;
 use super::unit;
@@ -12,6 +13,7 @@ use crate::output::TERMINATION_LIMIT;
 use crate::version::Version;
 use quorum_safety::Fact;
 use serde::{Deserialize, Serialize};
+use std::path::Path;
 
 /// The kubelet's own client certificate, rotated in place.
 const KUBELET_CERTIFICATE: &str = "var/lib/kubelet/pki/kubelet-client-current.pem";
@@ -55,10 +57,13 @@ pub struct Preflight {
     pub nft: bool,
     /// The node step that runs on this host, if one does; unknown when systemd could not be asked, which proves nothing.
     pub running: Fact<Option<String>>,
+    /// Whether a step to the target has ever begun to change this host: its mark is here, or cannot be read.
+    pub begun: bool,
 }
 
 impl Preflight {
-    fn new(to: Version) -> Self {
+    /// An answer in which nothing has been seen yet.
+    pub fn unseen(to: Version) -> Self {
         Self {
             api_version: "quorate.dev/v1".to_owned(),
             kind: "NodePreflight".to_owned(),
@@ -76,6 +81,7 @@ impl Preflight {
             kubelet_certificate_expires: None,
             nft: false,
             running: Fact::Unknown("nobody has looked".to_owned()),
+            begun: true,
         }
     }
 
@@ -123,11 +129,12 @@ async fn look(
     clock: Clock,
     deadline: Deadline,
 ) -> Preflight {
-    let mut answer = Preflight::new(order.to);
+    let mut answer = Preflight::unseen(order.to);
     if let Err(error) = &running {
         answer.unknown.push(format!("whether a node step runs: {error}"));
     }
     answer.running = running.map(|seen| seen.running()).into();
+    answer.begun = Mark::new(Path::new("/"), order.to).names_target();
     let host = match host {
         Ok(host) => host,
         Err(error) => {
@@ -241,7 +248,7 @@ mod tests {
     #[test]
     fn the_worst_answer_fits_the_termination_message() {
         let long = "\"".repeat(2000);
-        let mut answer = Preflight::new("v1.36.3".parse().unwrap());
+        let mut answer = Preflight::unseen("v1.36.3".parse().unwrap());
         answer.blockers = vec![long.clone(); 30];
         answer.unknown = vec![long.clone(); 10];
         answer.other_static_pods = vec![long.clone(); 50];
@@ -254,7 +261,7 @@ mod tests {
         assert!(size <= TERMINATION_LIMIT, "{size}");
         assert!(fitted.blockers.len() >= 5, "{}", fitted.blockers.len());
 
-        let mut answer = Preflight::new("v1.36.3".parse().unwrap());
+        let mut answer = Preflight::unseen("v1.36.3".parse().unwrap());
         answer.notes = vec!["x".repeat(2000); 20];
         answer.blockers = vec!["y".to_owned(); 3];
         let fitted = answer.fitted();
@@ -286,7 +293,7 @@ mod tests {
         let runs = looked(Ok(unit::seen(runs)));
         assert_eq!(runs.running, Fact::Known(Some("quorate node step to v1.36.3".to_owned())));
         assert!(!runs.ready && runs.blockers.len() == 1, "{runs:?}");
-        assert!(Preflight::new("v1.36.3".parse().unwrap()).running.known().is_none());
+        assert!(Preflight::unseen("v1.36.3".parse().unwrap()).running.known().is_none());
         for answer in [&answer, &runs, &looked(Ok(unit::seen("ActiveState=failed\n")))] {
             let json = serde_json::to_string(answer).unwrap();
             assert_eq!(&serde_json::from_str::<Preflight>(&json).unwrap(), answer, "{json}");
@@ -294,9 +301,11 @@ mod tests {
         let json = serde_json::to_value(&answer).unwrap();
         assert!(json["running"]["unknown"].is_string(), "{json}");
         // An answer that does not speak of it is no answer.
-        let mut silent = json;
-        silent.as_object_mut().unwrap().remove("running");
-        assert!(serde_json::from_value::<Preflight>(silent).is_err());
+        for key in ["running", "begun"] {
+            let mut silent = json.clone();
+            silent.as_object_mut().unwrap().remove(key);
+            assert!(serde_json::from_value::<Preflight>(silent).is_err(), "{key}");
+        }
     }
 
     #[test]

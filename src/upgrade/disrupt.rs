@@ -19,6 +19,7 @@ use crate::upgrade::kubeadm_config::{self, ClusterConfiguration};
 use crate::upgrade::plan::{Mode, NodePlan};
 use crate::upgrade::recover::{self, Expected};
 use crate::upgrade::sub_step::SubStep;
+use crate::upgrade::unrecorded;
 use crate::version::Version;
 use anyhow::Context;
 use quorum_safety::{Class, Code, Disrupting, Disruption, Fact, Mine, NodeName, Permit, Reason, Verdict};
@@ -56,10 +57,13 @@ pub async fn upgrade(chain: &Chain<'_>, fleet: &Fleet, plan: &NodePlan) -> anyho
         Ok(hold) => hold,
         Err(stop) => return Ok(Some(stop)),
     };
-    let on_host = hold.guard.adopted().and_then(|step| SubStep::named(&step.name)).is_some_and(SubStep::on_host);
-    if let Some(step) = hold.guard.adopted() {
-        chain.say(&format!("{}: going on with what a step before this one began ({})", node.name, step.name));
-    }
+    let on_host = match hold.guard.adopted() {
+        Some(step) => {
+            chain.say(&format!("{}: going on with what a step before this one began ({})", node.name, step.name));
+            SubStep::named(&step.name).is_some_and(SubStep::on_host)
+        }
+        None => plan.begun && unrecorded::on_host(chain, node, &hold).await?,
+    };
     let work = Work { chain, node, plan, hold, on_host };
     match chain.stopped().await {
         Some(reason) => work.way_back(reason).await,
