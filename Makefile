@@ -19,7 +19,7 @@ PROBER := $(CARGO_TARGET_DIR)/$(TARGET)/release/prober
 export QUORATE_BIN := $(CURDIR)/dist/quorate
 export QUORATE_IMAGE := $(CURDIR)/dist/quorate-image.tar
 
-.PHONY: help demo demo-loop demo-down test test-long mutants lint image prober-image binary bench setup lab lab-build lab-down ours
+.PHONY: help demo demo-loop demo-down test test-long faults mutants lint image prober-image binary bench setup lab lab-build lab-down ours
 
 # Cargo names what it builds by the path inside the workspace and judges it by age, so in a target folder that several
 # checkouts share an older checkout would get a newer one's code. Whoever comes after another checkout builds its own again.
@@ -50,6 +50,12 @@ test: setup lint lab-down lab-build image
 ## make test-long  what takes longer than make test may
 test-long: setup lint lab-down lab-build image
 	PROPTEST_CASES=10000 scripts/test --workspace -- --include-ignored
+
+## make faults     upgrades under faults drawn from a seed (ROUNDS=, SEED=, FIRST=), or named ones (FAULTS=); kept in docs/faults.jsonl
+faults: setup lab-down lab-build image
+	FAULT_RECORD=1 FAULT_ROUNDS=$(or $(ROUNDS),1) FAULT_SEED=$(or $(SEED),$(shell date +%s)) FAULT_FIRST=$(FIRST) FAULTS="$(FAULTS)" \
+	  scripts/test -p quorate --test integration -- --ignored --exact --nocapture machines::faults::faults_drawn_from_a_seed_are_survived
+	$(LAB) down
 
 ## make mutants    breaks the rule in every known way: each time a test must fail, or the list say why none can
 mutants: setup

@@ -2,6 +2,7 @@
 //! tests: the story is told once, in order, and each test asserts what it is about.
 
 mod etcd;
+mod faults;
 mod stage;
 mod story;
 

@@ -1,7 +1,7 @@
 //! What happens on the machines, once: refusals, the upgrade, and a second run of it.
 
 use super::etcd::{self, Etcd};
-use super::stage::{Said, Stage, stage, until};
+use super::stage::{Said, Stage, machines, stage, until};
 use lab::{Lab, Spec};
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -92,6 +92,7 @@ pub(super) fn story() -> &'static Story {
 }
 
 fn tell() -> Story {
+    let _alone = machines();
     let single = single();
     let stage = stage(Spec { workers: 1, audit: true, ..Spec::default() });
     stage.whole();
