@@ -21,7 +21,7 @@ PROBER := $(CARGO_TARGET_DIR)/$(TARGET)/release/prober
 export QUORATE_BIN := $(CURDIR)/dist/quorate
 export QUORATE_IMAGE := $(CURDIR)/dist/quorate-image.tar
 
-.PHONY: help demo demo-loop demo-down test test-long mutants lint image prober-image binary bench setup lab lab-build lab-down built ours
+.PHONY: help demo demo-loop demo-down test test-long faults mutants lint image prober-image binary bench setup lab lab-build lab-down built ours
 
 # Cargo names what it builds by the path inside the workspace and judges it by age, so in a target folder that several
 # checkouts share an older checkout would get a newer one's code. Whoever comes after another checkout builds its own again.
@@ -60,6 +60,12 @@ built: setup ours
 	@cargo test --locked --workspace --no-run & tests=$$!; \
 	$(MAKE) --no-print-directory image; image=$$?; \
 	wait $$tests && exit $$image
+
+## make faults     upgrades under faults drawn from a seed (ROUNDS=, SEED=, FIRST=), or named ones (FAULTS=); kept in docs/faults.jsonl
+faults: setup lab-down lab-build built
+	FAULT_RECORD=1 FAULT_ROUNDS=$(or $(ROUNDS),1) FAULT_SEED=$(or $(SEED),$(shell date +%s)) FAULT_FIRST=$(FIRST) FAULTS="$(FAULTS)" \
+	  scripts/test --only machines::faults::faults_drawn_from_a_seed_are_survived
+	$(LAB) down
 
 ## make mutants    breaks the rule in every known way: each time a test must fail, or the list say why none can
 mutants: setup

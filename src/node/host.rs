@@ -85,6 +85,7 @@ impl Host {
             handed_over: false,
             etcd_stays: false,
             etcd_outlived,
+            torn: self.torn()?.into_iter().map(|(component, _)| component).collect(),
             packages,
             half_done,
             manifests,
@@ -96,17 +97,49 @@ impl Host {
         manifests::read(&self.root).map_err(|source| HostError::File { path: self.path(manifests::FOLDER), source })
     }
 
+    /// Static pods whose manifest kubeadm has moved to its copies, with the newest copy. It moves the old one away and then the new one
+    /// in (kubeadm 1.36, `upgradeComponent`); killed in between it leaves the node without, and starts no more by itself.
+    pub(super) fn torn(&self) -> Result<Vec<(&'static str, PathBuf)>, HostError> {
+        let folder = self.path(SCRATCH);
+        let wrong = |source| HostError::File { path: folder.clone(), source };
+        let mut backups = Vec::new();
+        for entry in entries(&folder).map_err(wrong)? {
+            let entry = entry.map_err(wrong)?;
+            if entry.file_name().to_string_lossy().starts_with("kubeadm-backup-manifests") {
+                backups.push(entry.path());
+            }
+        }
+        // Their names end with the time.
+        backups.sort();
+        let mut found = Vec::new();
+        for component in manifests::COMPONENTS {
+            let file = format!("{component}.yaml");
+            let newest = backups.iter().rev().map(|backup| backup.join(&file)).find(|copy| copy.exists());
+            let missing = !self.path(manifests::FOLDER).join(&file).exists();
+            found.extend(newest.filter(|_| missing).map(|copy| (component, copy)));
+        }
+        Ok(found)
+    }
+
+    /// Puts a copy back, whole or not at all.
+    pub(super) fn put_back(&self, component: &str, copy: &Path) -> Result<(), HostError> {
+        let folder = self.path(manifests::FOLDER);
+        // The kubelet leaves files with a dot alone.
+        let (new, path) = (folder.join(format!(".{component}.new")), folder.join(format!("{component}.yaml")));
+        let write = || {
+            std::fs::copy(copy, &new)?;
+            std::fs::File::open(&new)?.sync_all()?;
+            std::fs::rename(&new, &path)
+        };
+        write().map_err(|source| HostError::File { path, source })
+    }
+
     /// Folders that an upgrade of kubeadm left behind, older than three days.
     pub(super) fn old_scratch(&self, now: jiff::Timestamp) -> Result<Vec<PathBuf>, HostError> {
         let folder = self.path(SCRATCH);
         let wrong = |source| HostError::File { path: folder.clone(), source };
-        let entries = match std::fs::read_dir(&folder) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(wrong(error)),
-        };
         let mut found = Vec::new();
-        for entry in entries {
+        for entry in entries(&folder).map_err(wrong)? {
             let entry = entry.map_err(wrong)?;
             let name = entry.file_name();
             let name = name.to_string_lossy();
@@ -156,6 +189,15 @@ impl Host {
 }
 
 const MIB: u64 = 1 << 20;
+
+/// What is in a folder; one that is not there is empty.
+fn entries(folder: &Path) -> io::Result<impl Iterator<Item = io::Result<std::fs::DirEntry>>> {
+    match std::fs::read_dir(folder) {
+        Ok(entries) => Ok(Some(entries).into_iter().flatten()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None.into_iter().flatten()),
+        Err(error) => Err(error),
+    }
+}
 
 /// Bytes of all files below a folder.
 fn size(folder: &Path) -> io::Result<u64> {
@@ -287,6 +329,33 @@ mod tests {
         assert_eq!(short.len(), 1, "{short:?}");
         assert!(short[0].contains("kubeadm's copy of etcd needs 8388864 MiB"), "{short:?}");
         assert!(host.short_of_disk(&host.manifests().unwrap(), true).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_manifest_that_kubeadm_has_moved_away_is_found_in_its_newest_copy_and_put_back() {
+        let root = tempfile::tempdir().unwrap();
+        let host = Host { root: root.path().to_owned(), manager: PackageManager::Apt };
+        let put = |path: &str, text: &str| {
+            let path = root.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        };
+        assert_eq!(host.torn().unwrap(), []);
+        put("etc/kubernetes/manifests/etcd.yaml", "there");
+        for (time, text) in [("2026-11-25-22-00-00", "older"), ("2026-11-25-22-10-00", "newer")] {
+            for component in ["etcd", "kube-scheduler"] {
+                put(&format!("etc/kubernetes/tmp/kubeadm-backup-manifests-{time}/{component}.yaml"), text);
+            }
+        }
+        let torn = host.torn().unwrap();
+        // The one that is there stays, and what was never there is nobody's to make.
+        assert_eq!(torn.iter().map(|(component, _)| *component).collect::<Vec<_>>(), ["kube-scheduler"]);
+        host.put_back(torn[0].0, &torn[0].1).unwrap();
+        let folder = root.path().join(manifests::FOLDER);
+        assert_eq!(std::fs::read_to_string(folder.join("kube-scheduler.yaml")).unwrap(), "newer");
+        assert_eq!(std::fs::read_to_string(folder.join("etcd.yaml")).unwrap(), "there");
+        assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 2);
+        assert_eq!(host.torn().unwrap(), []);
     }
 
     #[test]

@@ -12,7 +12,10 @@ use std::fmt;
 /// The sub-steps, in their order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[cfg_attr(test, derive(clap::ValueEnum))]
 pub enum Step {
+    /// A manifest that kubeadm has moved away, and was stopped before it put the new one there, is put back.
+    PutBack,
     /// Old scratch of kubeadm is removed (incident R19).
     PruneScratch,
     /// Disk, stray files, versions: what would stop the step half-way.
@@ -43,7 +46,8 @@ pub enum Step {
 
 impl Step {
     /// All of them, in order.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
+        Self::PutBack,
         Self::PruneScratch,
         Self::Checks,
         Self::Repository,
@@ -63,6 +67,7 @@ impl Step {
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::PutBack => "put-back",
             Self::PruneScratch => "prune-scratch",
             Self::Checks => "checks",
             Self::Repository => "repository",
@@ -93,6 +98,8 @@ pub(super) struct State {
     pub(super) running_kubelet: Option<Version>,
     /// The static pods.
     pub(super) manifests: Manifests,
+    /// Static pods whose manifest is missing and lies among kubeadm's copies.
+    pub(super) torn: Vec<&'static str>,
     /// The etcd image tag that kubeadm would write for the target, where that can be told.
     pub(super) etcd_tag: Option<String>,
     /// Whether kubeadm is known to write etcd's manifest just as it is, so that it is kept from restarting it.
@@ -171,6 +178,7 @@ pub(super) fn need(step: Step, state: &State, order: &Upgrade) -> Need {
     let to = order.to;
     let unless = |done: bool, why| if done { Need::Skip(why) } else { Need::Do };
     match step {
+        Step::PutBack => unless(state.torn.is_empty(), "no manifest is missing"),
         Step::PruneScratch => unless(state.scratch == 0, "no old scratch"),
         Step::Checks => unless(!state.packages_behind(to) && state.kubeadm_done(to), "nothing to install"),
         Step::Repository => unless(!state.packages_behind(to), "packages are on target"),

@@ -218,6 +218,10 @@ impl<'a> Work<'a> {
         let mut state = self.host.state(self.order.to, tag, self.clock.now(), self.deadline).await?;
         state.handed_over = self.hand_over.is_some();
         state.etcd_stays = self.etcd_stays;
+        if !self.resumed {
+            // What somebody else's kubeadm left is not ours to mend.
+            state.torn.clear();
+        }
         Ok(state)
     }
 
@@ -267,6 +271,7 @@ impl<'a> Work<'a> {
     async fn carry_out(&mut self, step: Step, state: &State) -> Result<(), Failure> {
         let (to, deadline, manager) = (self.order.to, self.deadline, self.host.manager);
         match step {
+            Step::PutBack => self.put_back()?,
             Step::PruneScratch => self.prune_scratch()?,
             Step::Checks => {
                 let mut found = objections(state, self.order);
@@ -328,6 +333,15 @@ impl<'a> Work<'a> {
                     hand_over.stop().await;
                 }
             }
+        }
+        Ok(())
+    }
+
+    fn put_back(&mut self) -> Result<(), Failure> {
+        for (component, copy) in self.host.torn()? {
+            self.touch()?;
+            output::progress(&format!("{component}: its manifest is missing; {} is put back", copy.display()));
+            self.host.put_back(component, &copy)?;
         }
         Ok(())
     }
@@ -420,6 +434,8 @@ impl<'a> Work<'a> {
                 return Err(failure.into());
             }
             attempt += 1;
+            // Killed, it has not put back what it had moved.
+            self.put_back()?;
             tokio::time::sleep(BETWEEN).await;
         }
     }

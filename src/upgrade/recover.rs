@@ -88,18 +88,25 @@ pub async fn wait(
 
 /// What the static pods must be: the images that the node step left in the manifests, and another config hash where it changed
 /// their bytes. The hash itself cannot be predicted, and a kubelet of another version may compute another one of the same bytes
-/// (ARCHITECTURE.md, "Decisions worth knowing").
+/// (ARCHITECTURE.md, "Decisions worth knowing"). One that was missing before, since a step was stopped in the middle
+/// of it, comes from where the others' do.
 fn expected_pods(node: &FleetNode, wanted: Expected<'_>) -> BTreeMap<Component, ExpectedPod> {
     let nodes = wanted.before.observation.nodes.known().map(Vec::as_slice).unwrap_or_default();
-    let view = nodes.iter().find(|view| view.name == node.name);
-    let pods = view.and_then(|view: &NodeView| view.static_pods.known()).map(Vec::as_slice).unwrap_or_default();
+    let pods_of = |view: &NodeView| view.static_pods.known().cloned().unwrap_or_default();
+    let own: Vec<_> = nodes.iter().filter(|view| view.name == node.name).flat_map(pods_of).collect();
+    let others: Vec<_> = nodes.iter().filter(|view| view.name != node.name).flat_map(pods_of).collect();
     let mut expected = BTreeMap::new();
-    for pod in pods {
-        let name = pod.component.name();
-        let Some(tag) = wanted.after.static_pods.get(name) else { continue };
+    for component in Component::ALL {
+        let name = component.name();
+        let before = own.iter().find(|pod| pod.component == component);
+        let like = before.or_else(|| others.iter().find(|pod| pod.component == component));
+        let (Some(tag), Some(like)) = (wanted.after.static_pods.get(name), like) else { continue };
         let changed = wanted.changed.is_some_and(|changed| changed.iter().any(|changed| changed == name));
-        let config_hash = if changed { ConfigHash::NoLonger(pod.config_hash.clone()) } else { ConfigHash::Any };
-        expected.insert(pod.component, ExpectedPod { image: retagged(&pod.image, tag), config_hash });
+        let config_hash = match before {
+            Some(before) if changed => ConfigHash::NoLonger(before.config_hash.clone()),
+            Some(_) | None => ConfigHash::Any,
+        };
+        expected.insert(component, ExpectedPod { image: retagged(&like.image, tag), config_hash });
     }
     expected
 }

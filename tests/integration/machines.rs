@@ -3,6 +3,7 @@
 
 mod clients;
 mod etcd;
+mod faults;
 mod left;
 mod looks;
 mod rights;

@@ -1,5 +1,6 @@
 //! One machine: a systemd-nspawn container with systemd, containerd and kubelet in a network namespace of its own.
 
+mod faults;
 mod files;
 
 use std::fs;

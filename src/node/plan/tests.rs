@@ -46,8 +46,9 @@ fn a_control_plane_node_goes_through_all_of_it() {
     node.scratch = 2;
     node.held.clear();
     let all_but = |left_out: &[Step]| Step::ALL.into_iter().filter(|step| !left_out.contains(step)).collect::<Vec<_>>();
-    let begins = [Step::Empty, Step::EtcdCertificates, Step::HandBack];
+    let begins = [Step::PutBack, Step::Empty, Step::EtcdCertificates, Step::HandBack];
     assert_eq!(todo(&node, &order(Mode::Apply)), all_but(&begins));
+    node.torn = vec!["kube-scheduler"];
     node.handed_over = true;
     assert_eq!(todo(&node, &order(Mode::Apply)), all_but(&[Step::EtcdCertificates]));
     // kubeadm is kept from etcd: nothing hangs, and what kubeadm would have renewed is renewed.
@@ -201,4 +202,14 @@ fn a_package_that_somebody_else_left_torn_is_refused_before_anything_is_touched(
     let mut node = killed_in_packages("kubelet", "unpacked", false, None);
     node.half_done.get_mut("kubelet").unwrap().version = Some(version("v1.37.0"));
     assert!(objections(&node, &order(Mode::Node))[0].contains("kubelet v1.37.0 is newer"));
+}
+
+/// Whoever goes through all sub-steps, the step itself and the faults of the tests, goes through every one of them.
+#[test]
+fn the_list_of_sub_steps_is_whole() {
+    use clap::ValueEnum as _;
+    assert_eq!(Step::ALL, Step::value_variants());
+    for step in Step::ALL {
+        assert_eq!(step.to_possible_value().unwrap().get_name(), step.to_string());
+    }
 }

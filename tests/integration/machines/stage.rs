@@ -5,6 +5,7 @@ use serde_json::Value;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Output;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -69,6 +70,11 @@ pub(super) struct Stage {
 }
 
 impl Stage {
+    /// A machine by the name of its node.
+    pub(super) fn machine(&self, name: &str) -> lab::Machine {
+        self.lab.machines().into_iter().find(|machine| machine.name() == name).unwrap()
+    }
+
     pub(super) fn quorate<const N: usize>(&self, args: [&str; N]) -> Said {
         let binary = self.binary.to_str().unwrap();
         let words: Vec<&str> = [binary].into_iter().chain(args).collect();
@@ -246,6 +252,13 @@ pub(super) fn until(what: &str, mut check: impl FnMut() -> Result<(), String>) {
         }
         std::thread::sleep(Duration::from_millis(500));
     }
+}
+
+/// Whoever brings machines up holds this meanwhile: one cluster at a time on a host.
+pub(super) fn machines() -> MutexGuard<'static, ()> {
+    static MACHINES: Mutex<()> = Mutex::new(());
+    // A test that panicked leaves machines behind, and whoever comes next takes them down first.
+    MACHINES.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A cluster with quorate in it.

@@ -5,7 +5,7 @@ use super::etcd::{self, Etcd};
 use super::left::{self, Left, Pass};
 use super::looks::{self, Looks};
 use super::rights;
-use super::stage::{Said, Stage, stage, until};
+use super::stage::{Said, Stage, machines, stage, until};
 use lab::{Lab, Spec};
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -110,6 +110,7 @@ pub(super) fn story() -> &'static Story {
 }
 
 fn tell() -> Story {
+    let _alone = machines();
     let single = single();
     let stage = stage(Spec { workers: 1, audit: true, ..Spec::default() });
     stage.whole();

@@ -70,6 +70,14 @@ impl Answer {
         format!("status {}: {}", self.status, said.trim())
     }
 
+    /// The body as JSON, if the status is a success.
+    pub(super) fn json(&self) -> Result<serde_json::Value> {
+        if !self.is_success() {
+            bail!(self.failure());
+        }
+        Ok(serde_json::from_slice(&self.body)?)
+    }
+
     pub(super) fn into_success(self) -> Result<()> {
         if !self.is_success() {
             bail!(self.failure());

@@ -1,0 +1,312 @@
+//! One round: a fresh cluster, one upgrade, several faults in it, a monitor over all of it.
+
+use super::super::stage::{Said, Stage, machines, stage};
+use super::super::story::TO;
+use super::boundary::{Boundary, Holder, holder, on_host};
+use super::clean;
+use super::draw::Planned;
+use super::fault::{Lasts, Scene};
+use super::record::Line;
+use lab::Spec;
+use lab::prober::monitor::Monitor;
+use lab::prober::monitor::rule::{self, Hit, Target};
+use quorate::upgrade::sub_step::SubStep;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+const LEASES: &str = "/apis/coordination.k8s.io/v1/namespaces/quorate/leases";
+/// An upgrade with all that happens in it must be done in so many runs of the command, and in so long.
+const RUNS: usize = 40;
+const DEADLINE: Duration = Duration::from_secs(45 * 60);
+/// The longest that one run may take before it is interrupted, which leaves the chain.
+const ONE_RUN: &str = "1500";
+/// Whoever types the command again does not do so at once.
+const BETWEEN_RUNS: Duration = Duration::from_secs(10);
+/// Between two looks for a boundary: some last no longer.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Everything about a round that its threads tell each other.
+#[derive(Default)]
+struct Going {
+    /// Nodes in the order in which they were first worked on, and every change of the target.
+    order: Mutex<(Vec<String>, Vec<Target>)>,
+    holder: Mutex<Option<Holder>>,
+    /// Runs of the command that have ended.
+    ended: AtomicUsize,
+    /// A fault is in force.
+    in_force: AtomicBool,
+    /// The upgrade is over, one way or another.
+    over: AtomicBool,
+}
+
+/// Ends the round's threads, also when something panics.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A fault that struck, or why it did not.
+struct Struck {
+    planned: Planned,
+    at: Result<Boundary, String>,
+    node: Option<String>,
+    hits: Vec<Hit>,
+    from_ms: u64,
+    began: Instant,
+    /// Runs that had ended before.
+    runs: usize,
+    /// It could not be healed.
+    stuck: Option<String>,
+}
+
+struct Run {
+    said: Said,
+    ended: Instant,
+}
+
+/// Plays a round to its end.
+pub(super) fn play(commit: &str, seed: Option<u64>, number: usize, plan: &[Planned]) -> Vec<Line> {
+    let _alone = machines();
+    let printed: Vec<String> = plan.iter().map(ToString::to_string).collect();
+    println!("seed {seed:?}, round {number}: {}", printed.join(" "));
+    let stage = stage(Spec { workers: 1, ..Spec::default() });
+    stage.whole();
+    let monitor = Monitor::start(&stage.lab, LEASES).unwrap();
+    let going = Going::default();
+    let (runs, struck) = std::thread::scope(|scope| {
+        let over = Over(&going.over);
+        scope.spawn(|| watch(&monitor, &going));
+        let injector =
+            scope.spawn(|| plan.iter().map(|one| strike(&stage, &monitor, &going, *one)).collect::<Vec<_>>());
+        let runs = drive(&stage, &going);
+        drop(over);
+        (runs, injector.join().unwrap())
+    });
+    let done = runs.last().filter(|run| run.said.code == 0).map(|run| run.ended);
+    let mut wrong: Vec<String> = struck.iter().filter_map(|one| one.stuck.clone()).collect();
+    match done {
+        Some(_) => wrong.extend(clean::wrong(&stage)),
+        None => wrong.push(format!("not done after {} runs", runs.len())),
+    }
+    let account = monitor.stop().unwrap();
+    let hits: Vec<Hit> = struck.iter().flat_map(|one| one.hits.clone()).collect();
+    let targets = locked(&going.order).1.clone();
+    for breach in rule::breaches(&account, &hits, &targets) {
+        wrong.push(format!("{}–{} s: {}", breach.from_ms / 1000, breach.to_ms / 1000, breach.what));
+    }
+    let logs = logs(seed, number);
+    keep(&logs, &stage, &runs, &format!("{wrong:#?}\n{hits:#?}\n{targets:#?}\n{account:#?}"));
+    if !wrong.is_empty() {
+        println!("wrong: {wrong:#?}, see {}", logs.display());
+    }
+    let mut nexts = struck.iter().skip(1).map(|one| one.from_ms).chain([u64::MAX]);
+    struck
+        .iter()
+        .map(|one| {
+            let next = nexts.next().unwrap_or(u64::MAX);
+            let struck = one.at.is_ok();
+            Line {
+                commit: commit.to_owned(),
+                seed,
+                round: number,
+                planned: one.planned,
+                struck: one.at.clone().ok(),
+                node: one.node.clone(),
+                exits: runs.iter().skip(one.runs).filter(|_| struck).map(|run| run.said.code).collect(),
+                seconds: done.filter(|_| struck).map(|done| done.saturating_duration_since(one.began).as_secs()),
+                fewest_voters: account.fewest_voters_between(one.from_ms, next).filter(|_| struck),
+                verdict: match &one.at {
+                    Err(why) => format!("not struck: {why}"),
+                    Ok(_) if wrong.is_empty() => "done".to_owned(),
+                    Ok(_) => wrong.join("; "),
+                },
+            }
+        })
+        .collect()
+}
+
+/// Runs the command until it ends with 0. While a fault is in force it is not run again: who waits for power does not try.
+fn drive(stage: &Stage, going: &Going) -> Vec<Run> {
+    let end = Instant::now() + DEADLINE;
+    let mut runs: Vec<Run> = Vec::new();
+    while runs.len() < RUNS && Instant::now() < end {
+        let binary = stage.binary.to_str().unwrap();
+        let words = ["timeout", "--signal=INT", ONE_RUN, binary, "upgrade", "--to", TO];
+        let said = Said::from(stage.lab.run(words).unwrap());
+        println!("run {} ended with {}: {}", runs.len() + 1, said.code, said.out.trim());
+        let done = said.code == 0;
+        runs.push(Run { said, ended: Instant::now() });
+        going.ended.fetch_add(1, Ordering::Relaxed);
+        if done {
+            break;
+        }
+        let again = Instant::now() + BETWEEN_RUNS;
+        while (going.in_force.load(Ordering::Relaxed) || Instant::now() < again) && Instant::now() < end {
+            std::thread::sleep(LOOK);
+        }
+    }
+    runs
+}
+
+/// Follows the Leases.
+fn watch(monitor: &Monitor, going: &Going) {
+    let mut read = 0;
+    while !going.over.load(Ordering::Relaxed) {
+        if let Some((at_ms, leases)) = monitor.glance().filter(|(at_ms, _)| *at_ms != read) {
+            read = at_ms;
+            let held = holder(&leases);
+            if let Some(held) = &held {
+                let mut known = locked(&going.order);
+                let (order, targets) = &mut *known;
+                if !order.contains(&held.target) {
+                    order.push(held.target.clone());
+                }
+                if targets.last().is_none_or(|last| last.node != held.target) {
+                    targets.push(Target { node: held.target.clone(), from_ms: at_ms });
+                }
+            }
+            *locked(&going.holder) = held;
+        }
+        std::thread::sleep(LOOK / 2);
+    }
+}
+
+/// Waits for the boundary, lets the fault strike, and heals it.
+fn strike(stage: &Stage, monitor: &Monitor, going: &Going, planned: Planned) -> Struck {
+    let mut struck = Struck {
+        planned,
+        at: Err("the upgrade was over".to_owned()),
+        node: None,
+        hits: Vec::new(),
+        from_ms: monitor.now_ms(),
+        began: Instant::now(),
+        runs: going.ended.load(Ordering::Relaxed),
+        stuck: None,
+    };
+    let scene = loop {
+        let Some((scene, at)) = come(stage, going, planned) else { return struck };
+        going.in_force.store(true, Ordering::Relaxed);
+        struck.runs = going.ended.load(Ordering::Relaxed);
+        (struck.from_ms, struck.began) = (monitor.now_ms(), Instant::now());
+        struck.at = planned.fault.inject(stage, &scene).map(|()| at);
+        println!("{:4} s: {planned} strikes at {at}: {:?}", struck.from_ms / 1000, struck.at.as_ref().err());
+        if struck.at.is_ok() {
+            break scene;
+        }
+        // What it would hit is not there just now, such as the pod of a step that has ended.
+        going.in_force.store(false, Ordering::Relaxed);
+        std::thread::sleep(LOOK * 10);
+    };
+    struck.node = planned.fault.node(&scene);
+    wait(planned.fault.lasts(), struck.began, struck.runs, going);
+    if let Err(error) = planned.fault.heal(stage, &scene) {
+        struck.stuck = Some(format!("{planned} cannot be healed: {error}"));
+    }
+    let healed_ms = Some(monitor.now_ms());
+    let hit = |(one_of, part)| Hit { one_of, part, from_ms: struck.from_ms, healed_ms };
+    struck.hits = planned.fault.hits(&scene).into_iter().map(hit).collect();
+    going.in_force.store(false, Ordering::Relaxed);
+    struck
+}
+
+fn wait(lasts: Lasts, began: Instant, runs: usize, going: &Going) {
+    let (seconds, with_run) = match lasts {
+        Lasts::Moment => return,
+        Lasts::Seconds(seconds) => (seconds, false),
+        Lasts::Run(seconds) => (seconds, true),
+    };
+    while began.elapsed() < Duration::from_secs(seconds) {
+        if with_run && going.ended.load(Ordering::Relaxed) > runs {
+            return;
+        }
+        std::thread::sleep(LOOK);
+    }
+}
+
+/// Waits until the work on the n-th node is at the boundary, or past it; or on a later node, when it went by unseen. None when the
+/// upgrade is over before.
+fn come(stage: &Stage, going: &Going, planned: Planned) -> Option<(Scene, Boundary)> {
+    loop {
+        let order = locked(&going.order).0.clone();
+        let held = locked(&going.holder).clone();
+        if let Some(held) = held.filter(|_| order.len() >= planned.nth) {
+            let here = order.get(planned.nth - 1) == Some(&held.target);
+            if here || order.len() > planned.nth {
+                let at = now_at(stage, &held);
+                if !here || at.position() >= planned.at.position() {
+                    return Some((scene(stage, &held), at));
+                }
+            }
+        }
+        if going.over.load(Ordering::Relaxed) {
+            return None;
+        }
+        std::thread::sleep(LOOK);
+    }
+}
+
+fn now_at(stage: &Stage, held: &Holder) -> Boundary {
+    let inside = (held.step == SubStep::NodeStep).then(|| on_host(&stage.machine(&held.target))).flatten();
+    inside.map_or(Boundary::Lease(held.step), Boundary::Host)
+}
+
+fn scene(stage: &Stage, held: &Holder) -> Scene {
+    let spec = stage.lab.spec();
+    let control_plane: Vec<String> = (1..=spec.control_planes).map(|index| format!("k{index}")).collect();
+    let others = control_plane.iter().filter(|name| **name != held.target && **name != held.runner);
+    Scene {
+        target: held.target.clone(),
+        runner: held.runner.clone(),
+        // Of three, one is neither; when the worker is the target there are two.
+        bystander: others.clone().next_back().unwrap().clone(),
+        lease: held.lease.clone(),
+        control_plane: control_plane.clone(),
+    }
+}
+
+fn logs(seed: Option<u64>, number: usize) -> PathBuf {
+    let root = std::env::var_os("QUORATE_LOGS").map_or_else(std::env::temp_dir, PathBuf::from);
+    let seed = seed.map_or_else(|| "named".to_owned(), |seed| seed.to_string());
+    root.join(format!("faults-{seed}-{number}"))
+}
+
+/// Keeps what a round that went wrong is understood by.
+fn keep(folder: &std::path::Path, stage: &Stage, runs: &[Run], account: &str) {
+    let put = |name: &str, text: &str| std::fs::write(folder.join(name), text).unwrap();
+    std::fs::create_dir_all(folder).unwrap();
+    put("account.txt", account);
+    for (number, run) in runs.iter().enumerate() {
+        let text = format!("exit code {}\n{}\n{}", run.said.code, run.said.err, run.said.out);
+        put(&format!("run-{:02}.txt", number + 1), &text);
+    }
+    for machine in stage.lab.machines() {
+        let name = machine.name();
+        for (file, words) in [
+            ("unit", ["journalctl", "--unit=quorate-node-step", "--no-pager", "--output=short-precise"]),
+            ("kubelet", ["journalctl", "--unit=kubelet", "--no-pager", "--lines=3000"]),
+        ] {
+            let said = machine.run(words).map(|said| String::from_utf8_lossy(&said.stdout).into_owned());
+            put(&format!("{name}-{file}.txt"), &said.unwrap_or_else(|error| format!("{error:#}")));
+        }
+    }
+    for (file, words) in [
+        ("objects.yaml", "kubectl get nodes,leases,jobs,pods -n quorate -o yaml"),
+        ("record.yaml", "kubectl get configmaps -n quorate -o yaml"),
+        (
+            "steps.txt",
+            "kubectl -n quorate logs -l app.kubernetes.io/name=quorate --prefix --tail=-1 --max-log-requests=50",
+        ),
+    ] {
+        let said = stage.lab.run(words.split(' ')).unwrap();
+        put(file, &format!("{}{}", String::from_utf8_lossy(&said.stdout), String::from_utf8_lossy(&said.stderr)));
+    }
+}
