@@ -39,12 +39,13 @@ pub async fn run(global: &Global, args: &Reconcile, clock: Clock) -> anyhow::Res
     if args.in_job {
         let pod = OwnPod::from_environment()?;
         let report = reconcile(&access, &config, &pod, clock).await?.fitted();
-        output::line(&serde_json::to_string(&report)?);
-        output::terminate_with(Path::new(output::TERMINATION_LOG), &report)?;
+        let document = report.document();
+        output::line(&serde_json::to_string(&document)?);
+        output::terminate_with(Path::new(output::TERMINATION_LOG), &document)?;
         return Ok(report.outcome.in_job());
     }
     let report = by_job(&access, &config, clock).await?;
-    output::answer(global.output, &report, || report.text())?;
+    output::answer(global.output, &report.document(), || report.text())?;
     Ok(report.outcome.status())
 }
 

@@ -9,7 +9,7 @@ use crate::cli::node::{Mode as KubeadmMode, Role, Upgrade as NodeUpgrade};
 use crate::drain::{self, Cordoned, DrainError, Owner, Uncordoned};
 use crate::job::{self, Jobs, Placement, Request};
 use crate::lock::{self, Claimant, Hold, Leases, Outcome as LockOutcome};
-use crate::node::{NodeOutcome, NodeReport};
+use crate::node::{NodeOutcome, NodeReport, Versions};
 use crate::observe::etcd::{self, ClientFiles, KUBEADM_PKI};
 use crate::report::{Outcome, Report};
 use crate::seen::Seen;
@@ -20,7 +20,6 @@ use crate::upgrade::plan::{Mode, NodePlan};
 use crate::upgrade::recover::{self, Expected};
 use crate::upgrade::sub_step::SubStep;
 use crate::upgrade::unrecorded;
-use crate::version::Version;
 use anyhow::Context;
 use quorum_safety::{Class, Code, Disrupting, Disruption, Fact, Mine, NodeName, Permit, Reason, Verdict};
 use std::time::Duration;
@@ -166,7 +165,7 @@ impl Work<'_, '_> {
         // What a step before this one has changed shows in `before` already.
         let changed = (!self.on_host).then_some(report.manifests_changed.as_slice());
         let expected = Expected { before: &before, after: &report.after, changed };
-        self.back_in_service(expected, report.after.packages.get("kubeadm").copied()).await
+        self.back_in_service(expected, Some(&report.after)).await
     }
 
     /// With the kill switch engaged: what has changed nothing is undone, what has is brought back into service if it is whole, and is
@@ -259,7 +258,8 @@ impl Work<'_, '_> {
             };
             let lasting = |reason: &Reason| reason.class == Class::Refusal || reason.code == Code::KillSwitchEngaged;
             if verdict.reasons().iter().any(lasting) || chain.clock.boottime() >= end {
-                return Ok(Err(not_permitted(format!("{} must not go down", node.name), verdict.reasons())));
+                let stop = not_permitted(format!("{} must not go down", node.name), verdict.reasons());
+                return Ok(Err(stop.on(&seen.observation)));
             }
             chain.say(&format!("{}: not now, looking again: {}", node.name, lines(verdict.reasons())));
             tokio::time::sleep(Duration::from_secs(2)).await;
@@ -377,7 +377,7 @@ impl Work<'_, '_> {
     }
 
     /// Proven recovery, uncordon, release. A stop leaves the lock and the cordon: half done.
-    async fn back_in_service(self, expected: Expected<'_>, kubeadm: Option<Version>) -> anyhow::Result<Option<End>> {
+    async fn back_in_service(self, expected: Expected<'_>, told: Option<&Versions>) -> anyhow::Result<Option<End>> {
         let (chain, node) = (self.chain, self.node);
         match self.recovered_and_uncordoned(expected).await {
             Ok(None) => {}
@@ -387,8 +387,8 @@ impl Work<'_, '_> {
         let (name, seconds) = (node.name.clone(), chain.seconds());
         let recorded = chain.record(|record| {
             record.seconds.insert(name.clone(), seconds);
-            if let Some(version) = kubeadm {
-                record.kubeadm.insert(name.clone(), version);
+            if let Some(told) = told {
+                record.heard(&name, told);
             }
         });
         // For the next estimate only.

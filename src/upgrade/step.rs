@@ -47,8 +47,9 @@ pub async fn run(global: &Global, step: &Step, clock: Clock) -> anyhow::Result<E
         Err(error) if error.is::<UsageError>() => return Err(error),
         Err(error) => (unknown(format!("{error:#}")), Some(ExitStatus::Unknown)),
     };
-    output::line(&serde_json::to_string(&report)?);
-    output::terminate_with(Path::new(output::TERMINATION_LOG), &report)?;
+    let document = report.document();
+    output::line(&serde_json::to_string(&document)?);
+    output::terminate_with(Path::new(output::TERMINATION_LOG), &document)?;
     Ok(status.unwrap_or_else(|| report.outcome.in_job()))
 }
 
@@ -137,7 +138,7 @@ async fn preflight(chain: &Chain<'_>) -> anyhow::Result<End> {
     if let Some(first) = plan.steps.first() {
         let verdict = chain.judge(&seen, Disruption::Upgrade(first.node.clone())).await?;
         if !matches!(verdict, Verdict::Permitted(_)) {
-            return Ok(not_permitted("nothing was begun", verdict.reasons()));
+            return Ok(not_permitted("nothing was begun", verdict.reasons()).on(&seen.observation));
         }
         chain.say(&format!("preflight: passed; {} first", first.node));
     }
@@ -154,8 +155,8 @@ struct Checked {
 /// Workers that are looked at, at the same time.
 const LOOKS: usize = 8;
 
-/// Read-only node Jobs; the versions of their packages are recorded. A look starts a pod and asks apt: nothing of ours may load two
-/// voters at the same time, so control plane nodes are looked at one after the other.
+/// Read-only node Jobs; what they say of packages, and of the etcd that kubeadm wants, is recorded. A look starts a pod and asks apt:
+/// nothing of ours may load two voters at the same time, so control plane nodes are looked at one after the other.
 async fn check_nodes(chain: &Chain<'_>, fleet: &Fleet) -> anyhow::Result<Checked> {
     let look = async |node: &FleetNode| (node.name.clone(), chain.node_preflight(&node.name).await);
     let looks = |control_plane: bool, at_once: usize| {
@@ -170,11 +171,9 @@ async fn check_nodes(chain: &Chain<'_>, fleet: &Fleet) -> anyhow::Result<Checked
             Fact::Unknown(why) => checked.unheard.push(why),
         }
     }
-    let kubeadm = |(node, answer): &(NodeName, Preflight)| {
-        answer.versions.packages.get("kubeadm").map(|version| (node.clone(), *version))
-    };
-    let versions: Vec<_> = checked.answers.iter().filter_map(kubeadm).collect();
-    chain.record(|record| record.kubeadm.extend(versions.clone())).await?;
+    chain
+        .record(|record| checked.answers.iter().for_each(|(node, answer)| record.heard(node, &answer.versions)))
+        .await?;
     Ok(checked)
 }
 
