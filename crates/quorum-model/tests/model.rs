@@ -62,7 +62,7 @@ fn scenarios(few: &[Actor]) -> Vec<(&'static str, Scenario)> {
 
 fn operations(few: &[Actor]) -> Vec<(&'static str, Scenario)> {
     vec![
-        ("two nodes", scenario(3, &EACH, NOTHING)),
+        ("two operations", scenario(3, &[ONE[0], actor(Kind::Defragment, 1, 2)], Budget { kills: 1, ..NOTHING })),
         ("processes", scenario(3, &TWO, Budget { kills: 1, pauses: 1, ..NOTHING })),
         ("clocks", scenario(3, few, Budget { cordons: 1, drifts: 1, ..NOTHING })),
         ("pods", scenario(3, few, Budget { kills: 1, deletions: 1, ..NOTHING })),
@@ -196,8 +196,7 @@ const fn scenario_of(defect: Defect) -> &'static str {
         Defect::ReleaseCountsAtOnce => "hands",
         Defect::ForeignCordonIgnored => "administrators",
         Defect::KuredIgnored | Defect::StaleBlockOfKuredStays => "kured",
-        Defect::ExpiryHandsOver => "two nodes",
-        Defect::HalfDoneIsTakenOver => "other operations",
+        Defect::ExpiryHandsOver | Defect::HalfDoneIsTakenOver => "two operations",
         Defect::WholenessNotAsked => "five voters, one of them dead",
         Defect::FileOfTheDeadIsNotLookedFor | Defect::FileBeforeTheLease | Defect::FileNotAnnounced => "sentinels",
         Defect::KuredThatHasLookedIsForgotten | Defect::SentinelWaitsForEver => "a sentinel and an upgrade",
