@@ -37,11 +37,45 @@ pub enum Defect {
     ReleaseCountsAtOnce,
     /// Whoever is killed leaves kured's lock behind, and nobody takes it for stale.
     StaleBlockOfKuredStays,
+    /// A sentinel knows of no file that it has not made itself.
+    FileOfTheDeadIsNotLookedFor,
+    /// A sentinel makes its file, and asks for the Lease then.
+    FileBeforeTheLease,
+    /// A sentinel with the Lease makes its file, and does not announce that before.
+    FileNotAnnounced,
+    /// The file lies on a disk.
+    FileSurvivesTheBoot,
+    /// A sentinel removes its file and gives the Lease back, whether or not kured has seen it.
+    KuredThatHasLookedIsForgotten,
+    /// A sentinel asks the rule before it makes its file, and not again.
+    VerdictNotWatched,
+    /// A sentinel gives the Lease back when its node is Ready.
+    GateGivenBackOnReady,
+    /// A sentinel waits for kured as long as it takes.
+    SentinelWaitsForEver,
+    /// A learner counts as a voter.
+    LearnerCountedAsVoter,
+    /// A learner is promoted although a majority may need it from then on.
+    LearnerMayBeNeeded,
+    /// Nobody minds a learner, or a member that has never started.
+    JoinHoldsNobody,
+    /// A learner, or a member that has never started, holds its own removal as well.
+    JoinHoldsRemovals,
+    /// Only the first step of a replacement is judged.
+    StepsOfAPlanNotJudged,
+    /// A restore brings our Leases, cordons and kured's block back.
+    RestoreKeepsTheLeases,
+    /// A restore lets no Lease run out before there is an API again.
+    RestoreDoesNotWait,
+    /// A restore does not look for steps on the hosts.
+    RestoreLeavesTheUnits,
+    /// A restore leaves sentinels' files, and the pods of kured.
+    RestoreLeavesTheGate,
 }
 
 impl Defect {
     /// All of them.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 34] = [
         Self::ExpiryHandsOver,
         Self::HalfDoneIsTakenOver,
         Self::HostNotLookedAt,
@@ -59,5 +93,22 @@ impl Defect {
         Self::KuredIgnored,
         Self::ReleaseCountsAtOnce,
         Self::StaleBlockOfKuredStays,
+        Self::FileOfTheDeadIsNotLookedFor,
+        Self::FileBeforeTheLease,
+        Self::FileNotAnnounced,
+        Self::FileSurvivesTheBoot,
+        Self::KuredThatHasLookedIsForgotten,
+        Self::VerdictNotWatched,
+        Self::GateGivenBackOnReady,
+        Self::SentinelWaitsForEver,
+        Self::LearnerCountedAsVoter,
+        Self::LearnerMayBeNeeded,
+        Self::JoinHoldsNobody,
+        Self::JoinHoldsRemovals,
+        Self::StepsOfAPlanNotJudged,
+        Self::RestoreKeepsTheLeases,
+        Self::RestoreDoesNotWait,
+        Self::RestoreLeavesTheUnits,
+        Self::RestoreLeavesTheGate,
     ];
 }

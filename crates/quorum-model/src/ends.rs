@@ -1,8 +1,11 @@
-//! Whether everything that is half done can be ended: from a moment on nothing befalls anybody any more, and the next run of each
-//! operation is started.
+//! What must be possible from every state, tried out: whether everything that is half done can be ended, and whether what is lost can be
+//! repaired.
 
 use crate::moves::{Move, tick};
-use crate::world::{Actor, Budget, Cordon, KuredLock, Life, Phase, Scenario, State, Unit, Wrong};
+use crate::world::{
+    Actor, Budget, Cordon, Kind, KuredLock, KuredPod, LEASE, Life, MARGIN, Phase, Plan, Pod, Role, Scenario, State,
+    Unit, Wrong,
+};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -11,45 +14,89 @@ const TURNS: usize = 60;
 
 /// Moments from which it was tried already.
 #[derive(Clone, Debug, Default)]
-pub struct Ends(Arc<Mutex<HashMap<State, bool>>>);
+pub struct Ends(Arc<Mutex<HashMap<(Tried, State), bool>>>);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Tried {
+    End,
+    Repair,
+}
+
+impl Ends {
+    fn known(&self, tried: Tried, state: State, find_out: impl FnOnce(State) -> bool) -> bool {
+        let key = (tried, state);
+        if let Some(known) = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
+            return *known;
+        }
+        let found = find_out(key.1.clone());
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(key, found);
+        found
+    }
+}
 
 impl Scenario {
-    /// Tries it.
+    /// Nothing befalls anybody any more, whoever lives goes on, and the next run of each operation is started: everything is ended. That
+    /// none of those who live waits for another without end is part of it.
     pub(crate) fn ends(&self, state: &State) -> bool {
         let mut calm = state.clone();
-        self.calms_down(&mut calm);
-        let known = self.ends.0.lock().unwrap_or_else(PoisonError::into_inner).get(&calm).copied();
-        known.unwrap_or_else(|| {
-            let ends = self.runs_to_the_end(calm.clone());
-            self.ends.0.lock().unwrap_or_else(PoisonError::into_inner).insert(calm, ends);
-            ends
-        })
+        self.calms_down(&mut calm, true);
+        self.ends.known(Tried::End, calm, |calm| self.runs_to_the_end(calm))
     }
 
-    /// Machines run, nobody is cut off or stopped, administrators and kured are done.
-    fn calms_down(&self, state: &mut State) {
+    /// Machines without power stay so, and all our processes have been killed: as long as there is a majority, the members that are lost are
+    /// removed, and so is whoever was on the way in. A hand gives up what was half done, and takes its marks away.
+    pub(crate) fn can_be_repaired(&self, state: &State) -> bool {
+        if state.nodes.iter().all(|node| node.powered || node.role == Role::None) {
+            return true;
+        }
+        let mut calm = state.clone();
+        self.calms_down(&mut calm, false);
+        for (life, actor) in calm.lives.iter_mut().zip(&self.actors) {
+            // What has run on a machine without power was seen by nobody to end.
+            let reached = calm.nodes[actor.runner].is_reached() && actor.kind != Kind::Sentinel;
+            let pod = if reached && life.pod != Pod::Missing { Pod::Ended } else { life.pod };
+            *life = Life { process: false, phase: Phase::Over, pod, ..Life::new() };
+        }
+        self.ends.known(Tried::Repair, calm, |calm| !calm.api() || self.is_repaired(calm))
+    }
+
+    /// Machines run or stay lost, nobody is cut off or stopped, administrators and kured are done.
+    fn calms_down(&self, state: &mut State, power_returns: bool) {
         for life in &mut state.lives {
             life.under_way = 0;
         }
         for node in 0..state.nodes.len() {
-            for back in [Move::PowerOn(node), Move::Reconnect(node), Move::KuredReturns(node)] {
+            if power_returns {
+                self.goes(state, Move::PowerOn(node));
+            }
+            for back in [Move::Reconnect(node), Move::KuredReturns(node)] {
                 self.goes(state, back);
             }
             let node = &mut state.nodes[node];
             node.behind = false;
-            if node.cordon == Cordon::Foreign {
+            if node.cordon == Cordon::Foreign && node.kured == KuredPod::Idle {
                 node.cordon = Cordon::None;
             }
+            // It may be held up for ever: by an alert, or by its window.
+            if node.kured == KuredPod::Looked {
+                node.kured = KuredPod::Idle;
+            }
         }
-        if matches!(state.kured, KuredLock::Node(_)) {
-            state.kured = KuredLock::Free;
+        state.lost = state.lost.map(|_| LEASE + MARGIN);
+        for over in [Move::Restore, Move::LiftKillSwitch] {
+            self.goes(state, over);
+        }
+        for node in 0..state.nodes.len() {
+            for over in [Move::KuredCordons, Move::KuredReboots, Move::KuredReturns, Move::KuredStarts] {
+                self.goes(state, over(node));
+            }
+            state.nodes[node].behind = false;
         }
         for actor in 0..state.lives.len() {
             self.goes(state, Move::ReportEnd(actor));
         }
-        state.hand = None;
         // What differs in these has the same future.
-        state.left = Budget::default();
+        (state.hand, state.snapshot, state.left) = (None, None, Budget::default());
         (state.wrong, state.done, state.adopted) = (Wrong::default(), false, false);
         for life in &mut state.lives {
             life.paused = false;
@@ -60,33 +107,84 @@ impl Scenario {
     fn runs_to_the_end(&self, mut state: State) -> bool {
         let mut scenario = self.clone();
         for actor in self.operations() {
-            // Never on its target.
-            scenario.actors.push(Actor { runner: (actor.target + 1) % self.voters, ..actor });
+            // Never on its target. A sentinel is started again where it was.
+            if actor.kind != Kind::Sentinel {
+                scenario.actors.push(Actor { runner: (actor.target + 1) % self.nodes(), ..actor });
+            }
         }
         state.lives.resize(scenario.actors.len(), Life::new());
-        for _ in 0..TURNS {
-            for actor in 0..scenario.actors.len() {
-                // Each as far as it gets before time passes; renewing and looking again are waiting.
-                let [acts @ .., renews, reads] = Scenario::of_actor(actor);
-                while acts.into_iter().any(|one| scenario.goes(&mut state, one)) {}
-                for waits in [renews, reads] {
-                    scenario.goes(&mut state, waits);
-                }
-            }
-            for node in 0..self.voters {
-                for over in [Move::UnitStopsMember(node), Move::UnitEnds(node), Move::CatchesUp(node)] {
-                    scenario.goes(&mut state, over);
-                }
-            }
-            if is_clean(&state) {
-                return true;
-            }
-            tick(&mut state, None);
-            for actor in 0..scenario.actors.len() {
-                scenario.goes(&mut state, Move::ReportEnd(actor));
+        (0..TURNS).any(|_| {
+            scenario.takes_a_turn(&mut state);
+            scenario.is_clean(&state)
+        })
+    }
+
+    /// Everybody gets as far as it gets, and then time passes.
+    fn takes_a_turn(&self, state: &mut State) {
+        tick(state, None);
+        for actor in 0..self.actors.len() {
+            self.goes(state, Move::ReportEnd(actor));
+            let [acts, waits] = self.of_actor(actor);
+            while acts.iter().any(|one| self.goes(state, *one)) {}
+            for one in waits {
+                self.goes(state, one);
             }
         }
-        false
+        for node in 0..self.nodes() {
+            for over in [Move::UnitStopsMember, Move::UnitEnds, Move::MemberStarts, Move::CatchesUp, Move::KuredStarts]
+            {
+                self.goes(state, over(node));
+            }
+        }
+    }
+
+    fn is_repaired(&self, mut state: State) -> bool {
+        if !self.gives_up_by_hand(&mut state) {
+            return false;
+        }
+        let mut scenario = self.clone();
+        let joining = |at: &usize| state.nodes[*at].is_joining();
+        let lost = |at: &usize| state.nodes[*at].role == Role::Voter && !state.nodes[*at].powered;
+        let nodes = || 0..self.nodes();
+        let targets: Vec<usize> = nodes().filter(joining).chain(nodes().filter(lost)).collect();
+        targets.into_iter().all(|target| {
+            let Some(runner) = nodes().find(|at| *at != target && state.nodes[*at].powered) else { return false };
+            scenario.actors.push(Actor { kind: Kind::Members(Plan::Remove), target, runner });
+            state.lives.push(Life::new());
+            (0..TURNS).any(|_| {
+                scenario.takes_a_turn(&mut state);
+                state.nodes[target].role == Role::None && state.lease.is_none()
+            })
+        })
+    }
+
+    /// A hand finishes or undoes what was left, and gives it up, as `by_hand` allows: the holder is told, is known to have stopped, is given up.
+    fn gives_up_by_hand(&self, state: &mut State) -> bool {
+        for node in &mut state.nodes {
+            (node.unit, node.cordon) = (Unit::None, Cordon::None);
+            (node.file, node.kured) = (false, KuredPod::Idle);
+        }
+        if matches!(state.kured, KuredLock::Node(_)) {
+            state.kured = KuredLock::Free;
+        }
+        for _told_stopped_abandoned in 0..3 {
+            if state.lease.is_none() {
+                break;
+            }
+            state.hand = Some(0);
+            for _ in 0..LEASE + MARGIN {
+                tick(state, None);
+            }
+            let Some((abandoned, stopped)) = self.by_hand(state, true) else { return false };
+            if abandoned {
+                state.lease = None;
+            } else if let Some(holder) = &mut state.lease {
+                holder.released = Some(stopped);
+            }
+            state.lease_written();
+        }
+        state.begun = 0;
+        state.lease.is_none()
     }
 
     /// Makes a move; false when it cannot be made or changes nothing.
@@ -94,11 +192,17 @@ impl Scenario {
         let next = self.after(state, one).filter(|next| next != state);
         next.map(|next| *state = next).is_some()
     }
-}
 
-fn is_clean(state: &State) -> bool {
-    let free = state.lease.is_none() && !matches!(state.kured, KuredLock::Ours(_));
-    let untouched =
-        state.nodes.iter().all(|node| node.cordon != Cordon::Ours && node.unit == Unit::None && node.is_well());
-    free && untouched && state.lives.iter().all(|life| life.phase == Phase::Over || !life.process)
+    fn is_clean(&self, state: &State) -> bool {
+        let free = state.lease.is_none() && state.kured == KuredLock::Free;
+        let untouched = state.nodes.iter().all(|node| {
+            let gate = node.file || node.kured != KuredPod::Idle;
+            node.cordon != Cordon::Ours && node.unit == Unit::None && node.is_well() && !node.is_joining() && !gate
+        });
+        let is_over = |(actor, life): (usize, &Life)| {
+            let rests = self.is_sentinel(actor) && life.phase == Phase::Idle && !self.sentinel_asks(state, actor);
+            life.phase == Phase::Over || !life.process || rests
+        };
+        free && untouched && state.lives.iter().enumerate().all(is_over)
+    }
 }

@@ -1,15 +1,13 @@
 //! A moment as the values that the real functions are asked with, and their answers.
 
 use crate::defect::Defect;
-use crate::world::{Actor, Cordon, Decided, Holder, Kind, KuredLock, LEASE, MARGIN, Pod, Scenario, State, Step, Unit};
-use quorum_safety::fixture::{self, name};
+use crate::world::{Decided, Holder, Kind, KuredLock, LEASE, MARGIN, Plan, Pod, Scenario, State, Step, Unit};
+use quorum_safety::fixture::name;
 use quorum_safety::lock::{
     Claim, Decision, HolderFacts, KuredBlock, KuredStep, LeaseView, NodeState, PodRef, PodState, Proof, Record,
     Release, Sighting, Stage, Timings, by_hand, decide, kured_step,
 };
-use quorum_safety::{Cordon as SeenCordon, Disruption, Fact, Kured, Lock, Mine, UnixSeconds, Verdict};
-use std::collections::HashMap;
-use std::sync::{LazyLock, Mutex, PoisonError};
+use quorum_safety::{Fact, UnixSeconds};
 use std::time::Duration;
 
 /// A tick is a second of the real types.
@@ -23,19 +21,24 @@ pub(crate) fn seconds(ticks: u8) -> Duration {
 }
 
 /// The number of a node in the fixture, which counts from 1.
-fn number(at: usize) -> u64 {
+pub(crate) fn number(at: usize) -> u64 {
     u64::try_from(at).unwrap_or(u64::MAX).saturating_add(1)
 }
 
-fn identity(actor: usize) -> String {
-    format!("actor-{actor}")
+/// The identity of a holder. A sentinel's is that of its pod and the boot, whichever of its processes it is.
+pub(crate) fn identity(scenario: &Scenario, actor: usize, boot: u8) -> String {
+    if scenario.is_sentinel(actor) { format!("sentinel-{actor}-{boot}") } else { format!("actor-{actor}") }
 }
 
-fn operation(kind: Kind) -> String {
+pub(crate) fn operation(kind: Kind) -> String {
     match kind {
         Kind::Upgrade => "upgrade",
         Kind::Reboot => "reboot",
         Kind::Defragment => "defragment",
+        Kind::Sentinel => "sentinel",
+        Kind::Members(Plan::Remove) => "remove",
+        Kind::Members(Plan::Join) => "join",
+        Kind::Members(Plan::Replace) => "replace",
     }
     .to_owned()
 }
@@ -45,26 +48,37 @@ fn step(step: Step) -> quorum_safety::lock::Step {
         Step::Acquired => quorum_safety::lock::Step::acquired(),
         Step::Drain => quorum_safety::lock::Step::touching("drain"),
         Step::AtWork => quorum_safety::lock::Step::touching("node-step"),
+        Step::Open => quorum_safety::lock::Step::touching("open"),
+        Step::Recover => quorum_safety::lock::Step::touching("recover"),
     }
 }
 
 impl Scenario {
-    fn claim(&self, actor: usize) -> Claim {
+    /// The identity that an actor has now.
+    fn me(&self, state: &State, actor: usize) -> String {
+        identity(self, actor, state.nodes[self.actors[actor].runner].boot)
+    }
+
+    fn holder_identity(&self, holder: &Holder) -> String {
+        identity(self, holder.actor, holder.boot)
+    }
+
+    fn claim(&self, state: &State, actor: usize) -> Claim {
         let wants = self.actors[actor];
-        Claim { identity: identity(actor), operation: operation(wants.kind), target: name(number(wants.target)) }
+        Claim { identity: self.me(state, actor), operation: operation(wants.kind), target: name(number(wants.target)) }
     }
 
     fn record(&self, holder: &Holder) -> Record {
         let wants = self.actors[holder.actor];
         Record {
-            identity: identity(holder.actor),
+            identity: self.holder_identity(holder),
             operation: operation(wants.kind),
             target: name(number(wants.target)),
             actor: "model".to_owned(),
             pod: Some(PodRef {
                 namespace: "quorate".to_owned(),
-                name: identity(holder.actor),
-                uid: identity(holder.actor),
+                name: format!("actor-{}", holder.actor),
+                uid: format!("actor-{}", holder.actor),
             }),
             node: name(number(wants.runner)),
             boot_id: holder.boot.to_string(),
@@ -78,7 +92,7 @@ impl Scenario {
         let version = "1".to_owned();
         let Some(holder) = &state.lease else { return LeaseView::Free { version } };
         let release = holder.released.map(|stopped| Release {
-            identity: identity(holder.actor),
+            identity: self.holder_identity(holder),
             because: "the model".to_owned(),
             by: "a hand".to_owned(),
             at: UnixSeconds(0),
@@ -86,7 +100,7 @@ impl Scenario {
         });
         LeaseView::Held {
             version,
-            identity: identity(holder.actor),
+            identity: self.holder_identity(holder),
             record: Fact::Known(self.record(holder)),
             release: Fact::Known(release),
         }
@@ -107,7 +121,7 @@ impl Scenario {
             Pod::GivenUp if self.is(Defect::UnreachableHasEnded) => PodState::Terminal,
             Pod::GivenUp => PodState::Terminating,
             Pod::Missing if self.is(Defect::MissingPodHasEnded) => PodState::Terminal,
-            Pod::Missing => PodState::NotFound,
+            Pod::Missing | Pod::NotYet => PodState::NotFound,
         };
         let ready = runner.is_reached();
         let unit = if self.is(Defect::HostNotLookedAt) {
@@ -118,7 +132,7 @@ impl Scenario {
             Fact::Unknown("the host was not looked at".to_owned())
         };
         HolderFacts {
-            of: identity(holder.actor),
+            of: self.holder_identity(holder),
             pod: Fact::Known(pod),
             node: Fact::Known(NodeState::Present { ready, boot_id: runner.boot.to_string() }),
             unit,
@@ -130,8 +144,10 @@ impl Scenario {
     /// What an actor decides about the Lease now; none when it waits.
     pub(crate) fn decided(&self, state: &State, actor: usize) -> Option<Decided> {
         let view = self.view(state);
-        let facts = self.facts(state, &view, state.lives[actor].sighted, true);
-        let mut decision = decide(&Fact::Known(view), &self.claim(actor), &facts);
+        // A sentinel sees its own paths of its own host only.
+        let looks_at_host = !self.is_sentinel(actor);
+        let facts = self.facts(state, &view, state.lives[actor].sighted, looks_at_host);
+        let mut decision = decide(&Fact::Known(view), &self.claim(state, actor), &facts);
         if let (Some(holder), Decision::Wait(_)) = (&state.lease, &decision) {
             let proof = Proof::PodEnded;
             let same = self.actors[holder.actor].operation() == self.actors[actor].operation();
@@ -147,8 +163,8 @@ impl Scenario {
                 let mut untouched = state.clone();
                 untouched.lease = Some(Holder { step: Step::Acquired, ..*holder });
                 let view = self.view(&untouched);
-                decision =
-                    decide(&Fact::Known(view), &self.claim(actor), &HolderFacts { unit: Fact::Known(false), ..facts });
+                let facts = HolderFacts { unit: Fact::Known(false), ..facts };
+                decision = decide(&Fact::Known(view), &self.claim(state, actor), &facts);
             }
         }
         match decision {
@@ -157,28 +173,32 @@ impl Scenario {
             Decision::Adopt { step, .. } => Some(match step.name.as_str() {
                 "drain" => Decided::Adopt(Step::Drain),
                 "node-step" => Decided::Adopt(Step::AtWork),
+                "open" => Decided::Adopt(Step::Open),
+                "recover" => Decided::Adopt(Step::Recover),
                 _ => Decided::Take,
             }),
             Decision::Wait(_) => None,
         }
     }
 
-    /// What a hand may record about the holder now: true once the holder is proven to have stopped.
-    pub(crate) fn by_hand(&self, state: &State) -> Option<bool> {
+    /// What a hand may record about the holder now: whether what it left is given up, and whether it is proven to have stopped.
+    pub(crate) fn by_hand(&self, state: &State, abandon: bool) -> Option<(bool, bool)> {
         let view = self.view(state);
         let facts = self.facts(state, &view, state.hand, false);
-        match by_hand(&view, &facts, false)? {
-            Stage::Told => Some(false),
-            Stage::Stopped | Stage::Abandoned => Some(true),
-        }
+        Some(match by_hand(&view, &facts, abandon)? {
+            Stage::Told => (false, false),
+            Stage::Stopped => (false, true),
+            Stage::Abandoned => (true, true),
+        })
     }
 
     /// kured's annotation, as we or kured have written it.
-    fn kured(&self, state: &State) -> Option<quorum_safety::lock::KuredLock> {
+    pub(crate) fn kured(&self, state: &State) -> Option<quorum_safety::lock::KuredLock> {
         let created = "0001-01-01T00:00:00Z".to_owned();
         let block = match state.kured {
             KuredLock::Free => return None,
-            KuredLock::Ours(of) => KuredBlock::ours(&operation(self.actors[of].kind), &identity(of), created),
+            // Never a sentinel's: its identity would change with the boot.
+            KuredLock::Ours(of) => KuredBlock::ours(&operation(self.actors[of].kind), &identity(self, of, 0), created),
             KuredLock::Node(at) => KuredBlock { node_id: name(number(at)).0, holder: None, created, ttl: 0 },
         };
         Some(quorum_safety::lock::KuredLock::One(block))
@@ -186,104 +206,10 @@ impl Scenario {
 
     /// What to do about kured's lock.
     pub(crate) fn kured_step(&self, state: &State, actor: usize) -> KuredStep {
-        let mut live: Vec<String> = state.lease.iter().map(|holder| identity(holder.actor)).collect();
+        let mut live: Vec<String> = state.lease.iter().map(|holder| self.holder_identity(holder)).collect();
         if self.is(Defect::StaleBlockOfKuredStays) {
-            live = (0..self.actors.len()).map(identity).collect();
+            live = (0..self.actors.len()).map(|actor| identity(self, actor, 0)).collect();
         }
-        kured_step(&Fact::Known(Some(self.kured(state))), &identity(actor), &Fact::Known(live))
-    }
-
-    /// Whether the rule permits what this actor wants.
-    pub(crate) fn permits(&self, state: &State, actor: usize, adopted: bool) -> bool {
-        let cordon = |cordon| match cordon {
-            Cordon::Foreign if self.is(Defect::ForeignCordonIgnored) => Cordon::None,
-            cordon => cordon,
-        };
-        let asked = Asked {
-            nodes: state.nodes.iter().map(|node| (node.is_well(), cordon(node.cordon))).collect(),
-            lease: state.lease.map(|holder| (holder.actor, self.actors[holder.actor])),
-            kured: self
-                .kured(state)
-                .filter(|_| !self.is(Defect::KuredIgnored))
-                .map(|lock| lock.in_flight())
-                .and_then(owner),
-            actor: (actor, self.actors[actor]),
-            adopted: adopted || self.is(Defect::WholenessNotAsked),
-            stays_up: self.is(Defect::TargetCountedAsUp),
-        };
-        let mut answers = ANSWERS.lock().unwrap_or_else(PoisonError::into_inner);
-        *answers.entry(asked.clone()).or_insert_with(|| asked.judge(self.view(state).lock()))
-    }
-}
-
-fn owner(kured: Kured) -> Option<String> {
-    match kured {
-        Kured::Absent | Kured::Free => None,
-        Kured::Held(owner) => Some(owner),
-    }
-}
-
-/// Everything that the rule's answer depends on: a search asks the same a hundred thousand times.
-#[derive(Clone, PartialEq, Eq, Hash)]
-struct Asked {
-    /// Whether each node is well, and its cordon.
-    nodes: Vec<(bool, Cordon)>,
-    /// Who holds the Lease.
-    lease: Option<(usize, Actor)>,
-    kured: Option<String>,
-    /// Who asks.
-    actor: (usize, Actor),
-    adopted: bool,
-    stays_up: bool,
-}
-
-static ANSWERS: LazyLock<Mutex<HashMap<Asked, bool>>> = LazyLock::new(Mutex::default);
-
-impl Asked {
-    fn judge(&self, lease: Lock) -> bool {
-        let whole = fixture::healthy(u64::try_from(self.nodes.len()).unwrap_or(u64::MAX));
-        let idle = whole.in_flight.clone();
-        let (asker, wants) = self.actor;
-        let mut seen = whole;
-        for (at, (well, cordon)) in self.nodes.iter().enumerate() {
-            let number = number(at);
-            if !well {
-                seen = seen.power_cut(number);
-            }
-            let cordon = match cordon {
-                Cordon::None => SeenCordon::None,
-                // Ours is on the target of whoever holds the Lease.
-                Cordon::Ours => SeenCordon::Ours(operation(self.lease.map_or(wants.kind, |(_, holder)| holder.kind))),
-                Cordon::Foreign => SeenCordon::Foreign,
-            };
-            seen = seen.on_node(&name(number).0, |node| node.cordon = cordon);
-        }
-        seen.in_flight.control_plane = Fact::Known(lease);
-        seen.in_flight.kured = Fact::Known(self.kured.clone().map_or(Kured::Free, Kured::Held));
-        let holds = self.lease.is_some_and(|(holder, _)| holder == asker);
-        seen.in_flight.mine = match (holds, self.adopted) {
-            (false, _) => Mine::Nothing,
-            (true, false) => Mine::Taken(identity(asker)),
-            (true, true) => Mine::Adopted(identity(asker)),
-        };
-        let target = number(wants.target);
-        let wanted = match wants.kind {
-            _ if self.stays_up => {
-                // As if nobody of the control plane went down, and nothing was under way.
-                seen.in_flight = idle;
-                seen = seen.on_node(&name(target).0, |node| node.cordon = SeenCordon::None);
-                Disruption::Upgrade("w1".into())
-            }
-            Kind::Upgrade => fixture::upgrade(target),
-            Kind::Reboot => fixture::reboot(target),
-            Kind::Defragment => Disruption::Defragment(fixture::id(target)),
-        };
-        // Somebody leads who can; whoever is taken down has handed over before.
-        let well = self.nodes.iter().enumerate().filter(|(_, (well, _))| *well).map(|(at, _)| number(at));
-        let led_by = well.rev().find(|leader| *leader != target);
-        for at in 0..self.nodes.len() {
-            seen = seen.on_samples(number(at), |sample| sample.leader = led_by.map(fixture::id));
-        }
-        matches!(seen.judge(&wanted), Verdict::Permitted(_))
+        kured_step(&Fact::Known(Some(self.kured(state))), &self.me(state, actor), &Fact::Known(live))
     }
 }

@@ -3,7 +3,8 @@
 use crate::defect::Defect;
 use crate::eyes::{seconds, timings};
 use crate::world::{
-    Cordon, Decided, Holder, Kind, KuredLock, LEASE, Life, MARGIN, Phase, Pod, REQUEST, Scenario, State, Step, Unit,
+    Cordon, Decided, Holder, Kind, KuredLock, KuredPod, LEASE, Life, MARGIN, Phase, REQUEST, Role, Scenario, State,
+    Step, Unit,
 };
 use quorum_safety::lock::{Held, KuredStep};
 
@@ -26,6 +27,8 @@ pub enum Move {
     TakeKured(usize),
     /// It looks at everything and asks the rule.
     Judge(usize),
+    /// The same, for taking away again what it has added.
+    JudgeUndoing(usize),
     /// It announces in the Lease what it does next.
     Announce(usize),
     /// It sends the request that takes the target down.
@@ -36,12 +39,22 @@ pub enum Move {
     GiveBack(usize),
     /// It finds itself late or without the Lease, and ends.
     Stop(usize),
+    /// The sentinel looks at everything, and knows what to do next.
+    Looks(usize),
+    /// The same, and kured had its time.
+    LosesPatience(usize),
+    /// It does that.
+    Does(usize),
+    /// Its process is started again, or its next pod.
+    Restart(usize),
     /// The step on the node stops its member.
     UnitStopsMember(usize),
     /// The step on the node is over.
     UnitEnds(usize),
     /// The member of the node has caught up.
     CatchesUp(usize),
+    /// The member that was added to the node starts for the first time.
+    MemberStarts(usize),
     /// The process is killed.
     Kill(usize),
     /// The kubelet has seen a process end, and says so.
@@ -70,48 +83,88 @@ pub enum Move {
     HandLooks,
     /// And records a release.
     HandReleases,
-    /// kured takes its lock for the node.
+    /// kured on the node sees its file.
+    KuredLooks(usize),
+    /// It asks for its lock.
     KuredTakes(usize),
-    /// It reboots it.
+    /// It cordons the node, and begins to drain it.
+    KuredCordons(usize),
+    /// It gives the drain up.
+    KuredAborts(usize),
+    /// It reboots the node.
     KuredReboots(usize),
-    /// The node is back, and kured is done.
+    /// The node is back.
     KuredReturns(usize),
+    /// The pod of kured begins, uncordons and releases.
+    KuredStarts(usize),
+    /// A snapshot is taken.
+    Snapshot,
+    /// etcd's data is lost.
+    DataLost,
+    /// It is restored from the snapshot.
+    Restore,
+    /// An administrator has looked, and lifts the kill switch.
+    LiftKillSwitch,
 }
 
 impl Scenario {
-    /// Everything that may be tried; what has no effect leads nowhere.
+    /// Everything that may be tried; what has no effect leads nowhere. What has no budget is left out here already: trying costs time.
     pub(crate) fn moves(&self, state: &State) -> Vec<Move> {
+        let left = &state.left;
         let mut moves = vec![Move::Tick];
+        let mut may = |budget: u8, these: &[Move]| {
+            if budget > 0 {
+                moves.extend(these);
+            }
+        };
         for actor in 0..self.actors.len() {
-            moves.extend(Self::of_actor(actor));
-            moves.extend([Move::WriteUnanswered(actor), Move::TickMissedBy(actor)]);
-            moves.extend([Move::Kill(actor), Move::ReportEnd(actor), Move::Pause(actor), Move::Resume(actor)]);
-            moves.extend([Move::DeletePod(actor), Move::GiveUpPod(actor)]);
+            let [acts, waits] = self.of_actor(actor);
+            may(1, &acts);
+            may(1, &waits);
+            may(1, &[Move::ReportEnd(actor), Move::Resume(actor)]);
+            may(left.lost_answers, &[Move::WriteUnanswered(actor)]);
+            may(left.drifts, &[Move::TickMissedBy(actor)]);
+            may(left.kills, &[Move::Kill(actor)]);
+            may(left.pauses, &[Move::Pause(actor)]);
+            may(left.deletions, &[Move::DeletePod(actor), Move::GiveUpPod(actor)]);
         }
-        for node in 0..state.nodes.len() {
-            moves.extend([Move::UnitStopsMember(node), Move::UnitEnds(node), Move::CatchesUp(node)]);
-            moves.extend([Move::PowerCut(node), Move::PowerOn(node), Move::CutOff(node), Move::Reconnect(node)]);
-            moves.extend([Move::Cordon(node), Move::Uncordon(node)]);
-            moves.extend([Move::KuredTakes(node), Move::KuredReboots(node), Move::KuredReturns(node)]);
+        for (at, node) in state.nodes.iter().enumerate() {
+            may(1, &[Move::UnitStopsMember(at), Move::UnitEnds(at), Move::CatchesUp(at), Move::MemberStarts(at)]);
+            may(1, &[Move::PowerOn(at), Move::Reconnect(at), Move::Uncordon(at)]);
+            may(left.power_cuts, &[Move::PowerCut(at)]);
+            may(left.partitions, &[Move::CutOff(at)]);
+            may(left.cordons, &[Move::Cordon(at)]);
+            let kured = u8::from(self.budget.kured > 0 || node.file || node.kured != KuredPod::Idle);
+            may(kured, &[Move::KuredLooks(at), Move::KuredTakes(at), Move::KuredCordons(at), Move::KuredAborts(at)]);
+            may(1, &[Move::KuredReboots(at), Move::KuredReturns(at), Move::KuredStarts(at)]);
         }
-        moves.extend([Move::HandLooks, Move::HandReleases]);
+        may(left.releases, &[Move::HandLooks, Move::HandReleases]);
+        may(self.budget.restores, &[Move::Snapshot, Move::DataLost, Move::Restore, Move::LiftKillSwitch]);
         moves
     }
 
-    /// What an actor does by itself, in the order in which it would.
-    pub(crate) fn of_actor(actor: usize) -> [Move; 10] {
-        [
-            Move::Stop(actor),
-            Move::Write(actor),
-            Move::TakeKured(actor),
-            Move::Judge(actor),
-            Move::Announce(actor),
-            Move::Send(actor),
-            Move::Lands(actor),
-            Move::GiveBack(actor),
-            Move::Renew(actor),
-            Move::Read(actor),
-        ]
+    /// What an actor does by itself, in the order in which it would, and how it waits.
+    pub(crate) fn of_actor(&self, actor: usize) -> [Vec<Move>; 2] {
+        if self.is_sentinel(actor) {
+            let acts = [Move::Restart, Move::Stop, Move::Write, Move::Looks, Move::Does, Move::Lands];
+            let waits = [Move::LosesPatience, Move::Renew, Move::Read];
+            return [acts.map(|one| one(actor)).to_vec(), waits.map(|one| one(actor)).to_vec()];
+        }
+        let acts = [
+            Move::Stop,
+            Move::Write,
+            Move::TakeKured,
+            Move::Judge,
+            Move::Announce,
+            Move::Send,
+            Move::Lands,
+            Move::GiveBack,
+        ];
+        let mut acts = acts.map(|one| one(actor)).to_vec();
+        if matches!(self.actors[actor].kind, Kind::Members(_)) {
+            acts.push(Move::JudgeUndoing(actor));
+        }
+        [acts, vec![Move::Renew(actor), Move::Read(actor)]]
     }
 
     /// What comes of a move; none when it cannot happen.
@@ -139,11 +192,16 @@ impl Scenario {
             Move::Renew(actor) => self.renew(&mut next, actor)?,
             Move::TakeKured(actor) => self.take_kured(&mut next, actor)?,
             Move::Judge(actor) => self.judge(&mut next, actor)?,
+            Move::JudgeUndoing(actor) => self.judge_change(&mut next, actor, true)?,
             Move::Announce(actor) => self.announce(&mut next, actor)?,
             Move::Send(actor) => self.send(&mut next, actor)?,
             Move::Lands(actor) => self.lands(&mut next, actor)?,
             Move::GiveBack(actor) => self.give_back(&mut next, actor)?,
             Move::Stop(actor) => self.stop(&mut next, actor)?,
+            Move::Looks(actor) => self.looks(&mut next, actor, false)?,
+            Move::LosesPatience(actor) => self.looks(&mut next, actor, true)?,
+            Move::Does(actor) => self.does(&mut next, actor)?,
+            Move::Restart(actor) => self.restart(&mut next, actor)?,
             Move::UnitStopsMember(node) => {
                 next.nodes.get_mut(node).filter(|node| node.unit == Unit::Quiet)?.unit = Unit::Down;
                 next.wrong.two_down |= takes_a_second(&next, node);
@@ -155,13 +213,14 @@ impl Scenario {
             Move::CatchesUp(node) => {
                 next.nodes.get_mut(node).filter(|node| node.behind && node.is_reached())?.behind = false;
             }
+            Move::MemberStarts(node) => Self::member_starts(&mut next, node)?,
             Move::HandLooks => {
                 let looks = next.left.releases > 0 && next.lease.is_some() && next.hand.is_none() && next.api();
                 looks.then(|| next.hand = Some(0))?;
             }
             Move::HandReleases => {
                 next.hand.filter(|_| next.api())?;
-                let stopped = self.by_hand(&next)?;
+                let stopped = self.by_hand(&next, false)?.1;
                 spend(&mut next.left.releases)?;
                 next.lease.as_mut()?.released = Some(stopped);
                 next.lease_written();
@@ -177,31 +236,42 @@ impl Scenario {
             | Move::CutOff(_)
             | Move::Reconnect(_)
             | Move::Cordon(_)
-            | Move::Uncordon(_)
-            | Move::KuredTakes(_)
-            | Move::KuredReboots(_)
-            | Move::KuredReturns(_) => self.befalls(&mut next, taken)?,
+            | Move::Uncordon(_) => self.befalls(&mut next, taken)?,
+            Move::KuredLooks(at) => self.kured_looks(&mut next, at)?,
+            Move::KuredTakes(at) => self.kured_takes(&mut next, at)?,
+            Move::KuredCordons(at) => self.kured_cordons(&mut next, at)?,
+            Move::KuredAborts(at) => self.kured_aborts(&mut next, at)?,
+            Move::KuredReboots(at) => self.kured_reboots(&mut next, at)?,
+            Move::KuredReturns(at) => self.kured_returns(&mut next, at)?,
+            Move::KuredStarts(at) => self.kured_starts(&mut next, at)?,
+            Move::Snapshot => Self::takes_snapshot(&mut next)?,
+            Move::DataLost => Self::loses_data(&mut next)?,
+            Move::Restore => self.restores(&mut next)?,
+            Move::LiftKillSwitch => next.kill_switch.then(|| next.kill_switch = false)?,
         }
         Some(next)
     }
 
-    fn runs(&self, state: &State, actor: usize) -> bool {
+    pub(crate) fn runs(&self, state: &State, actor: usize) -> bool {
         let life = &state.lives[actor];
         life.process && !life.paused && state.nodes[self.actors[actor].runner].powered
     }
 
-    fn connected(&self, state: &State, actor: usize) -> bool {
+    pub(crate) fn connected(&self, state: &State, actor: usize) -> bool {
         self.runs(state, actor) && state.nodes[self.actors[actor].runner].is_reached() && state.api()
     }
 
     /// Whether it holds the Lease, as far as it can know: it is not late, and nobody told it to stop.
-    fn holds(&self, state: &State, actor: usize) -> bool {
+    pub(crate) fn holds(&self, state: &State, actor: usize) -> bool {
         let named = state.lease.filter(|holder| holder.actor == actor);
         state.lives[actor].left.is_some_and(|left| left > 0) && named.is_some_and(|holder| holder.released.is_none())
     }
 
     fn read(&self, next: &mut State, actor: usize) -> Option<()> {
         if !self.connected(next, actor) || !matches!(next.lives[actor].phase, Phase::Idle | Phase::Decided(_)) {
+            return None;
+        }
+        if self.is_sentinel(actor) && !self.sentinel_asks(next, actor) {
             return None;
         }
         next.lives[actor].sighted.get_or_insert(0);
@@ -227,6 +297,8 @@ impl Scenario {
             Decided::Mine => next.lease.map_or(Step::Acquired, |holder| holder.step),
         };
         let boot = next.nodes[self.actors[actor].runner].boot;
+        let was = next.lease.filter(|_| decided != Decided::Take).map(|holder| (step, holder.boot));
+        next.wrong.ghost |= step != Step::Acquired && next.begun & self.bit(actor) == 0;
         next.lease = Some(Holder { actor, boot, step, released: None });
         next.lease_written();
         let life = &mut next.lives[actor];
@@ -237,6 +309,9 @@ impl Scenario {
         life.adopted = step != Step::Acquired;
         life.phase = Phase::Holding;
         next.adopted |= matches!(decided, Decided::Adopt(_));
+        if self.is_sentinel(actor) {
+            self.sentinel_holds(next, actor, was);
+        }
         Some(())
     }
 
@@ -252,7 +327,8 @@ impl Scenario {
     }
 
     fn take_kured(&self, next: &mut State, actor: usize) -> Option<()> {
-        if next.lives[actor].phase != Phase::Holding || !self.connected(next, actor) || !self.holds(next, actor) {
+        let asks = next.lives[actor].phase == Phase::Holding && !self.is_sentinel(actor);
+        if !asks || !self.connected(next, actor) || !self.holds(next, actor) {
             return None;
         }
         if self.is(Defect::KuredIgnored) {
@@ -278,6 +354,9 @@ impl Scenario {
     }
 
     fn judge(&self, next: &mut State, actor: usize) -> Option<()> {
+        if matches!(self.actors[actor].kind, Kind::Members(_)) {
+            return self.judge_change(next, actor, false);
+        }
         let Life { phase, adopted, .. } = next.lives[actor];
         if !matches!(phase, Phase::Locked | Phase::Drained) || !self.connected(next, actor) || !self.holds(next, actor)
         {
@@ -290,9 +369,7 @@ impl Scenario {
             next.lives[actor].phase = Phase::Sent;
             return Some(());
         }
-        let others = || next.nodes.iter().enumerate().filter(|(at, _)| *at != target);
-        let down = others().filter(|(_, node)| !node.is_well()).fold(0, |mask, (at, _)| mask | 1 << at);
-        let odd = down != 0 || others().any(|(_, node)| node.cordon != Cordon::None);
+        let (down, odd) = next.beside(target);
         if !self.is(Defect::JudgedBeforeTheLease) && !self.permits(next, actor, adopted) {
             return None;
         }
@@ -313,6 +390,7 @@ impl Scenario {
             return None;
         }
         next.lease.as_mut()?.step = step;
+        next.begun |= self.bit(actor);
         next.lease_written();
         next.lives[actor].phase = phase;
         Some(())
@@ -324,11 +402,7 @@ impl Scenario {
         if !sends || !self.connected(next, actor) {
             return None;
         }
-        // As the holder itself knows it: whether it is late, by its own clock.
-        let now = seconds(100);
-        let deadline = now.checked_add(seconds(life.left?))?;
-        let mut held = Held::since(deadline.checked_sub(timings(self).lease)?, timings(self));
-        if held.may_act(now, seconds(REQUEST)).is_err() && !self.is(Defect::DeadlineNotAsked) {
+        if !self.may_act(next, actor) && !self.is(Defect::DeadlineNotAsked) {
             return None;
         }
         let life = &mut next.lives[actor];
@@ -340,14 +414,33 @@ impl Scenario {
         Some(())
     }
 
+    /// Whether the holder itself finds that a request would end before it is late, by its own clock.
+    pub(crate) fn may_act(&self, state: &State, actor: usize) -> bool {
+        let Some(left) = state.lives[actor].left else { return false };
+        let now = seconds(100);
+        let sent = now.saturating_add(seconds(left)).saturating_sub(timings(self).lease);
+        Held::since(sent, timings(self)).may_act(now, seconds(REQUEST)).is_ok()
+    }
+
     fn lands(&self, next: &mut State, actor: usize) -> Option<()> {
         let target = self.actors[actor].target;
         if next.lives[actor].under_way == 0 {
             return None;
         }
         next.lives[actor].under_way = 0;
+        if self.is_sentinel(actor) {
+            self.file_lands(next, actor);
+            return Some(());
+        }
+        // Nothing comes of what was sent to an API that has lost everything.
+        if next.lost.is_some() {
+            return Some(());
+        }
         if next.lives[actor].cordons {
             return self.cordon_lands(next, actor);
+        }
+        if let Some(change) = next.lives[actor].change {
+            return self.change_lands(next, actor, change);
         }
         // A Job is there; nothing comes of it where no kubelet hears of it.
         if !next.nodes[target].is_reached() {
@@ -357,8 +450,7 @@ impl Scenario {
             next.nodes[target].unit = Unit::Quiet;
         }
         let Life { saw_down, saw_odd, adopted, .. } = next.lives[actor];
-        let remain = next.nodes.len() - 1 - saw_down.count_ones() as usize;
-        next.wrong.below_quorum |= remain < next.nodes.len() / 2 + 1;
+        next.wrong.below_quorum |= !next.is_quorate_without(target, saw_down);
         next.wrong.not_whole |= saw_odd && !adopted;
         Some(())
     }
@@ -369,12 +461,17 @@ impl Scenario {
         if target.cordon == Cordon::None {
             target.cordon = Cordon::Ours;
         }
-        let own = self.actors[actor].operation();
-        next.wrong.uncovered_cordon |= next.lease.is_none_or(|holder| self.actors[holder.actor].operation() != own);
+        next.wrong.uncovered |= !self.is_covered(next, actor);
         if next.lives[actor].phase == Phase::Cordoning {
             next.lives[actor].phase = Phase::Drained;
         }
         Some(())
+    }
+
+    /// Whether the Lease is held for what this actor does, by whomever.
+    pub(crate) fn is_covered(&self, state: &State, actor: usize) -> bool {
+        let own = self.actors[actor].operation();
+        state.lease.is_some_and(|holder| self.actors[holder.actor].operation() == own)
     }
 
     fn give_back(&self, next: &mut State, actor: usize) -> Option<()> {
@@ -386,6 +483,7 @@ impl Scenario {
         let step = next.lease?.step;
         let refused = || !self.permits(next, actor, next.lives[actor].adopted);
         let done = match next.lives[actor].phase {
+            phase if matches!(wants.kind, Kind::Members(_)) => self.change_is_over(next, actor, phase)?,
             // Recovered, and nothing of it can come any more.
             Phase::Sent => {
                 let at_work = target.unit != Unit::None && !self.is(Defect::HostNotLookedAt);
@@ -398,7 +496,8 @@ impl Scenario {
             Phase::Drained | Phase::Cordoning if next.lives[actor].under_way == 0 && refused() => false,
             _ => return None,
         };
-        next.wrong.given_back_unwell |= done && !target.is_well();
+        let gone = target.role == Role::None;
+        next.wrong.given_back_unwell |= done && !gone && (!target.is_well() || target.is_joining());
         if target.cordon == Cordon::Ours {
             next.nodes.get_mut(wants.target)?.cordon = Cordon::None;
         }
@@ -406,6 +505,7 @@ impl Scenario {
             next.kured = KuredLock::Free;
         }
         next.lease = None;
+        next.begun &= !self.bit(actor);
         next.lease_written();
         next.done |= done;
         Self::end(next, actor);
@@ -416,7 +516,15 @@ impl Scenario {
         let life = &next.lives[actor];
         let late = life.left == Some(0);
         let lost = life.left.is_some() && self.connected(next, actor) && !self.holds(next, actor);
-        (self.runs(next, actor) && (late || lost)).then(|| Self::end(next, actor))
+        (self.runs(next, actor) && (late || lost)).then_some(())?;
+        if self.is_sentinel(actor) {
+            // It goes on as one that does not hold the Lease.
+            let life = &mut next.lives[actor];
+            (life.phase, life.left, life.drifted) = (Phase::Idle, None, false);
+        } else {
+            Self::end(next, actor);
+        }
+        Some(())
     }
 
     /// The process ends. What it has sent may still have its effect.
@@ -430,105 +538,15 @@ impl Scenario {
         life.fresh = false;
         life.sighted = None;
     }
-
-    fn befalls(&self, next: &mut State, taken: Move) -> Option<()> {
-        match taken {
-            Move::Kill(actor) if next.lives[actor].process => {
-                spend(&mut next.left.kills)?;
-                Self::end(next, actor);
-            }
-            Move::ReportEnd(actor) => {
-                let heard = next.nodes[self.actors[actor].runner].is_reached();
-                let life = next.lives.get_mut(actor).filter(|life| heard && !life.process && life.under_way == 0)?;
-                matches!(life.pod, Pod::Running | Pod::GivenUp).then(|| life.pod = Pod::Ended)?;
-            }
-            Move::Pause(actor) if next.lives[actor].process && !next.lives[actor].paused => {
-                spend(&mut next.left.pauses)?;
-                next.lives[actor].paused = true;
-            }
-            Move::Resume(actor) if next.lives[actor].paused => next.lives[actor].paused = false,
-            Move::DeletePod(actor) if next.lives[actor].process && next.lives[actor].pod == Pod::Running => {
-                spend(&mut next.left.deletions)?;
-                next.lives[actor].pod = Pod::Missing;
-            }
-            Move::GiveUpPod(actor)
-                if next.lives[actor].pod == Pod::Running && !next.nodes[self.actors[actor].runner].is_reached() =>
-            {
-                spend(&mut next.left.deletions)?;
-                next.lives[actor].pod = Pod::GivenUp;
-            }
-            Move::PowerCut(node) if next.nodes[node].powered && !next.nodes[node].rebooting => {
-                spend(&mut next.left.power_cuts)?;
-                self.goes_down(next, node);
-                next.nodes[node].powered = false;
-            }
-            Move::PowerOn(node) if !next.nodes[node].powered && self.is_quiet(next, node) => {
-                next.nodes[node].powered = true;
-                Self::comes_up(next, node);
-            }
-            Move::CutOff(node) if next.nodes[node].is_reached() => {
-                spend(&mut next.left.partitions)?;
-                next.nodes[node].cut = true;
-            }
-            Move::Reconnect(node) if next.nodes[node].cut => {
-                next.nodes[node].cut = false;
-            }
-            Move::Cordon(node) if next.nodes[node].cordon == Cordon::None => {
-                spend(&mut next.left.cordons)?;
-                next.nodes[node].cordon = Cordon::Foreign;
-            }
-            Move::Uncordon(node)
-                if next.nodes[node].cordon == Cordon::Foreign && next.kured != KuredLock::Node(node) =>
-            {
-                next.nodes[node].cordon = Cordon::None;
-            }
-            Move::KuredTakes(node) if next.kured == KuredLock::Free && next.nodes[node].is_reached() && next.api() => {
-                spend(&mut next.left.kured)?;
-                next.kured = KuredLock::Node(node);
-            }
-            Move::KuredReboots(node) if next.kured == KuredLock::Node(node) && next.nodes[node].is_reached() => {
-                next.wrong.two_down |= takes_a_second(next, node);
-                self.goes_down(next, node);
-                next.nodes[node].rebooting = true;
-            }
-            Move::KuredReturns(node) if next.nodes[node].rebooting && self.is_quiet(next, node) => {
-                next.nodes[node].rebooting = false;
-                Self::comes_up(next, node);
-                next.kured = KuredLock::Free;
-            }
-            _ => return None,
-        }
-        Some(())
-    }
-
-    /// Everything that runs on a machine ends with it.
-    fn goes_down(&self, next: &mut State, node: usize) {
-        next.nodes[node].unit = Unit::None;
-        for (actor, wants) in self.actors.iter().enumerate() {
-            if wants.runner == node && next.lives[actor].process {
-                Self::end(next, actor);
-            }
-        }
-    }
-
-    fn comes_up(next: &mut State, node: usize) {
-        next.nodes[node].boot = next.nodes[node].boot.saturating_add(1);
-        next.nodes[node].behind = true;
-    }
-
-    /// Whether everything that was sent from a machine has had its effect, or never will.
-    fn is_quiet(&self, state: &State, node: usize) -> bool {
-        self.actors.iter().zip(&state.lives).all(|(wants, life)| wants.runner != node || life.under_way == 0)
-    }
 }
 
 /// One of what may happen only so often.
-fn spend(budget: &mut u8) -> Option<()> {
+pub(crate) fn spend(budget: &mut u8) -> Option<()> {
     *budget = budget.checked_sub(1)?;
     Some(())
 }
 
-fn takes_a_second(state: &State, node: usize) -> bool {
+pub(crate) fn takes_a_second(state: &State, node: usize) -> bool {
     state.nodes.iter().enumerate().any(|(at, other)| at != node && (other.unit == Unit::Down || other.rebooting))
 }
 
@@ -543,4 +561,5 @@ pub(crate) fn tick(next: &mut State, misses: Option<usize>) {
         }
     }
     next.hand = next.hand.map(older);
+    next.lost = next.lost.map(older);
 }

@@ -2,6 +2,7 @@
 
 use crate::defect::Defect;
 use crate::ends::Ends;
+use crate::sentinel::Act;
 
 /// Ticks for which a holder may act after it sent its last write.
 pub(crate) const LEASE: u8 = 3;
@@ -19,9 +20,25 @@ pub enum Kind {
     Reboot,
     /// Takes the member of a node out of service.
     Defragment,
+    /// Lets kured reboot the node on which it runs.
+    Sentinel,
+    /// Changes which member the node has.
+    Members(Plan),
 }
 
-/// One process that will ask for the Lease once: a pod of a Job. The next pod of the same operation is another actor.
+/// A change of members on one node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Plan {
+    /// Its member goes.
+    Remove,
+    /// It gets one: a learner that is promoted.
+    Join,
+    /// One after the other.
+    Replace,
+}
+
+/// One process that will ask for the Lease once: a pod of a Job. The next pod of the same operation is another actor. A sentinel's process
+/// is started again in its pod; its next pod is another actor on the same node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Actor {
     /// What it wants.
@@ -62,19 +79,25 @@ pub struct Budget {
     pub kured: u8,
     /// Ticks by which a clock falls behind.
     pub drifts: u8,
+    /// Restores of etcd from a snapshot.
+    pub restores: u8,
 }
 
 /// What is searched.
 #[derive(Clone, Debug)]
 pub struct Scenario {
-    /// How many voters there are.
+    /// How many nodes have a voter at the beginning.
     pub voters: usize,
+    /// What further nodes have then.
+    pub joiners: Vec<Role>,
     /// Who acts.
     pub actors: Vec<Actor>,
     /// What may happen.
     pub budget: Budget,
     /// Nodes without power at the beginning.
     pub dead: Vec<usize>,
+    /// Nodes that want to be rebooted.
+    pub flagged: Vec<usize>,
     /// What is done wrong; nothing in earnest.
     pub defect: Option<Defect>,
     /// Whether it is tried from every state whether everything can be ended: takes most of the time.
@@ -100,9 +123,42 @@ impl Scenario {
         first
     }
 
+    /// How many nodes there are.
+    pub(crate) fn nodes(&self) -> usize {
+        self.voters + self.joiners.len()
+    }
+
+    /// The operation of an actor as one bit.
+    pub(crate) fn bit(&self, actor: usize) -> u8 {
+        let own = self.actors[actor].operation();
+        let first = self.actors.iter().position(|other| other.operation() == own);
+        first.map_or(0, |first| 1 << first)
+    }
+
     pub(crate) fn is(&self, defect: Defect) -> bool {
         self.defect == Some(defect)
     }
+}
+
+/// Whether the node's member votes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// It has none.
+    None,
+    /// It is in the list and has never started.
+    Unstarted,
+    /// It hears everything and counts for nothing.
+    Learner,
+    /// It counts.
+    Voter,
+}
+
+/// What is done to a member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Change {
+    Remove,
+    Add,
+    Promote,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -122,6 +178,21 @@ pub(crate) enum Unit {
     Down,
 }
 
+/// How far the pod of kured on a node is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum KuredPod {
+    /// It will look at its file.
+    Idle,
+    /// It has looked, and found it. It does not look again before it reboots.
+    Looked,
+    /// It has its lock.
+    Locked,
+    /// It has cordoned, and drains.
+    Drains,
+    /// It is a new one, and its node has the lock.
+    Starts,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Node {
     pub(crate) powered: bool,
@@ -134,16 +205,30 @@ pub(crate) struct Node {
     /// Its member runs and has not caught up.
     pub(crate) behind: bool,
     pub(crate) cordon: Cordon,
+    /// Its member in the list.
+    pub(crate) role: Role,
+    /// That member has come in place of another.
+    pub(crate) renewed: bool,
+    /// It wants to be rebooted.
+    pub(crate) pending: bool,
+    /// The file for which kured looks is there.
+    pub(crate) file: bool,
+    pub(crate) kured: KuredPod,
 }
 
 impl Node {
-    /// Whether it counts as a voter.
+    /// Whether everything that runs on it is as it should; its member counts if it is a voter.
     pub(crate) fn is_well(&self) -> bool {
         self.powered && !self.cut && self.unit != Unit::Down && !self.rebooting && !self.behind
     }
 
     pub(crate) fn is_reached(&self) -> bool {
         self.powered && !self.cut
+    }
+
+    /// Whether its member is on the way in.
+    pub(crate) fn is_joining(&self) -> bool {
+        matches!(self.role, Role::Unstarted | Role::Learner)
     }
 }
 
@@ -153,6 +238,10 @@ pub(crate) enum Step {
     Acquired,
     Drain,
     AtWork,
+    /// A sentinel's: from before its file is there until kured cannot act on it any more.
+    Open,
+    /// A sentinel's: its node has been down.
+    Recover,
 }
 
 /// Who the Lease names.
@@ -182,6 +271,8 @@ pub(crate) enum Pod {
     /// The node controller has given it up, and nobody has seen anything.
     GivenUp,
     Missing,
+    /// Made when the one before is gone: the next pod of a DaemonSet.
+    NotYet,
 }
 
 /// What was decided at the last look at the Lease.
@@ -217,6 +308,8 @@ pub(crate) enum Phase {
     Announced,
     /// The request is out.
     Sent,
+    /// A sentinel that has looked at everything, and does this next.
+    Does(Act),
     /// It is over for this process: done, given up, or told to stop.
     Over,
 }
@@ -235,8 +328,10 @@ pub(crate) struct Life {
     pub(crate) left: Option<u8>,
     /// Ticks in which its request may still have its effect.
     pub(crate) under_way: u8,
-    /// Whether that request cordons; else it takes the target down.
+    /// Whether that request cordons; else it takes the target down, changes its member, or makes its file.
     pub(crate) cordons: bool,
+    /// Which change of its member is permitted or under way.
+    pub(crate) change: Option<Change>,
     /// Its clock fell behind since the deadline was set.
     pub(crate) drifted: bool,
     /// Voters that were not well at its last look, one bit each.
@@ -245,6 +340,12 @@ pub(crate) struct Life {
     pub(crate) saw_odd: bool,
     /// Whether what it does now was begun by another.
     pub(crate) adopted: bool,
+    /// A sentinel's: kured may have seen a file that this process made or found, or that was announced before it.
+    pub(crate) owes_end: bool,
+    /// A sentinel's: it lets nobody reboot any more before it has asked for the Lease anew.
+    pub(crate) gives_up: bool,
+    /// A sentinel's: it has had its try. What is left of its own node it takes up all the same.
+    pub(crate) rests: bool,
 }
 
 impl Life {
@@ -260,11 +361,20 @@ impl Life {
             left: None,
             under_way: 0,
             cordons: false,
+            change: None,
             drifted: false,
             saw_down: 0,
             saw_odd: false,
             adopted: false,
+            owes_end: false,
+            gives_up: false,
+            rests: false,
         }
+    }
+
+    /// A pod that is not there yet.
+    fn not_yet() -> Self {
+        Self { process: false, pod: Pod::NotYet, ..Self::new() }
     }
 }
 
@@ -275,7 +385,17 @@ pub(crate) struct Wrong {
     pub(crate) below_quorum: bool,
     pub(crate) not_whole: bool,
     pub(crate) given_back_unwell: bool,
-    pub(crate) uncovered_cordon: bool,
+    pub(crate) uncovered: bool,
+    pub(crate) uncovered_reboot: bool,
+    pub(crate) ghost: bool,
+}
+
+/// What of the API a snapshot keeps.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Saved {
+    pub(crate) lease: Option<Holder>,
+    pub(crate) kured: KuredLock,
+    pub(crate) cordons: Vec<Cordon>,
 }
 
 /// One moment.
@@ -288,6 +408,12 @@ pub struct State {
     /// For how many ticks the hand that may release has seen the Lease unchanged.
     pub(crate) hand: Option<u8>,
     pub(crate) left: Budget,
+    /// Operations that have announced something and not given the Lease back, one bit each: in truth, whatever the API says.
+    pub(crate) begun: u8,
+    pub(crate) snapshot: Option<Saved>,
+    /// For how many ticks etcd's data has been lost.
+    pub(crate) lost: Option<u8>,
+    pub(crate) kill_switch: bool,
     pub(crate) wrong: Wrong,
     pub(crate) done: bool,
     pub(crate) adopted: bool,
@@ -304,28 +430,47 @@ impl State {
             rebooting: false,
             behind: false,
             cordon: Cordon::None,
+            role: at.checked_sub(scenario.voters).map_or(Role::Voter, |further| scenario.joiners[further]),
+            renewed: false,
+            pending: scenario.flagged.contains(&at),
+            file: false,
+            kured: KuredPod::Idle,
         };
+        let is_next_pod = |at: usize, actor: &Actor| {
+            actor.kind == Kind::Sentinel
+                && scenario.actors.iter().take(at).any(|other| other.operation() == actor.operation())
+        };
+        let life = |(at, actor)| if is_next_pod(at, actor) { Life::not_yet() } else { Life::new() };
         Self {
-            nodes: (0..scenario.voters).map(node).collect(),
+            nodes: (0..scenario.nodes()).map(node).collect(),
             lease: None,
             kured: KuredLock::Free,
-            lives: vec![Life::new(); scenario.actors.len()],
+            lives: scenario.actors.iter().enumerate().map(life).collect(),
             hand: None,
             left: scenario.budget,
+            begun: 0,
+            snapshot: None,
+            lost: None,
+            kill_switch: false,
             wrong: Wrong::default(),
             done: false,
             adopted: false,
         }
     }
 
-    /// How many voters are well.
+    /// How many voters there are.
+    pub(crate) fn voters(&self) -> usize {
+        self.nodes.iter().filter(|node| node.role == Role::Voter).count()
+    }
+
+    /// How many of them are well.
     pub(crate) fn well(&self) -> usize {
-        self.nodes.iter().filter(|node| node.is_well()).count()
+        self.nodes.iter().filter(|node| node.role == Role::Voter && node.is_well()).count()
     }
 
     /// Whether etcd, and so the API, can be written and read.
     pub(crate) fn api(&self) -> bool {
-        self.well() > self.nodes.len() / 2
+        self.lost.is_none() && self.well() > self.voters() / 2
     }
 
     /// Everybody's last look at the Lease is of before this write.
@@ -335,5 +480,14 @@ impl State {
             life.sighted = None;
         }
         self.hand = None;
+    }
+
+    /// The voters beside this node that are not well, one bit each, and whether anything beside it is not as it should be.
+    pub(crate) fn beside(&self, target: usize) -> (u8, bool) {
+        let others = || self.nodes.iter().enumerate().filter(|(at, _)| *at != target);
+        let down = others().filter(|(_, node)| node.role == Role::Voter && !node.is_well());
+        let down = down.fold(0, |mask, (at, _)| mask | 1 << at);
+        let odd = others().any(|(_, node)| node.cordon != Cordon::None || node.role != Role::Voter);
+        (down, down != 0 || odd)
     }
 }

@@ -1,0 +1,144 @@
+//! What a reboot sentinel does next: the protocol, as one function of what it sees. The model drives it; whoever writes the sentinel finds
+//! in here what was shown, and what for.
+//!
+//! kured reboots a node if it finds a file on it. It looks **once**, then asks for its lock, cordons, drains and reboots, each as late as it
+//! likes, and never looks again. So the file is the beginning of a disruption that nobody can take back by removing it. What does take it
+//! back is the end of the pod of kured that may have looked: the next pod uncordons and releases the lock, and looks anew.
+//!
+//! The order of a reboot is: Lease → announced in its record (step `open`) → file → kured's lock → reboot → step `recover` → kured's
+//! release → proven recovery → Lease given back. The order of the way back is: file removed → kured's pod ended → kured's lock is not this
+//! node's → Lease given back.
+//!
+//! What else it rests on:
+//! - *The Lease is the memory.* From `open` on it says that something is half done, so only a sentinel of the same node can take it up
+//!   (`decide`), whoever has died.
+//! - *Its identity is that of its pod and the boot*, not of the process. A container that is started again in the same pod, in the same boot,
+//!   is the same holder: kubelet starts it when its predecessor has ended. With an identity of each process nothing would ever prove the
+//!   predecessor gone: its pod runs. A new boot id makes it another, which adopts.
+//! - *Who does not hold the Lease for sure has no file*: at its start, before anything else; when its deadline has passed; when the API is
+//!   away. That needs nobody.
+//! - *The file goes with the boot*: it lies on a tmpfs. Else kured finds it again after the reboot that it has asked for.
+//! - *A file is created before the deadline or not at all.* Between a look at the deadline and a system call a process may stop for as long
+//!   as it likes; a timer of the kernel that kills it at its deadline sees to that.
+//! - *kured's lock that names the own node*, while the Lease is held for it at `open`, is what was asked for. `judge` takes it for a stranger's
+//!   and has to be asked without it.
+//! - *kured's lock is never taken by a sentinel*; judged is that nobody else holds it.
+//! - *One try, then it stands back*: what is not rebooted is closed and given back, and somebody else has a turn. What another sentinel of
+//!   its node has left it takes up all the same, and then only closes.
+
+use crate::world::Step;
+
+/// What a sentinel does next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Act {
+    /// It looks again later; it asks for the Lease if it wants a reboot, or its node is named in it.
+    Wait,
+    /// Removes the file.
+    Close,
+    /// Announces in the Lease that there will be a file.
+    Announce,
+    /// Creates the file, if its deadline allows.
+    Open,
+    /// Deletes kured's pod on this node, and waits until its processes have ended.
+    EndKured,
+    /// Gives the Lease back.
+    GiveBack,
+}
+
+/// What it knows of the Lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lease {
+    /// It cannot be read.
+    Unknown,
+    /// Nothing is held for this node by a sentinel.
+    NotOurs,
+    /// A sentinel of this node holds it, and not this process: an earlier one, or this one is late or was told to stop.
+    Ours,
+    /// This process holds it, is in time, and has announced this step.
+    Held(Step),
+}
+
+/// Whom kured's lock names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lock {
+    Free,
+    /// This node: kured is about to reboot it, or to release the lock after the boot.
+    Here,
+    /// This node, and kured's pod on it is younger than that: it uncordons and releases.
+    Returning,
+    Elsewhere,
+}
+
+/// All that a sentinel looks at. What it cannot read is what makes it close.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Seen {
+    /// The host wants a reboot.
+    pub(crate) pending: bool,
+    /// The file is there, whoever made it.
+    pub(crate) file: bool,
+    pub(crate) lease: Lease,
+    pub(crate) kured: Lock,
+    /// The rule permits the reboot, asked under the Lease and of fresh facts.
+    pub(crate) permitted: bool,
+    /// kured had a whole period to act, and has not.
+    pub(crate) waited: bool,
+    /// A file was there since the pod of kured on this node began, or may have been.
+    pub(crate) owes_end: bool,
+    /// This try is over.
+    pub(crate) gives_up: bool,
+    /// The node has recovered, by every clause.
+    pub(crate) recovered: bool,
+}
+
+/// What to do next.
+pub(crate) fn next(seen: &Seen) -> Act {
+    match seen.lease {
+        Lease::Held(Step::Recover) => after_the_boot(seen),
+        Lease::Held(Step::Open) => open(seen),
+        Lease::Held(_) => before(seen),
+        Lease::Unknown | Lease::NotOurs | Lease::Ours if seen.file => Act::Close,
+        // A gate was open with no Lease, or kured has its lock for this node with none: it is about to reboot, and nobody has allowed it.
+        Lease::NotOurs if seen.owes_end || seen.kured == Lock::Here => Act::EndKured,
+        Lease::Unknown | Lease::NotOurs | Lease::Ours => Act::Wait,
+    }
+}
+
+/// Nothing is announced.
+fn before(seen: &Seen) -> Act {
+    if seen.file {
+        return Act::Close;
+    }
+    if seen.owes_end {
+        return Act::EndKured;
+    }
+    // The rule asks for kured's lock, too: it is free.
+    if seen.pending && seen.permitted { Act::Announce } else { Act::GiveBack }
+}
+
+/// A file is announced. It may be there, and kured may have seen it.
+fn open(seen: &Seen) -> Act {
+    let others_turn = seen.kured == Lock::Elsewhere || (seen.waited && seen.kured == Lock::Free);
+    let goes_on = seen.pending && seen.permitted && !others_turn && !seen.gives_up;
+    match (seen.file, goes_on) {
+        (true, true) => Act::Wait,
+        (true, false) => Act::Close,
+        // Of an earlier process, which may have had a file.
+        (false, _) if seen.owes_end => Act::EndKured,
+        // The new pod of kured uncordons and releases first.
+        (false, _) if matches!(seen.kured, Lock::Here | Lock::Returning) => Act::Wait,
+        (false, true) => Act::Open,
+        (false, false) => Act::GiveBack,
+    }
+}
+
+/// The node has been down.
+fn after_the_boot(seen: &Seen) -> Act {
+    if seen.file {
+        return Act::Close;
+    }
+    if seen.owes_end {
+        return Act::EndKured;
+    }
+    let names_this = matches!(seen.kured, Lock::Here | Lock::Returning);
+    if names_this || !seen.recovered { Act::Wait } else { Act::GiveBack }
+}
