@@ -1,15 +1,38 @@
 //! What breaks on a machine's way to the others, and processes that are told apart by their command line. The kernels that the lab is
 //! run on have no netem: packets are dropped by nftables, in the machine's own network namespace.
 
+use std::time::{Duration, Instant};
+
 use anyhow::{Result, bail};
 use rustix::process::Signal;
 
-use super::Machine;
+use super::{Machine, POLL};
 use crate::proc::{self, Process};
 
 const TABLE: &str = "inet lab_fault";
+/// Services may take a minute and a half each to stop.
+const REBOOT: Duration = Duration::from_secs(240);
 
 impl Machine {
+    /// Orderly reboot, until another init runs; what is to run in it then, [`start`](Self::start) waits for.
+    ///
+    /// # Errors
+    /// It is off, or did not come back.
+    pub fn reboot(&self) -> Result<()> {
+        let before = self.running()?;
+        self.run_checked(["systemctl", "--no-block", "reboot"])?;
+        let deadline = Instant::now() + REBOOT;
+        // Seen from the host, and no command is run in it meanwhile: the shutdown stops every process, nsenter stops itself with its
+        // child, reaps it no more, and so keeps the namespace that is to go.
+        while self.init()?.is_none_or(|now| now == before) {
+            if Instant::now() > deadline {
+                bail!("machine {} did not reboot in {} s", self.name(), REBOOT.as_secs());
+            }
+            std::thread::sleep(POLL);
+        }
+        Ok(())
+    }
+
     /// Packets from another machine are lost on arrival; those to it are not. Until [`lose_nothing`](Self::lose_nothing).
     ///
     /// # Errors

@@ -288,15 +288,7 @@ impl Fault {
         let said = |error: anyhow::Error| format!("{error:#}");
         match self {
             Self::PowerCut(_) => on().crash().map_err(said),
-            Self::Reboot(_) => {
-                let boot = on().boot_id().map_err(said)?;
-                on().run_checked(["systemctl", "--no-block", "reboot"]).map_err(said)?;
-                patiently(|| match on().boot_id() {
-                    Ok(now) if now != boot => Ok(()),
-                    Ok(_) => Err("it is still up".to_owned()),
-                    Err(error) => Err(said(error)),
-                })
-            }
+            Self::Reboot(_) => on().reboot().map_err(said),
             Self::Cut(_) => on().cut().map_err(said),
             Self::StepKilled => on().kill_command(&["quorate", "step"]).map(drop).map_err(said),
             Self::NodePodKilled => on().kill_command(&["quorate", "node", "upgrade"]).map(drop).map_err(said),
