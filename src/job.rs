@@ -79,10 +79,10 @@ async fn control_plane_addresses(client: &Client) -> Result<Vec<String>, kube::E
 }
 
 /// How a Job came to be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Started {
-    /// It was made now.
-    New,
+    /// It was made now; its UID.
+    New(Option<String>),
     /// One of that name is running: it is followed (incident R09).
     Running,
 }
@@ -214,7 +214,7 @@ impl<'a> Jobs<'a> {
         };
         for _ in 0..5 {
             match jobs.create(&PostParams::default(), &job).await {
-                Ok(_) => return Ok(Started::New),
+                Ok(made) => return Ok(Started::New(made.metadata.uid)),
                 Err(kube::Error::Api(status)) if status.code == 409 => {}
                 Err(error) => return Err(failed("create")(error)),
             }
@@ -261,10 +261,17 @@ impl<'a> Jobs<'a> {
     /// # Errors
     /// When the API refuses.
     pub async fn discard(&self, name: &str) -> Result<(), JobError> {
+        self.discard_this(name, None).await
+    }
+
+    /// The same, of the Job with this UID only: another of that name is somebody else's.
+    async fn discard_this(&self, name: &str, uid: Option<String>) -> Result<(), JobError> {
         let client = self.access.live(&self.avoid).await?;
-        match self.jobs(client).delete(name, &DeleteParams::background()).await {
+        let preconditions = uid.map(|uid| Preconditions { uid: Some(uid), resource_version: None });
+        let params = DeleteParams { preconditions, ..DeleteParams::background() };
+        match self.jobs(client).delete(name, &params).await {
             Ok(_) => Ok(()),
-            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+            Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(()),
             Err(source) => Err(JobError::Request { what: format!("delete Job {name}"), source }),
         }
     }
@@ -438,17 +445,26 @@ impl Jobs<'_> {
         let mut said = Vec::new();
         for place in candidates {
             let request = make(place);
-            let started = match self.start(&request).await {
-                Ok(_) => self.wait_started(&request.name, start).await,
-                Err(error) => Err(error),
+            let uid = match self.start(&request).await {
+                // Somebody else's: it is theirs to move or to take away.
+                Ok(Started::Running) => {
+                    self.wait_started(&request.name, start).await?;
+                    return Ok(request.name);
+                }
+                Ok(Started::New(uid)) => uid,
+                Err(JobError::NotStarted(why)) => {
+                    said.push(why);
+                    continue;
+                }
+                Err(error) => return Err(error),
             };
-            match started {
+            match self.wait_started(&request.name, start).await {
                 Ok(()) => return Ok(request.name),
                 Err(JobError::NotStarted(why)) => said.push(why),
                 Err(error) => return Err(error),
             }
             // It must not start late, beside the one on the next node; and a Job of that name would be in the next one's way.
-            if let Err(error) = self.discard(&request.name).await {
+            if let Err(error) = self.discard_this(&request.name, uid).await {
                 said.push(error.to_string());
             }
         }

@@ -18,7 +18,7 @@ use crate::upgrade::chain::{kind_of_step, step_request};
 use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::Job;
 use plan::{Act, Finish, JobState, LeaseLook, StepJob, decide};
-use quorum_safety::{Fact, NodeName, NodeView};
+use quorum_safety::{Cordon, Fact, NodeName, NodeView};
 use std::path::Path;
 use std::time::Duration;
 
@@ -118,6 +118,11 @@ async fn reconcile(access: &Access, config: &Config, pod: &OwnPod, clock: Clock)
             }
         }
     }
+    // With anything half done, or not known, our block may be all that keeps kured from a second node; whoever finishes it takes it over.
+    let half_done = next.is_some() || !told.left.is_empty() || !told.hands.is_empty();
+    if half_done || nodes.iter().any(|node| matches!(node.cordon, Cordon::Ours(_))) {
+        return Ok(told.report(next));
+    }
     match lock::kured::clear_stale(&leases, &config.kured, &lock::names(config)).await {
         Ok(None) => {}
         Ok(Some(block)) => {
@@ -213,7 +218,7 @@ async fn looks(leases: &Leases, config: &Config) -> anyhow::Result<Vec<LeaseLook
     for name in lock::names(config) {
         let seen = leases.read(&name).await?;
         let life = lock::report::life_of(leases, &client, &seen.view).await;
-        looks.push(LeaseLook { name, view: seen.view, life });
+        looks.push(LeaseLook { name, abandoned: seen.abandoned(), view: seen.view, life });
     }
     Ok(looks)
 }

@@ -88,6 +88,13 @@ pub async fn read(client: &Client, namespace: &str, name: &str, limit: Duration)
 }
 
 impl SeenLease {
+    /// The release by hand that gave up what it was held for, while nobody has taken it since; for courtesy only.
+    pub fn abandoned(&self) -> Option<Release> {
+        let LeaseView::Free { .. } = self.view else { return None };
+        let annotations = self.object.as_ref()?.metadata.annotations.as_ref()?;
+        serde_json::from_str(annotations.get(RELEASED)?).ok()
+    }
+
     fn of(name: &str, object: Option<Lease>) -> Self {
         let renewed = object.as_ref().and_then(|lease| lease.spec.as_ref()?.renew_time.as_ref()).map(|time| time.0);
         Self { name: name.to_owned(), view: view(object.as_ref()), renewed, object }

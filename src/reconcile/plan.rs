@@ -25,6 +25,8 @@ pub struct LeaseLook {
     pub view: LeaseView,
     /// Whether its holder lives, by one look.
     pub life: Life,
+    /// The release by hand that emptied it.
+    pub abandoned: Option<Release>,
 }
 
 /// A step's Job.
@@ -148,7 +150,8 @@ pub fn decide(leases: &[LeaseLook], nodes: &[NodeView], jobs: &[StepJob], now: T
                 "{} on {} goes on ({}, held by `{identity}`)",
                 record.operation, record.target, record.step
             )));
-        } else if record.step.touched {
+        } else if record.step.touched || cordoned(nodes, &record.target, &record.operation) {
+            // Nothing touched, and cordoned: the record of what was done before is lost. The step asks the host.
             let what = format!("Lease {} is held for it ({})", lease.name, record.step);
             halves.push(Half { operation: &record.operation, target: &record.target, what });
         } else {
@@ -158,7 +161,16 @@ pub fn decide(leases: &[LeaseLook], nodes: &[NodeView], jobs: &[StepJob], now: T
     }
     for node in nodes {
         let Cordon::Ours(operation) = &node.cordon else { continue };
-        if !leases.iter().any(|lease| names(&lease.view, operation, &node.name)) {
+        let given_up = leases.iter().filter_map(|lease| lease.abandoned.as_ref()).find(|release| {
+            // <operation>/<target>/<attempt>
+            release.identity.starts_with(&format!("{operation}/{}/", node.name)) && in_hand(release, now)
+        });
+        if let Some(release) = given_up {
+            acts.push(Act::Leave(format!(
+                "{}: {operation} was given up by hand ({}): it is left to that hand",
+                node.name, release.because
+            )));
+        } else if !leases.iter().any(|lease| names(&lease.view, operation, &node.name)) {
             let what = "it is cordoned for it, and no Lease is held".to_owned();
             halves.push(Half { operation, target: &node.name, what });
         }
@@ -174,6 +186,10 @@ pub fn decide(leases: &[LeaseLook], nodes: &[NodeView], jobs: &[StepJob], now: T
         });
     }
     acts
+}
+
+fn cordoned(nodes: &[NodeView], name: &NodeName, operation: &str) -> bool {
+    nodes.iter().any(|node| node.name == *name && node.cordon == Cordon::Ours(operation.to_owned()))
 }
 
 /// Whether whoever released a Lease by hand may still be about it. By the clocks of two machines: only a courtesy.
@@ -207,7 +223,8 @@ fn finish(half: &Half<'_>, nodes: &[NodeView], jobs: &[StepJob], now: Timestamp)
         ));
     };
     let mut attempt = 1;
-    for job in jobs.iter().filter(|job| job.operation == *operation) {
+    // A preflight that somebody has made from the template by plain kubectl has the template's own label.
+    for job in jobs.iter().filter(|job| job.operation == *operation || job.target.is_none()) {
         match &job.state {
             JobState::Going => return Act::Leave(format!("{operation} on {target}: Job {} goes on", job.name)),
             JobState::Stranded(why) => {

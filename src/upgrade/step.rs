@@ -68,17 +68,27 @@ async fn attempt(
         return Ok(end(Outcome::Refused, text));
     };
     let mut chain = Chain::new(&access, &config, clock, pod, to);
+    let only = match &step.command {
+        StepCommand::ControlPlane(order) | StepCommand::Worker(order) if order.finish_only => target.clone(),
+        StepCommand::Preflight(_)
+        | StepCommand::Postflight(_)
+        | StepCommand::ControlPlane(_)
+        | StepCommand::Worker(_) => None,
+    };
+    if let Some(node) = only {
+        chain.finish_only = true;
+        let report = match chain.same_image().await? {
+            Some(stop) => stop,
+            None => finish(&chain, &node).await?,
+        };
+        event::about_node(&access, &node, event::finished(&report)).await;
+        return Ok(report);
+    }
     if let Some(stop) = chain.same_image().await? {
         return Ok(stop);
     }
     match (&step.command, target) {
         (StepCommand::Postflight(_), _) => postflight::run(&chain).await,
-        (StepCommand::ControlPlane(order) | StepCommand::Worker(order), Some(node)) if order.finish_only => {
-            chain.finish_only = true;
-            let report = finish(&chain, &node).await?;
-            event::about_node(&access, &node, event::finished(&report)).await;
-            Ok(report)
-        }
         (StepCommand::ControlPlane(_) | StepCommand::Worker(_), Some(node)) => one_node(&chain, &node).await,
         (StepCommand::Preflight(_) | StepCommand::ControlPlane(_) | StepCommand::Worker(_), _) => {
             preflight(&chain).await
@@ -89,15 +99,6 @@ async fn attempt(
 /// Checks everything that can be checked before anything is touched, then starts the first node. What is half done is finished
 /// before anything is checked: it may be what fails the checks.
 async fn preflight(chain: &Chain<'_>) -> anyhow::Result<End> {
-    let leases = Leases::new(chain.access.clone(), Vec::new(), lock::timings(chain.config), chain.clock);
-    match lock::kured::clear_stale(&leases, &chain.config.kured, &lock::names(chain.config)).await {
-        Ok(None) => {}
-        Ok(Some(block)) => {
-            chain.say(&format!("preflight: kured's lock was left by {block}, which is over: given back"))
-        }
-        // What it is then is judged below.
-        Err(why) => chain.say(&format!("preflight: whether kured's lock was left by somebody is not known: {why}")),
-    }
     let seen = chain.look(Mine::Nothing).await;
     let (fleet, plan) = match chain.plan(&seen).await? {
         Ok(planned) => planned,
@@ -111,6 +112,7 @@ async fn preflight(chain: &Chain<'_>) -> anyhow::Result<End> {
     if let Some(reason) = chain.stopped().await {
         return Ok(not_permitted("nothing was begun", &[reason]));
     }
+    let seen = if give_block_back(chain).await { chain.look(Mine::Nothing).await } else { seen };
     let checked = check_nodes(chain, &fleet).await?;
     // Once more with the packages' versions: a node whose kubeadm lags is not done.
     let (_, plan) = match chain.plan(&seen).await? {
@@ -143,6 +145,24 @@ async fn preflight(chain: &Chain<'_>) -> anyhow::Result<End> {
         chain.say(&format!("preflight: passed; {} first", first.node));
     }
     start_next(chain, &seen, &plan).await
+}
+
+/// Gives kured's lock back where a block of ours was left in it by what is over. Only when nothing is half done: then the block may be all
+/// that keeps kured from a second node. Says whether there was one.
+async fn give_block_back(chain: &Chain<'_>) -> bool {
+    let leases = Leases::new(chain.access.clone(), Vec::new(), lock::timings(chain.config), chain.clock);
+    match lock::kured::clear_stale(&leases, &chain.config.kured, &lock::names(chain.config)).await {
+        Ok(None) => false,
+        Ok(Some(block)) => {
+            chain.say(&format!("preflight: kured's lock was left by {block}, which is over: given back"));
+            true
+        }
+        // What it is then is judged with everything else.
+        Err(why) => {
+            chain.say(&format!("preflight: whether kured's lock was left by somebody is not known: {why}"));
+            false
+        }
+    }
 }
 
 /// What the nodes said of themselves.

@@ -51,6 +51,7 @@ fn held(record: Record, release: Option<Release>, life: Life) -> LeaseLook {
             release: Fact::Known(release),
         },
         life,
+        abandoned: None,
     }
 }
 
@@ -94,6 +95,7 @@ fn nothing_half_done_is_nothing_to_do() {
         name: "control-plane-disruption".to_owned(),
         view: LeaseView::Free { version: "1".to_owned() },
         life: Life::Nobody,
+        abandoned: None,
     };
     assert_eq!(decide(&[free], &nodes(|_| {}), &[], now()), []);
     // An administrator's cordon is theirs.
@@ -164,6 +166,39 @@ fn a_release_by_hand_is_left_to_the_hand_for_half_an_hour() {
     let look = |minutes| held(record(UPGRADE, "k2", Step::touching("drain")), Some(release(minutes)), gone());
     assert!(left(&decide(&[look(1)], &nodes(|_| {}), &[], now())).contains("I look at it myself"));
     assert_eq!(finishes(&decide(&[look(31)], &nodes(|_| {}), &[], now())), [("k2", 1)]);
+}
+
+#[test]
+fn what_was_given_up_by_hand_is_left_to_the_hand_for_half_an_hour_too() {
+    let free = |minutes, target: &str| LeaseLook {
+        name: "control-plane-disruption".to_owned(),
+        view: LeaseView::Free { version: "1".to_owned() },
+        life: Life::Nobody,
+        abandoned: Some(Release {
+            identity: format!("{UPGRADE}/{target}/1"),
+            because: "I mend it myself".to_owned(),
+            by: "me".to_owned(),
+            at: UnixSeconds(ago(minutes).as_second()),
+            stage: Stage::Abandoned,
+        }),
+    };
+    let nodes = cordoned("k2", UPGRADE);
+    assert!(left(&decide(&[free(1, "k2")], &nodes, &[], now())).contains("I mend it myself"));
+    assert_eq!(finishes(&decide(&[free(31, "k2")], &nodes, &[], now())), [("k2", 1)]);
+    assert_eq!(finishes(&decide(&[free(1, "k3")], &nodes, &[], now())), [("k2", 1)]);
+}
+
+#[test]
+fn a_lease_that_says_nothing_was_changed_is_not_believed_of_a_node_that_is_cordoned() {
+    let untouched = held(record(UPGRADE, "k2", Step::acquired()), None, gone());
+    assert_eq!(finishes(&decide(&[untouched], &cordoned("k2", UPGRADE), &[], now())), [("k2", 1)]);
+}
+
+#[test]
+fn a_preflight_made_by_plain_kubectl_counts_as_running() {
+    let mut preflight = job(JobState::Going, None);
+    (preflight.operation, preflight.target) = ("step".to_owned(), None);
+    assert!(left(&decide(&[half_done("drain", gone())], &nodes(|_| {}), &[preflight], now())).contains("goes on"));
 }
 
 #[test]
