@@ -8,7 +8,7 @@ use std::process::Output;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-const PATIENCE: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_secs(900);
 /// How long nothing may have changed for a cluster to be at rest.
 const REST: Duration = Duration::from_secs(30);
 
