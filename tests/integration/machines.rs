@@ -6,7 +6,6 @@ mod etcd;
 mod faults;
 mod left;
 mod looks;
-mod rights;
 mod stage;
 mod story;
 

@@ -191,7 +191,7 @@ impl Stage {
     }
 
     /// What our service accounts asked, as the apiservers' audit logs have it.
-    pub(super) fn asked(&self) -> Vec<Value> {
+    fn asked(&self) -> Vec<Value> {
         let mut asked = Vec::new();
         for number in 1..=3 {
             let log = self.lab.machine(number).unwrap().read_file("/var/log/kubernetes/audit.log").unwrap();

@@ -4,7 +4,6 @@ use super::clients;
 use super::etcd::{self, Etcd};
 use super::left::{self, Left, Pass};
 use super::looks::{self, Looks};
-use super::rights;
 use super::stage::{Said, Stage, machines, stage, until};
 use lab::{Lab, Spec};
 use serde_json::Value;
@@ -98,7 +97,6 @@ pub(super) struct Story {
     pub(super) untouched_before: Value,
     pub(super) untouched_after: Value,
     pub(super) denied: (BTreeSet<String>, usize),
-    pub(super) unused_rights: BTreeSet<String>,
     pub(super) writes_of_first_run: usize,
     pub(super) writes_of_second_run: Vec<String>,
 }
@@ -165,7 +163,6 @@ fn tell() -> Story {
     let again = stage.quorate(["upgrade", "--to", TO]);
     let untouched_after = stage.untouched();
     let denied = stage.denied();
-    let unused_rights = rights::unused(&stage);
     let writes_of_second_run = stage.writes().into_iter().filter(|write| !first.contains(write)).collect();
     Story {
         here,
@@ -211,7 +208,6 @@ fn tell() -> Story {
         untouched_before,
         untouched_after,
         denied,
-        unused_rights,
         writes_of_first_run: first.len(),
         writes_of_second_run,
     }
