@@ -27,7 +27,7 @@ spec:
         - name: pause
           image: "registry.k8s.io/pause:3.10.2"
           imagePullPolicy: Never
-          lifecycle: {preStop: {sleep: {seconds: 60}}}
+          lifecycle: {preStop: {sleep: {seconds: 20}}}
 "#;
 
 /// A pass of reconcile, and the step that it started.
