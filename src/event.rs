@@ -2,8 +2,10 @@
 //! cannot be written is a line in the log.
 
 use crate::access::Access;
+use crate::clock::Clock;
 use crate::job::short_hash;
 use crate::report::{Outcome, Report};
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
@@ -38,7 +40,7 @@ pub fn finished(report: &Report) -> Told {
 }
 
 /// Tells something about a node.
-pub async fn about_node(access: &Access, node: &NodeName, told: Told) {
+pub async fn about_node(access: &Access, node: &NodeName, told: Told, clock: Clock) {
     let about = ObjectReference {
         api_version: Some("v1".to_owned()),
         kind: Some("Node".to_owned()),
@@ -47,11 +49,11 @@ pub async fn about_node(access: &Access, node: &NodeName, told: Told) {
         uid: Some(node.0.clone()),
         ..ObjectReference::default()
     };
-    tell(access, OF_NODES, about, told).await;
+    tell(access, OF_NODES, about, told, clock).await;
 }
 
 /// Tells something about a Lease of ours.
-pub async fn about_lease(access: &Access, lease: &str, told: Told) {
+pub async fn about_lease(access: &Access, lease: &str, told: Told, clock: Clock) {
     let about = ObjectReference {
         api_version: Some("coordination.k8s.io/v1".to_owned()),
         kind: Some("Lease".to_owned()),
@@ -59,12 +61,11 @@ pub async fn about_lease(access: &Access, lease: &str, told: Told) {
         namespace: Some(access.namespace.clone()),
         ..ObjectReference::default()
     };
-    let namespace = access.namespace.clone();
-    tell(access, &namespace, about, told).await;
+    tell(access, &access.namespace, about, told, clock).await;
 }
 
-async fn tell(access: &Access, namespace: &str, about: ObjectReference, told: Told) {
-    let event = event(namespace, about, &told);
+async fn tell(access: &Access, namespace: &str, about: ObjectReference, told: Told, clock: Clock) {
+    let event = event(namespace, about, &told, clock.now());
     let written = tokio::time::timeout(LIMIT, async {
         let client = access.live(&[]).await.map_err(|error| error.to_string())?;
         let events: Api<Event> = Api::namespaced(client, namespace);
@@ -83,14 +84,14 @@ async fn tell(access: &Access, namespace: &str, about: ObjectReference, told: To
     tracing::warn!(said, reason = told.reason, note = told.note, "An Event could not be written");
 }
 
-fn event(namespace: &str, about: ObjectReference, told: &Told) -> Event {
+fn event(namespace: &str, about: ObjectReference, told: &Told, now: Timestamp) -> Event {
     let mut note = told.note.clone();
     crate::report::shorten(&mut note, NOTE - '…'.len_utf8());
     // The same words about the same object have the same name.
     let name = format!("{}.{}", about.name.as_deref().unwrap_or("quorate"), short_hash(&format!("{told:?}")));
     Event {
         metadata: ObjectMeta { name: Some(name), namespace: Some(namespace.to_owned()), ..ObjectMeta::default() },
-        event_time: Some(MicroTime(crate::clock::Clock::system().now())),
+        event_time: Some(MicroTime(now)),
         action: Some("Reconcile".to_owned()),
         reason: Some(told.reason.to_owned()),
         note: Some(note),
@@ -110,9 +111,11 @@ mod tests {
     fn a_note_fits_and_the_same_words_have_the_same_name() {
         let about = |name: &str| ObjectReference { name: Some(name.to_owned()), ..ObjectReference::default() };
         let told = |note: &str| Told { warning: true, reason: "QuorateNotFinished", note: note.to_owned() };
-        let long = event("default", about("k1"), &told(&"ü".repeat(2000)));
+        let long = event("default", about("k1"), &told(&"ü".repeat(2000)), Timestamp::UNIX_EPOCH);
         assert!(long.note.unwrap().len() <= NOTE);
-        let name = |note: &str, node: &str| event("default", about(node), &told(note)).metadata.name.unwrap();
+        let name = |note: &str, node: &str| {
+            event("default", about(node), &told(note), Timestamp::UNIX_EPOCH).metadata.name.unwrap()
+        };
         assert_eq!(name("a", "k1"), name("a", "k1"));
         assert_ne!(name("a", "k1"), name("b", "k1"));
         assert_ne!(name("a", "k1"), name("a", "k2"));

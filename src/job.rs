@@ -5,7 +5,7 @@ use crate::access::{Access, AccessError, ROUNDS, ReadError, unanswered};
 use crate::observe::cluster::CONTROL_PLANE;
 use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::core::v1::{Node, Pod};
-use kube::api::{DeleteParams, ListParams, LogParams, PostParams, Preconditions, PropagationPolicy};
+use kube::api::{DeleteParams, ListParams, LogParams, PostParams, Preconditions};
 use kube::{Api, Client};
 use quorum_safety::{Cordon, NodeName, NodeView};
 use std::time::Duration;
@@ -76,6 +76,17 @@ async fn control_plane_addresses(client: &Client) -> Result<Vec<String>, kube::E
     let list = nodes.list(&ListParams::default().labels(CONTROL_PLANE)).await?;
     let addresses = list.items.into_iter().filter_map(|node| node.status.and_then(|status| status.addresses)).flatten();
     Ok(addresses.filter(|address| address.type_ == "InternalIP").map(|address| address.address).collect())
+}
+
+/// Deletes a Job, in the background with its pods; with a UID that very one. False when it was not there any more.
+async fn delete(jobs: &Api<Job>, name: &str, uid: Option<String>) -> Result<bool, JobError> {
+    let preconditions = uid.map(|uid| Preconditions { uid: Some(uid), resource_version: None });
+    let params = DeleteParams { preconditions, ..DeleteParams::background() };
+    match jobs.delete(name, &params).await {
+        Ok(_) => Ok(true),
+        Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(false),
+        Err(source) => Err(JobError::Request { what: format!("delete Job {name}"), source }),
+    }
 }
 
 /// How a Job came to be.
@@ -235,17 +246,10 @@ impl<'a> Jobs<'a> {
     /// the node is dead, and must not be waited for.
     async fn delete_exactly(&self, jobs: &Api<Job>, job: &Job) -> Result<(), JobError> {
         let name = job.metadata.name.clone().unwrap_or_default();
-        let params = DeleteParams {
-            propagation_policy: Some(PropagationPolicy::Background),
-            preconditions: Some(Preconditions { uid: job.metadata.uid.clone(), resource_version: None }),
-            ..DeleteParams::default()
-        };
-        let failed = |source| JobError::Request { what: format!("delete Job {name}"), source };
-        match jobs.delete(&name, &params).await {
-            Ok(_) => {}
-            Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => return Ok(()),
-            Err(error) => return Err(failed(error)),
+        if !delete(jobs, &name, job.metadata.uid.clone()).await? {
+            return Ok(());
         }
+        let failed = |source| JobError::Request { what: format!("read Job {name}"), source };
         for _ in 0..60 {
             match jobs.get_opt(&name).await.map_err(failed)? {
                 Some(present) if present.metadata.uid == job.metadata.uid => {}
@@ -267,13 +271,8 @@ impl<'a> Jobs<'a> {
     /// The same, of the Job with this UID only: another of that name is somebody else's.
     async fn discard_this(&self, name: &str, uid: Option<String>) -> Result<(), JobError> {
         let client = self.access.live(&self.avoid).await?;
-        let preconditions = uid.map(|uid| Preconditions { uid: Some(uid), resource_version: None });
-        let params = DeleteParams { preconditions, ..DeleteParams::background() };
-        match self.jobs(client).delete(name, &params).await {
-            Ok(_) => Ok(()),
-            Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(()),
-            Err(source) => Err(JobError::Request { what: format!("delete Job {name}"), source }),
-        }
+        delete(&self.jobs(client), name, uid).await?;
+        Ok(())
     }
 
     /// The Job of that name.

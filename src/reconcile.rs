@@ -19,7 +19,6 @@ use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::Job;
 use plan::{Act, Finish, JobState, LeaseLook, StepJob, decide};
 use quorum_safety::{Cordon, Fact, NodeName, NodeView};
-use std::path::Path;
 use std::time::Duration;
 
 pub mod plan;
@@ -39,9 +38,7 @@ pub async fn run(global: &Global, args: &Reconcile, clock: Clock) -> anyhow::Res
     if args.in_job {
         let pod = OwnPod::from_environment()?;
         let report = reconcile(&access, &config, &pod, clock).await?.fitted();
-        let document = report.document();
-        output::line(&serde_json::to_string(&document)?);
-        output::terminate_with(Path::new(output::TERMINATION_LOG), &document)?;
+        report.leave()?;
         return Ok(report.outcome.in_job());
     }
     let report = by_job(&access, &config, clock).await?;
@@ -96,7 +93,7 @@ async fn reconcile(access: &Access, config: &Config, pod: &OwnPod, clock: Clock)
                 let (started, note) = start(&jobs, config, &nodes, &finish).await;
                 let reason = if started.is_some() { "QuorateFinishing" } else { "QuorateNotFinished" };
                 let event = Told { warning: started.is_none(), reason, note: note.clone() };
-                event::about_node(access, &finish.node, event).await;
+                event::about_node(access, &finish.node, event, clock).await;
                 if started.is_some() {
                     told.done.push(note)
                 } else {
@@ -106,14 +103,14 @@ async fn reconcile(access: &Access, config: &Config, pod: &OwnPod, clock: Clock)
             }
             Act::Free { lease, operation, target } => {
                 match free(&leases, config, pod, &lease, (&operation, &target)).await {
-                    Ok(note) => told.released(access, &lease, note).await,
+                    Ok(note) => told.released(access, &lease, note, clock).await,
                     Err(note) => told.left.push(note),
                 }
             }
             Act::Leave(why) => told.left.push(why),
             Act::Hand(what) => {
                 let event = Told { warning: true, reason: "QuorateNeedsAHand", note: what.clone() };
-                event::about_lease(access, lock::CONTROL_PLANE, event).await;
+                event::about_lease(access, lock::CONTROL_PLANE, event, clock).await;
                 told.hands.push(what);
             }
         }
@@ -127,7 +124,7 @@ async fn reconcile(access: &Access, config: &Config, pod: &OwnPod, clock: Clock)
         Ok(None) => {}
         Ok(Some(block)) => {
             let note = format!("kured's lock was left by {block}, which is over: given back");
-            told.released(access, lock::CONTROL_PLANE, note).await;
+            told.released(access, lock::CONTROL_PLANE, note, clock).await;
         }
         Err(why) => told.left.push(format!("whether kured's lock was left by somebody is not known: {why}")),
     }
@@ -164,9 +161,9 @@ struct Said {
 }
 
 impl Said {
-    async fn released(&mut self, access: &Access, lease: &str, note: String) {
+    async fn released(&mut self, access: &Access, lease: &str, note: String, clock: Clock) {
         let event = Told { warning: false, reason: "QuorateReleased", note: note.clone() };
-        event::about_lease(access, lease, event).await;
+        event::about_lease(access, lease, event, clock).await;
         self.done.push(note);
     }
 
@@ -188,11 +185,10 @@ impl Said {
 async fn steps(jobs: &Jobs<'_>) -> Result<Vec<StepJob>, JobError> {
     let mut steps = Vec::new();
     for job in jobs.all().await? {
-        let name = job.metadata.name.clone().unwrap_or_default();
         // Only of those that have not ended is more asked.
         let Some(mut step) = StepJob::of(&job, JobState::Ended(ended_at(&job))) else { continue };
         if job::ended(&job).is_none() {
-            step.state = match jobs.look(&name).await? {
+            step.state = match jobs.look(&step.name).await? {
                 State::Going(_) => JobState::Going,
                 State::Stranded(why) => JobState::Stranded(why),
                 // Its pod has ended, and the Job's own status says so in a moment.

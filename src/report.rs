@@ -1,10 +1,11 @@
 //! The one-line report that a Job leaves in its termination message: at most 3 KiB, whatever the verdict.
 
 use crate::exit::ExitStatus;
-use crate::output::TERMINATION_LIMIT;
+use crate::output::{self, TERMINATION_LIMIT};
 use quorum_safety::{API_VERSION, Answer, Class, Observation, Reason, StoredVerdict};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use std::path::Path;
 
 /// What a Job of ours says at its end. It is printed as a [`Document`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -142,6 +143,16 @@ impl Report {
     pub fn on(mut self, observation: &Observation) -> Self {
         self.judged = Some(Box::new(ObservationDigest::of(observation)));
         self.fitted()
+    }
+
+    /// Prints it on a line of its own and leaves it in the termination message: how a Job ends.
+    ///
+    /// # Errors
+    /// When it cannot be left there.
+    pub fn leave(&self) -> anyhow::Result<()> {
+        let document = self.document();
+        output::line(&serde_json::to_string(&document)?);
+        output::terminate_with(Path::new(output::TERMINATION_LOG), &document)
     }
 
     /// As it is printed.

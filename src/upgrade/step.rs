@@ -9,7 +9,6 @@ use crate::event;
 use crate::exit::{ExitStatus, UsageError};
 use crate::lock::{self, Leases};
 use crate::node::Preflight;
-use crate::output;
 use crate::place::{self, OwnPod};
 use crate::report::{Outcome, Report};
 use crate::seen::Seen;
@@ -21,7 +20,6 @@ use crate::upgrade::postflight;
 use crate::version::Version;
 use futures::StreamExt;
 use quorum_safety::{Disruption, Fact, Mine, NodeName, Verdict};
-use std::path::Path;
 use std::time::Duration;
 
 /// How often the kill switch is looked at while waiting (incident R31).
@@ -47,9 +45,7 @@ pub async fn run(global: &Global, step: &Step, clock: Clock) -> anyhow::Result<E
         Err(error) if error.is::<UsageError>() => return Err(error),
         Err(error) => (unknown(format!("{error:#}")), Some(ExitStatus::Unknown)),
     };
-    let document = report.document();
-    output::line(&serde_json::to_string(&document)?);
-    output::terminate_with(Path::new(output::TERMINATION_LOG), &document)?;
+    report.leave()?;
     Ok(status.unwrap_or_else(|| report.outcome.in_job()))
 }
 
@@ -68,32 +64,26 @@ async fn attempt(
         return Ok(end(Outcome::Refused, text));
     };
     let mut chain = Chain::new(&access, &config, clock, pod, to);
-    let only = match &step.command {
-        StepCommand::ControlPlane(order) | StepCommand::Worker(order) if order.finish_only => target.clone(),
-        StepCommand::Preflight(_)
-        | StepCommand::Postflight(_)
-        | StepCommand::ControlPlane(_)
-        | StepCommand::Worker(_) => None,
+    chain.finish_only = match &step.command {
+        StepCommand::ControlPlane(order) | StepCommand::Worker(order) => order.finish_only,
+        StepCommand::Preflight(_) | StepCommand::Postflight(_) => false,
     };
-    if let Some(node) = only {
-        chain.finish_only = true;
-        let report = match chain.same_image().await? {
-            Some(stop) => stop,
-            None => finish(&chain, &node).await?,
-        };
-        event::about_node(&access, &node, event::finished(&report)).await;
-        return Ok(report);
-    }
-    if let Some(stop) = chain.same_image().await? {
-        return Ok(stop);
-    }
-    match (&step.command, target) {
-        (StepCommand::Postflight(_), _) => postflight::run(&chain).await,
-        (StepCommand::ControlPlane(_) | StepCommand::Worker(_), Some(node)) => one_node(&chain, &node).await,
-        (StepCommand::Preflight(_) | StepCommand::ControlPlane(_) | StepCommand::Worker(_), _) => {
-            preflight(&chain).await
+    let report = match (chain.same_image().await?, &step.command, &target) {
+        (Some(stop), ..) => stop,
+        (None, StepCommand::Postflight(_), _) => postflight::run(&chain).await?,
+        (None, StepCommand::ControlPlane(_) | StepCommand::Worker(_), Some(node)) if chain.finish_only => {
+            finish(&chain, node).await?
         }
+        (None, StepCommand::ControlPlane(_) | StepCommand::Worker(_), Some(node)) => one_node(&chain, node).await?,
+        (None, StepCommand::Preflight(_) | StepCommand::ControlPlane(_) | StepCommand::Worker(_), _) => {
+            preflight(&chain).await?
+        }
+    };
+    // Nobody follows it: people are told.
+    if let (true, Some(node)) = (chain.finish_only, &target) {
+        event::about_node(&access, node, event::finished(&report), clock).await;
     }
+    Ok(report)
 }
 
 /// Checks everything that can be checked before anything is touched, then starts the first node. What is half done is finished

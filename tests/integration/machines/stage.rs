@@ -99,7 +99,7 @@ impl Stage {
     }
 
     /// The same, while apiservers may come and go.
-    pub(super) fn try_get<const N: usize>(&self, args: [&str; N]) -> Option<Value> {
+    pub(super) fn try_get<'a>(&self, args: impl IntoIterator<Item = &'a str>) -> Option<Value> {
         let words: Vec<&str> =
             ["kubectl", "--request-timeout=4s", "get", "-o", "json"].into_iter().chain(args).collect();
         let output = self.lab.run(words).unwrap();
@@ -240,6 +240,24 @@ impl Stage {
         let denied = asked.iter().filter(forbidden).map(line).filter(|line| !allowed.contains(line));
         (denied.collect(), asked.len())
     }
+}
+
+/// kured's DaemonSet, for its lock; no node has the label that its pods want.
+pub(super) fn kured(annotations: &str) -> String {
+    format!(
+        r#"
+apiVersion: apps/v1
+kind: DaemonSet
+metadata: {{name: kured, namespace: kube-system, annotations: {annotations}}}
+spec:
+  selector: {{matchLabels: {{app: kured}}}}
+  template:
+    metadata: {{labels: {{app: kured}}}}
+    spec:
+      nodeSelector: {{quorate.dev/test: nowhere}}
+      containers: [{{name: kured, image: "ghcr.io/kubereboot/kured:1.23.0"}}]
+"#
+    )
 }
 
 /// Waits for a condition.

@@ -4,7 +4,7 @@ use super::clients;
 use super::etcd::{self, Etcd};
 use super::left::{self, Left, Pass};
 use super::looks::{self, Looks};
-use super::stage::{Said, Stage, machines, stage, until};
+use super::stage::{Said, Stage, kured, machines, stage, until};
 use lab::{Lab, Spec};
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -257,25 +257,9 @@ fn cordoned(stage: &Stage) -> Said {
     said
 }
 
-/// kured's DaemonSet, for its lock; no node has the label that its pods want.
-const KURED: &str = r#"
-apiVersion: apps/v1
-kind: DaemonSet
-metadata:
-  name: kured
-  namespace: kube-system
-spec:
-  selector: {matchLabels: {app: kured}}
-  template:
-    metadata: {labels: {app: kured}}
-    spec:
-      nodeSelector: {quorate.dev/test: nowhere}
-      containers: [{name: kured, image: "ghcr.io/kubereboot/kured:1.23.0"}]
-"#;
-
 /// The gate while kured's lock says something that is no lock. kured stays: every step takes its lock from here on.
 fn unparsable(stage: &Stage) -> Said {
-    stage.apply(KURED);
+    stage.apply(&kured("{}"));
     kureds_lock(stage, r#"{"nodeID":"k1","created":"the day before yesterday","TTL":"soon"}"#);
     let said = stage.gate();
     stage.kubectl(["-n", "kube-system", "annotate", "daemonset", "kured", "weave.works/kured-node-lock-"]);

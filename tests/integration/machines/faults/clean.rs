@@ -22,15 +22,8 @@ pub(super) fn wrong(stage: &Stage) -> Vec<String> {
 }
 
 fn look(stage: &Stage) -> Vec<String> {
-    let get = |words: &[&str]| match words {
-        [one] => stage.try_get([*one]),
-        [one, two] => stage.try_get([*one, *two]),
-        [one, two, three] => stage.try_get([*one, *two, *three]),
-        [one, two, three, four, five] => stage.try_get([*one, *two, *three, *four, *five]),
-        _ => None,
-    };
     let mut found = Vec::new();
-    let mut look = |words: &[&str], judge: fn(&Value) -> Vec<String>| match get(words) {
+    let mut look = |words: &[&str], judge: fn(&Value) -> Vec<String>| match stage.try_get(words.iter().copied()) {
         Some(answer) => found.extend(judge(&answer)),
         None => found.push(format!("the API does not answer for {}", words.join(" "))),
     };

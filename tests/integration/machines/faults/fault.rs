@@ -1,6 +1,6 @@
 //! The faults: each is injected, has hit somebody, and is healed where it does not heal by itself.
 
-use super::super::stage::Stage;
+use super::super::stage::{Stage, kured};
 use super::boundary::Boundary;
 use lab::Machine;
 use lab::prober::monitor::rule::Part;
@@ -109,22 +109,9 @@ pub(super) struct Scene {
 /// What of whom it takes away: one node of each list.
 pub(super) type Hits = Vec<(Vec<String>, Part)>;
 
-/// Where kured comes from; no node has the label of its DaemonSet's pods.
-const KURED: &str = r#"
-apiVersion: apps/v1
-kind: DaemonSet
-metadata:
-  name: kured
-  namespace: kube-system
-  annotations: {weave.works/kured-node-lock: '{"nodeID":"k4","created":"2026-11-25T20:00:00Z","TTL":9223372036854775807}'}
-spec:
-  selector: {matchLabels: {app: kured}}
-  template:
-    metadata: {labels: {app: kured}}
-    spec:
-      nodeSelector: {quorate.dev/test: nowhere}
-      containers: [{name: kured, image: "ghcr.io/kubereboot/kured:1.23.0"}]
-"#;
+/// The annotations of a kured whose lock a node holds.
+const HELD_BY_K4: &str =
+    r#"{weave.works/kured-node-lock: '{"nodeID":"k4","created":"2026-11-25T20:00:00Z","TTL":9223372036854775807}'}"#;
 const IMAGE: &str = "registry.k8s.io/kube-apiserver:v1.36.3";
 /// All machines share one disk, so no real one is filled: these folders become small file systems without a free byte.
 const FULL: [&str; 3] = ["/var/cache/apt", "/etc/kubernetes/tmp", "/var/lib/quorate"];
@@ -321,7 +308,7 @@ impl Fault {
             }
             Self::KuredHolds => {
                 let file = tempfile::NamedTempFile::new().map_err(|error| error.to_string())?;
-                std::fs::write(file.path(), KURED).map_err(|error| error.to_string())?;
+                std::fs::write(file.path(), kured(HELD_BY_K4)).map_err(|error| error.to_string())?;
                 kubectl(stage, &["apply", "-f", file.path().to_str().expect("a path of a temporary file")])
             }
             Self::KillSwitch => {
