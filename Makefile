@@ -4,7 +4,7 @@
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/quorate/target
 TOOLS ?= $(HOME)/.cache/quorate/tools
 export QUORATE_TOOLS := $(TOOLS)
-export PATH := $(TOOLS)/cargo-deny/bin:$(PATH):$(TOOLS)/go/bin
+export PATH := $(PATH):$(TOOLS)/go/bin
 
 # What ships is static: glibc has hosts and DNS look-ups built in. The target is named so that these flags do not reach build
 # scripts; paths are cut, so that where it was built does not show in the binary.
@@ -46,13 +46,13 @@ demo-loop: setup lab image prober-image
 ## make demo-down  takes it away; nothing is left
 demo-down: lab-down
 
-## make test       lint and all tests, with real etcd, apiservers and machines
-test: setup lint lab-down lab-build built
+## make test       all tests, with real etcd, apiservers and machines, and lint beside them
+test: setup lab-down lab-build built
 	scripts/test
 	$(LAB) down
 
 ## make test-long  what takes longer than make test may
-test-long: setup lint lab-down lab-build built
+test-long: setup lab-down lab-build built
 	PROPTEST_CASES=10000 scripts/test --include-ignored
 
 # What is tested and what tests, both at the same time: much of linking the first takes one core. They share no folder.

@@ -4,12 +4,14 @@
 use crate::access::Access;
 use crate::clock::Clock;
 use crate::config::Config;
+use kube::Client;
 use quorum_safety::{Fact, NodeName, NodeView, Observation};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 pub mod apiserver;
 pub mod balancer;
+pub mod budgets;
 pub mod certificate;
 pub mod cluster;
 pub mod etcd;
@@ -29,7 +31,7 @@ pub struct Sources<'a> {
 pub async fn observe(sources: &Sources<'_>, config: &Config, clock: Clock) -> Observation {
     let answer = config.times.answer.get();
     let pace = etcd::Pace { answer, between_samples: config.times.between_samples.get() };
-    let (asked, (view, mut apiservers)) = tokio::join!(
+    let (asked, (view, budgets, mut apiservers)) = tokio::join!(
         async {
             match sources.seeds.as_slice() {
                 [] => None,
@@ -37,14 +39,23 @@ pub async fn observe(sources: &Sources<'_>, config: &Config, clock: Clock) -> Ob
             }
         },
         async {
-            let view = of_api(sources, answer).await;
-            let apiservers = match (&sources.access, &view.nodes) {
-                (Ok(access), Fact::Known(nodes)) => {
-                    apiserver::observe(access, &addresses(nodes, |node| node.control_plane), answer).await
+            let (view, client) = of_api(sources, answer).await;
+            let apiservers = async {
+                match (&sources.access, &view.nodes) {
+                    (Ok(access), Fact::Known(nodes)) => {
+                        apiserver::observe(access, &addresses(nodes, |node| node.control_plane), answer).await
+                    }
+                    _ => Vec::new(),
                 }
-                _ => Vec::new(),
             };
-            (view, apiservers)
+            let budgets = async {
+                match &client {
+                    Ok(client) => budgets::observe(client, answer).await,
+                    Err(why) => Fact::Unknown(why.clone()),
+                }
+            };
+            let (apiservers, budgets) = tokio::join!(apiservers, budgets);
+            (view, budgets, apiservers)
         }
     );
     let cluster::ClusterView { uid, nodes } = view;
@@ -77,18 +88,20 @@ pub async fn observe(sources: &Sources<'_>, config: &Config, clock: Clock) -> Ob
             .collect();
         apiservers = apiserver::observe(access, &servers, answer).await;
     }
-    Observation { taken_at: clock.unix(), cluster_uid: uid, etcd, nodes, apiservers }
+    Observation { taken_at: clock.unix(), cluster_uid: uid, etcd, nodes, apiservers, budgets }
 }
 
-async fn of_api(sources: &Sources<'_>, answer: Duration) -> cluster::ClusterView {
-    let why = match &sources.access {
-        Ok(access) => match access.live(&[]).await {
-            Ok(client) => return cluster::observe(&client, answer).await,
-            Err(error) => error.to_string(),
-        },
-        Err(why) => why.clone(),
+/// What the API says, and who answered; or why nobody did.
+async fn of_api(sources: &Sources<'_>, answer: Duration) -> (cluster::ClusterView, Result<Client, String>) {
+    let client = match &sources.access {
+        Ok(access) => access.live(&[]).await.map_err(|error| error.to_string()),
+        Err(why) => Err(why.clone()),
     };
-    cluster::ClusterView { uid: Fact::Unknown(why.clone()), nodes: Fact::Unknown(why) }
+    let view = match &client {
+        Ok(client) => cluster::observe(client, answer).await,
+        Err(why) => cluster::ClusterView { uid: Fact::Unknown(why.clone()), nodes: Fact::Unknown(why.clone()) },
+    };
+    (view, client)
 }
 
 /// Names and InternalIPs of some nodes.
@@ -109,5 +122,6 @@ pub fn without_etcd(cluster_uid: Fact<String>, clock: Clock) -> Observation {
         etcd: quorum_safety::EtcdView { membership: Fact::Unknown(why.to_owned()), members: Vec::new() },
         nodes: Fact::Unknown("the nodes were not asked".to_owned()),
         apiservers: Vec::new(),
+        budgets: Fact::Unknown("budgets were not asked for".to_owned()),
     }
 }

@@ -13,14 +13,16 @@ use crate::report::{Outcome, Report};
 use crate::seen::{self, Seen};
 use comfy_table::{Table, presets};
 use quorum_safety::{
-    Answer, Cordon, Disruption, Fact, InFlight, KillSwitch, Kured, Lock, Mine, NodeName, NodeView, Quorum, Record,
-    StoredVerdict, UnixSeconds,
+    Answer, BudgetPods, Budgets, Cordon, Disruption, Fact, InFlight, KillSwitch, Kured, Lock, Mine, NodeName, NodeView,
+    Quorum, Record, StoredVerdict, UnixSeconds,
 };
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// How old a published observation may be before the text calls it old.
 const FRESH_FOR: i64 = 120;
+/// How many budgets are named.
+const BUDGETS_SHOWN: usize = 5;
 const JOB_DEADLINE: Duration = Duration::from_secs(90);
 
 /// An observation with what follows from it.
@@ -94,6 +96,8 @@ impl Status {
         text.push_str(&voters(seen, self.healthy_voters));
         text.push('\n');
         text.push_str(&under_way(&self.seen.in_flight));
+        text.push('\n');
+        text.push_str(&budgets(&seen.budgets));
         let mut table = Table::new();
         table.load_style(presets::NOTHING);
         table.set_header(["NODE", "ROLE", "KUBELET", "READY", "CORDON", "ETCD", "APISERVER", "MAY GO"]);
@@ -185,6 +189,31 @@ fn voters(seen: &quorum_safety::Observation, healthy: Option<usize>) -> String {
             )
         }
         Fact::Unknown(why) => format!("etcd: not known: {why}"),
+    }
+}
+
+/// What a drain would have to wait for.
+fn budgets(budgets: &Fact<Budgets>) -> String {
+    let budgets = match budgets {
+        Fact::Known(budgets) => budgets,
+        Fact::Unknown(why) => return format!("budgets: not known: {why}"),
+    };
+    let shown = budgets.named.iter().take(BUDGETS_SHOWN).map(|budget| {
+        let pods = match &budget.pods {
+            Fact::Known(BudgetPods { healthy, desired, expected }) => {
+                format!("{healthy} of {expected} healthy, {desired} must stay")
+            }
+            Fact::Unknown(why) => why.clone(),
+        };
+        format!("{}/{} ({pods})", budget.namespace, budget.name)
+    });
+    let shown: Vec<String> = shown.collect();
+    let more = budgets.closed.saturating_sub(shown.len());
+    let all = format!("budgets: {} of {} let no pod go", budgets.closed, budgets.count);
+    match (shown.is_empty(), more) {
+        (true, _) => all,
+        (false, 0) => format!("{all}: {}", shown.join("; ")),
+        (false, more) => format!("{all}: {}; and {more} more", shown.join("; ")),
     }
 }
 
@@ -302,8 +331,8 @@ fn show(global: &Global, status: &Status, clock: Clock) -> anyhow::Result<ExitSt
 #[cfg(test)]
 mod tests {
     use super::*;
-    use quorum_safety::Writer;
     use quorum_safety::fixture::{Cluster, healthy, unknown};
+    use quorum_safety::{BudgetView, Writer};
 
     fn voters_line(cluster: &Cluster) -> String {
         let seen = Seen { observation: cluster.seen.clone(), in_flight: cluster.in_flight.clone() };
@@ -324,6 +353,33 @@ mod tests {
         };
         assert!(row(Some("kubectl-cordon")).contains(" by kubectl-cordon "), "{}", row(Some("kubectl-cordon")));
         assert!(row(None).contains(" by somebody else "), "{}", row(None));
+    }
+
+    #[test]
+    fn a_budget_that_lets_no_pod_go_is_named_and_holds_nothing() {
+        let closed = |name: &str, pods| BudgetView { namespace: "shop".to_owned(), name: name.to_owned(), pods };
+        let pods = BudgetPods { healthy: 1, desired: 1, expected: 1 };
+        let many = ["a", "b", "c", "d", "e", "f"].map(|name| closed(name, unknown()));
+        for (seen, wanted) in [
+            (Fact::Known(Budgets { count: 3, closed: 0, named: Vec::new() }), "budgets: 0 of 3 let no pod go"),
+            (
+                Fact::Known(Budgets { count: 3, closed: 1, named: vec![closed("till", Fact::Known(pods))] }),
+                "budgets: 1 of 3 let no pod go: shop/till (1 of 1 healthy, 1 must stay)",
+            ),
+            (
+                Fact::Known(Budgets { count: 6, closed: 6, named: many.into() }),
+                "; shop/e (no answer within 3 s); and 1 more",
+            ),
+            (Fact::Unknown("the API is away".to_owned()), "budgets: not known: the API is away"),
+        ] {
+            let mut cluster = healthy(3);
+            cluster.seen.budgets = seen;
+            let seen = Seen { observation: cluster.seen, in_flight: cluster.in_flight };
+            let status = Status::of(&seen, &Config::default());
+            assert!(status.nodes.iter().all(|node| node.verdict.answer == Answer::Permitted));
+            let text = status.text(seen.observation.taken_at);
+            assert!(text.lines().any(|line| line.ends_with(wanted)), "{wanted}:\n{text}");
+        }
     }
 
     /// Safety review, finding 20: a member that is cut off answers Status, and the line said that one more may fail.

@@ -14,4 +14,5 @@ pub mod recover;
 pub mod show;
 pub mod step;
 pub mod sub_step;
+pub mod timeline;
 pub mod unrecorded;

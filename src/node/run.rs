@@ -271,7 +271,7 @@ impl<'a> Work<'a> {
     async fn carry_out(&mut self, step: Step, state: &State) -> Result<(), Failure> {
         let (to, deadline, manager) = (self.order.to, self.deadline, self.host.manager);
         match step {
-            Step::PutBack => self.put_back()?,
+            Step::PutBack => self.put_back(|_| true)?,
             Step::PruneScratch => self.prune_scratch()?,
             Step::Checks => {
                 let mut found = objections(state, self.order);
@@ -337,8 +337,9 @@ impl<'a> Work<'a> {
         Ok(())
     }
 
-    fn put_back(&mut self) -> Result<(), Failure> {
-        for (component, copy) in self.host.torn()? {
+    /// Puts manifests back that kubeadm has moved away, those that are `ours` to mend.
+    fn put_back(&mut self, ours: impl Fn(&str) -> bool) -> Result<(), Failure> {
+        for (component, copy) in self.host.torn()?.into_iter().filter(|(component, _)| ours(component)) {
             self.touch()?;
             output::progress(&format!("{component}: its manifest is missing; {} is put back", copy.display()));
             self.host.put_back(component, &copy)?;
@@ -434,8 +435,8 @@ impl<'a> Work<'a> {
                 return Err(failure.into());
             }
             attempt += 1;
-            // Killed, it has not put back what it had moved.
-            self.put_back()?;
+            // Killed, it has not put back what it had moved. What was not there before is not missing now.
+            self.put_back(|component| state.manifests.pods.contains_key(component))?;
             tokio::time::sleep(BETWEEN).await;
         }
     }

@@ -57,7 +57,7 @@ pub(crate) async fn within<T>(
 }
 
 /// A list that was cut short is not the list.
-fn complete(metadata: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ListMeta) -> Result<(), String> {
+pub(crate) fn complete(metadata: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ListMeta) -> Result<(), String> {
     match metadata.continue_.as_deref() {
         None | Some("") => Ok(()),
         Some(_) => Err("the API gave only a part of the list".to_owned()),

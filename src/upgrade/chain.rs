@@ -38,7 +38,8 @@ pub struct Chain<'a> {
     pub to: Version,
     /// Whether only what is half done is finished or undone, and nothing else begun.
     pub finish_only: bool,
-    began: Duration,
+    /// When the step began, by the clock's time since boot.
+    pub began: Duration,
 }
 
 /// What the name of an upgrade begins with; its version follows.

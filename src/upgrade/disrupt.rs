@@ -9,7 +9,7 @@ use crate::cli::node::{Mode as KubeadmMode, Role, Upgrade as NodeUpgrade};
 use crate::drain::{self, Cordoned, DrainError, Owner, Uncordoned};
 use crate::job::{self, Jobs, Placement, Request};
 use crate::lock::{self, Claimant, Hold, Leases, Outcome as LockOutcome};
-use crate::node::{NodeOutcome, NodeReport, Versions};
+use crate::node::{NodeOutcome, NodeReport};
 use crate::observe::etcd::{self, ClientFiles, KUBEADM_PKI};
 use crate::report::{Outcome, Report};
 use crate::seen::Seen;
@@ -19,7 +19,8 @@ use crate::upgrade::kubeadm_config::{self, ClusterConfiguration};
 use crate::upgrade::plan::{Mode, NodePlan};
 use crate::upgrade::recover::{self, Expected};
 use crate::upgrade::sub_step::SubStep;
-use crate::upgrade::unrecorded;
+use crate::upgrade::timeline::Timeline;
+use crate::upgrade::unrecorded::{self, Found};
 use anyhow::Context;
 use quorum_safety::{Class, Code, Disrupting, Disruption, Fact, Mine, NodeName, Permit, Reason, Verdict};
 use std::time::Duration;
@@ -64,9 +65,14 @@ pub async fn upgrade(chain: &Chain<'_>, fleet: &Fleet, plan: &NodePlan) -> anyho
             // A name that is not known is of another version: it may have changed anything.
             SubStep::named(&step.name).is_none_or(SubStep::on_host)
         }
-        None => plan.begun && unrecorded::on_host(chain, node, &hold).await?,
+        None if plan.begun => match unrecorded::look(chain, node, &hold).await? {
+            Ok(Found::Finished) => return Ok(unrecorded::leave(chain, node, hold, None).await),
+            Ok(found) => found == Found::OnHost,
+            Err(stop) => return Ok(unrecorded::leave(chain, node, hold, Some(stop)).await),
+        },
+        None => false,
     };
-    let work = Work { chain, node, plan, hold, on_host };
+    let work = Work { chain, node, plan, hold, on_host, timeline: Timeline::from(chain.began) };
     match chain.stopped().await {
         Some(reason) => work.way_back(reason).await,
         None if chain.finish_only && !on_host => {
@@ -147,6 +153,7 @@ struct Work<'a, 'c> {
     hold: Hold,
     /// An adopted operation that may have changed the host: it can only be finished.
     on_host: bool,
+    timeline: Timeline,
 }
 
 impl Work<'_, '_> {
@@ -165,7 +172,7 @@ impl Work<'_, '_> {
         // What a step before this one has changed shows in `before` already.
         let changed = (!self.on_host).then_some(report.manifests_changed.as_slice());
         let expected = Expected { before: &before, after: &report.after, changed };
-        self.back_in_service(expected, Some(&report.after)).await
+        self.back_in_service(expected, Some(&report)).await
     }
 
     /// With the kill switch engaged: what has changed nothing is undone, what has is brought back into service if it is whole, and is
@@ -290,10 +297,11 @@ impl Work<'_, '_> {
         }
     }
 
-    /// Announces a step before the node's own. What may have changed the host keeps its record: whoever adopts it after us must not take
-    /// it for something that can be undone.
+    /// Announces a sub-step. What may have changed the host keeps its record: whoever adopts it after us must not take it for something
+    /// that can be undone.
     async fn announce(&self, step: SubStep) -> anyhow::Result<()> {
-        if !self.on_host {
+        self.timeline.enter(step, self.chain.clock.boottime());
+        if step.on_host() || !self.on_host {
             self.hold.guard.step(step.into()).await?;
         }
         Ok(())
@@ -377,18 +385,20 @@ impl Work<'_, '_> {
     }
 
     /// Proven recovery, uncordon, release. A stop leaves the lock and the cordon: half done.
-    async fn back_in_service(self, expected: Expected<'_>, told: Option<&Versions>) -> anyhow::Result<Option<End>> {
+    async fn back_in_service(self, expected: Expected<'_>, told: Option<&NodeReport>) -> anyhow::Result<Option<End>> {
         let (chain, node) = (self.chain, self.node);
         match self.recovered_and_uncordoned(expected).await {
             Ok(None) => {}
             Ok(Some(stop)) => return Ok(Some(stop)),
             Err(error) => return Ok(Some(self.midway(format!("{error:#}")))),
         }
-        let (name, seconds) = (node.name.clone(), chain.seconds());
+        let (name, seconds) = (&node.name, chain.seconds());
+        let parts = self.timeline.parts(chain.clock.boottime(), told.map_or(&[], |report| &report.steps));
         let recorded = chain.record(|record| {
             record.seconds.insert(name.clone(), seconds);
-            if let Some(told) = told {
-                record.heard(&name, told);
+            record.parts.insert(name.clone(), parts.clone());
+            if let Some(report) = told {
+                record.heard(name, &report.after);
             }
         });
         // For the next estimate only.
@@ -410,11 +420,11 @@ impl Work<'_, '_> {
 
     async fn recovered_and_uncordoned(&self, expected: Expected<'_>) -> anyhow::Result<Option<End>> {
         let (chain, node) = (self.chain, self.node);
-        self.hold.guard.step(SubStep::Recovery.into()).await?;
+        self.announce(SubStep::Recovery).await?;
         if let Some(stop) = recover::wait(chain, node, expected, &self.hold).await? {
             return Ok(Some(stop));
         }
-        self.hold.guard.step(SubStep::Uncordon.into()).await?;
+        self.announce(SubStep::Uncordon).await?;
         match drain::uncordon(chain.access, &node.name.0, &self.owner().await, &self.hold.guard).await? {
             Uncordoned::Schedulable => chain.say(&format!("{}: recovered, schedulable again", node.name)),
             Uncordoned::StaysCordoned => {
@@ -437,7 +447,7 @@ impl Work<'_, '_> {
             chain.record(|record| record.apply_node = Some(name.clone())).await?;
         }
         let order = self.order(before).await?;
-        self.hold.guard.step(SubStep::NodeStep.into()).await?;
+        self.announce(SubStep::NodeStep).await?;
         let mut args = vec!["node".to_owned(), "upgrade".to_owned()];
         args.extend(order.to_args());
         let request = Request {

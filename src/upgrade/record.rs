@@ -2,6 +2,7 @@
 //! upgrade is the live fleet; this holds only what the fleet does not show.
 
 use crate::node::Versions;
+use crate::upgrade::timeline::Part;
 use crate::version::Version;
 use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -32,6 +33,8 @@ pub struct ChainRecord {
     pub image: Option<String>,
     /// Seconds that each finished node took.
     pub seconds: BTreeMap<NodeName, u64>,
+    /// What of them went where, by node: of the step that finished it.
+    pub parts: BTreeMap<NodeName, Vec<Part>>,
 }
 
 impl ChainRecord {

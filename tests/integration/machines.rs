@@ -5,7 +5,9 @@ mod clients;
 mod etcd;
 mod faults;
 mod left;
+mod long;
 mod looks;
+mod rights;
 mod stage;
 mod story;
 

@@ -14,6 +14,8 @@ mod image;
 #[cfg(test)]
 mod incidents;
 #[cfg(test)]
+mod jobs;
+#[cfg(test)]
 mod lock;
 #[cfg(test)]
 mod machines;

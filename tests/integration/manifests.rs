@@ -226,6 +226,21 @@ fn only_reconcile_starts_by_itself_and_all_fail_on_our_codes() {
 }
 
 #[test]
+fn r23_no_noschedule_taint_keeps_a_job_from_a_node() {
+    let templates: Vec<CronJob> = of_kind(&build("kustomize/base"), "CronJob");
+    assert!(templates.len() >= 4);
+    for template in &templates {
+        let mut tolerations = pod(template).tolerations.iter().flatten();
+        let every = tolerations.any(|one| {
+            one.operator.as_deref() == Some("Exists")
+                && one.key.is_none()
+                && matches!(one.effect.as_deref(), None | Some("NoSchedule"))
+        });
+        assert!(every, "{:?}", template.metadata.name);
+    }
+}
+
+#[test]
 fn readers_of_etcd_mount_three_files_and_nothing_else() {
     let pki = "/etc/kubernetes/pki/etcd";
     let expected = ["ca.crt", "healthcheck-client.crt", "healthcheck-client.key"].map(|file| format!("{pki}/{file}"));

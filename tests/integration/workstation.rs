@@ -7,14 +7,16 @@ use serde_json::{Value, json};
 use std::process::{Command, Output};
 use std::time::Duration;
 
-/// What is installed, and one control plane node.
-fn installed() -> Api {
-    let api = Api::start(Spec::default()).unwrap();
+/// What is installed, and some control plane nodes.
+pub(crate) fn installed(spec: Spec, nodes: &[&str]) -> Api {
+    let api = Api::start(spec).unwrap();
     api.kubectl(["apply", "-k", concat!(env!("CARGO_MANIFEST_DIR"), "/manifests")]).unwrap();
     let labels = json!({"node-role.kubernetes.io/control-plane": ""});
-    let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "k1", "labels": labels}});
-    api.apply(&node.to_string()).unwrap();
-    api.set_node_ready("k1", api.address(1)).unwrap();
+    for (number, name) in (1..).zip(nodes) {
+        let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels}});
+        api.apply(&node.to_string()).unwrap();
+        api.set_node_ready(name, api.address(number)).unwrap();
+    }
     api
 }
 
@@ -27,7 +29,7 @@ fn quorate(api: &Api, args: &[&str]) -> Output {
 /// Who asks for a document gets one, whatever it says.
 #[test]
 fn a_look_that_nobody_could_take_is_a_document_too() {
-    let api = installed();
+    let api = installed(Spec::default(), &["k1"]);
     let config = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(config.path(), "times: {jobStart: 1s}").unwrap();
     let config = format!("--config={}", config.path().display());
@@ -47,7 +49,7 @@ fn a_look_that_nobody_could_take_is_a_document_too() {
 /// The one that was begun last is the best measure, whatever its number.
 #[test]
 fn upgrades_that_were_measured_are_found_the_last_one_first() {
-    let api = installed();
+    let api = installed(Spec::default(), &["k1"]);
     let write = |to: &str, state: &str| {
         let name = format!("quorate-upgrade-{to}");
         let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "namespace": "quorate"},

@@ -4,10 +4,11 @@
 //! |---|---|
 //! | `nodes-before.json`, `nodes-after.json` | `kubectl get nodes -o json` |
 //! | `apiservers-before.json`, `apiservers-after.json` | kube-system's pods of the apiservers |
-//! | `state.json` | what quorate wrote down about the upgrade: seconds of each node |
+//! | `state.json` | what quorate wrote down about the upgrade: seconds of each node, and where they went |
 //! | `upgrade.json` | exit code and seconds of the command |
 //! | `vip.json`, `service-NODE.json…` | reports of the probers |
 //! | `voters.json` | the quorum margin |
+//! | `memory.json` | the most anonymous memory of each command of quorate; the shell loop has none |
 //!
 //! What is not known is said, and a goal that cannot be judged is missed.
 
@@ -21,21 +22,28 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::command::read;
+use crate::prober::memory::Memory;
 use crate::prober::voters::Margin;
 use crate::prober::{Class, Report, Tally};
 
 /// The goal of the issue: the longest time without a success, milliseconds.
 const GAP_GOAL: u64 = 1000;
+/// The goal of the issue: the most anonymous memory of any process of quorate, bytes.
+const MEMORY_GOAL: u64 = 16 * MIB;
+const MIB: u64 = 1 << 20;
 /// Failures that are printed one by one.
 const SHOWN: usize = 12;
 /// What the published plan's shell loop did on the same machines. Not measured by this run.
 const QUOTED: &str = "quoted: the published plan's shell loop (drain, `kubeadm upgrade apply` on every node, uncordon)
   on such machines, through the VIP: 7 failed of 47,920, longest gap 3.2 s; by hand, once; `make demo-loop` measures it";
 
+/// The folder of the shell loop's account.
+const LOOP: &str = "demo-loop";
+
 /// What the shell loop did: as measured by `make demo-loop`, whose folder stands beside this one, or as quoted.
 fn shell_loop(folder: &Path) -> Result<String> {
-    let path = folder.with_file_name("demo-loop").join("vip.json");
-    if folder.ends_with("demo-loop") || !path.exists() {
+    let path = folder.with_file_name(LOOP).join("vip.json");
+    if folder.ends_with(LOOP) || !path.exists() {
         return Ok(QUOTED.to_owned());
     }
     let mut vip = Sum::default();
@@ -59,6 +67,27 @@ struct Upgrade {
 #[derive(Debug, Deserialize)]
 struct State {
     seconds: BTreeMap<String, u64>,
+    /// None of the shell loop, which measures no parts.
+    #[serde(default)]
+    parts: BTreeMap<String, Vec<Part>>,
+}
+
+/// A part of a node's step, as quorate writes it down.
+#[derive(Debug, Deserialize)]
+struct Part {
+    name: String,
+    seconds: u64,
+    #[serde(default)]
+    parts: Vec<Self>,
+}
+
+/// Parts in a line; those that took no second are left out.
+fn line_of(parts: &[Part]) -> String {
+    let told = parts.iter().filter(|part| part.seconds > 0).map(|part| match line_of(&part.parts) {
+        of if of.is_empty() => format!("{} {} s", part.name, part.seconds),
+        of => format!("{} {} s ({of})", part.name, part.seconds),
+    });
+    told.collect::<Vec<_>>().join(", ")
 }
 
 fn document<T: DeserializeOwned>(path: &Path) -> Result<T> {
@@ -199,6 +228,18 @@ fn margin(out: &mut String, margin: &Margin) -> std::fmt::Result {
     Ok(())
 }
 
+fn mebibytes(bytes: u64) -> String {
+    format!("{}.{} MiB", bytes / MIB, bytes % MIB * 10 / MIB)
+}
+
+fn memory(out: &mut String, memory: &Memory) -> std::fmt::Result {
+    writeln!(
+        out,
+        "\nmost anonymous memory of a process of quorate, on any machine and here, looked at 4 times a second"
+    )?;
+    memory.0.iter().try_for_each(|(command, bytes)| writeln!(out, "  {command:<22} {}", mebibytes(*bytes)))
+}
+
 fn goal(out: &mut String, text: &str, value: Option<u64>, most: u64, show: impl Fn(u64) -> String) -> std::fmt::Result {
     let (said, met) = value.map_or_else(|| ("unknown".to_owned(), false), |value| (show(value), value <= most));
     writeln!(out, "  {:<7} {text}: {said}", if met { "met" } else { "MISSED" })
@@ -242,6 +283,7 @@ pub fn text(folder: &Path) -> Result<String> {
     for (node, path) in service_reports(folder)? {
         service.add(&format!("pod on {node}"), &document(&path)?);
     }
+    let is_loop = folder.ends_with(LOOP);
     let voters: Margin = document(&folder.join("voters.json"))?;
 
     let mut out = String::new();
@@ -257,15 +299,26 @@ pub fn text(folder: &Path) -> Result<String> {
         let of = |versions: &BTreeMap<String, String>| versions.get(node).cloned().unwrap_or_else(|| "gone".to_owned());
         let step = state.seconds.get(node).map_or_else(|| "not finished".to_owned(), |seconds| format!("{seconds} s"));
         writeln!(out, "{node:<6} {:<40} {:<40} {step}", of(&before), of(&after))?;
+        if let Some(parts) = state.parts.get(node) {
+            writeln!(out, "       {}", line_of(parts))?;
+        }
     }
     table(&mut out, "requests through the VIP, from outside", &vip)?;
     table(&mut out, "requests through the Service address, from pods", &service)?;
     margin(&mut out, &voters)?;
+    let memory_seen: Memory = if is_loop { Memory::default() } else { document(&folder.join("memory.json"))? };
+    if !is_loop {
+        memory(&mut out, &memory_seen)?;
+    }
     let failed: u64 = vip.classes.values().map(|tally| tally.failed).sum();
     let gap = vip.longest_gap().map_or_else(|| "unknown".to_owned(), seconds);
     writeln!(out, "\nthis run: through the VIP: {failed} failed of {}, longest gap {gap}", vip.requests())?;
     writeln!(out, "{}", shell_loop(folder)?)?;
     goals(&mut out, &[("VIP", &vip), ("Service", &service)])?;
+    if !is_loop {
+        let most = memory_seen.0.values().copied().max();
+        goal(&mut out, "anonymous memory of every process of quorate at most 16 MiB", most, MEMORY_GOAL, mebibytes)?;
+    }
     Ok(out.trim_end().to_owned())
 }
 
@@ -293,10 +346,14 @@ mod tests {
             put(&format!("apiservers-{when}.json"), &json!({"items": [pod]}));
         }
         put("upgrade.json", &json!({"exit": 0, "seconds": 754}));
-        put("state.json", &json!({"seconds": {"k1": 181}, "applyNode": "k1"}));
+        let of_host = json!([{"name": "kubeadm", "seconds": 80}, {"name": "hold", "seconds": 0}]);
+        let parts = json!([{"name": "acquired", "seconds": 21}, {"name": "cordon", "seconds": 0},
+            {"name": "node-step", "seconds": 120, "parts": of_host}, {"name": "recovery", "seconds": 40}]);
+        put("state.json", &json!({"seconds": {"k1": 181}, "parts": {"k1": parts}, "applyNode": "k1"}));
         put("vip.json", &report(&json!({"new": tally(0, 130), "kept": tally(1, 1500), "write": tally(0, 200)})));
         put("service-k1.json", &report(service));
         put("service-k1.json.1", &report(&json!({"new": tally(2, 100)})));
+        put("memory.json", &json!({"node upgrade": 3_500_000, "step control-plane": 17 << 20}));
         put(
             "voters.json",
             &json!({"startedAt": "2026-11-22T19:00:00Z", "lastedMs": 754_000, "members": ["k1", "k2", "k3"],
@@ -314,13 +371,15 @@ mod tests {
             "exit code 0, 12 min 34 s",
             "kubelet v1.36.1, apiserver v1.36.1",
             "kubelet v1.36.3, apiserver v1.36.3",
-            " 181 s\n",
+            " 181 s\n       acquired 21 s, node-step 120 s (kubeadm 80 s), recovery 40 s\n",
             "at least 2 of 3 voters",
             "kept from running for 0.31 s at most",
             " 1:01 to  1:04  2 of 3, not k1",
             "  met     no new connection failed, VIP: 0",
             "  MISSED  longest gap of any class at most 1 s, VIP: 1.50 s",
             "  MISSED  no new connection failed, Service: 2",
+            "  node upgrade           3.3 MiB\n",
+            "  MISSED  anonymous memory of every process of quorate at most 16 MiB: 17.0 MiB",
             // Never asked: nothing is known, so it is missed.
             "  MISSED  no write failed, Service: unknown",
             "1 failed of 3600, longest gap 1.50 s",

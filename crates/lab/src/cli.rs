@@ -64,6 +64,8 @@ pub enum Command {
     Resume(Process),
     /// Watch how many etcd members answer, until SIGTERM or SIGINT
     Voters(prober::voters::Options),
+    /// Watch how much memory a program's processes take, on this host and its machines, until SIGTERM or SIGINT
+    Memory(prober::memory::Options),
     /// Print the account of a demo from the files that it left
     Account {
         /// The folder with those files

@@ -40,6 +40,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Pause(process) => machine(process.machine)?.pause(&process.name)?,
         Command::Resume(process) => machine(process.machine)?.resume(&process.name)?,
         Command::Voters(options) => prober::voters::run(&options).map(drop)?,
+        Command::Memory(options) => prober::memory::run(&options).map(drop)?,
         Command::Account { folder } => output::answer(account::text(&folder)?),
         Command::Image { reference, out, binary, files, user } => {
             let mut contents = Image::of_binary(&binary)?;

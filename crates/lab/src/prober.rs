@@ -11,6 +11,7 @@ mod access;
 mod account;
 mod connection;
 mod lane;
+pub mod memory;
 pub mod monitor;
 mod report;
 pub mod voters;

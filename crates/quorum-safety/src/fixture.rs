@@ -5,8 +5,8 @@ use crate::in_flight::{Holder, InFlight, KillSwitch, Kured, Lock, Mine};
 use crate::judge::judge;
 use crate::membership::{ClusterId, Member, MemberId, Membership, NodeName, Role};
 use crate::observation::{
-    ApiserverView, Component, Cordon, EtcdView, Fact, MemberView, NodeView, Observation, StaticPodView, StatusSample,
-    UnixSeconds,
+    ApiserverView, Budgets, Component, Cordon, EtcdView, Fact, MemberView, NodeView, Observation, StaticPodView,
+    StatusSample, UnixSeconds,
 };
 use crate::policy::Policy;
 use crate::reason::Code;
@@ -67,6 +67,7 @@ pub fn healthy(n: u64) -> Cluster {
         },
         nodes: Fact::Known(nodes),
         apiservers: (1..=n).map(apiserver).collect(),
+        budgets: Fact::Known(Budgets { count: 0, closed: 0, named: Vec::new() }),
     };
     let in_flight = InFlight {
         control_plane: Fact::Known(Lock::Free),

@@ -40,8 +40,8 @@ pub use in_flight::{Holder, InFlight, KillSwitch, Kured, Lock, Mine};
 pub use judge::{healthy_voters, judge};
 pub use membership::{ClusterId, Member, MemberId, Membership, MembershipError, NodeName, Role};
 pub use observation::{
-    Alarm, AlarmKind, ApiserverView, Component, Cordon, EtcdView, Fact, MemberView, NodeView, Observation,
-    StaticPodView, StatusSample, UnixSeconds, Writer,
+    Alarm, AlarmKind, ApiserverView, BudgetPods, BudgetView, Budgets, Component, Cordon, EtcdView, Fact, MemberView,
+    NodeView, Observation, StaticPodView, StatusSample, UnixSeconds, Writer,
 };
 pub use policy::Policy;
 pub use quorum::Quorum;

@@ -71,6 +71,50 @@ pub struct Observation {
     pub nodes: Fact<Vec<NodeView>>,
     /// Each apiserver, asked on its own address.
     pub apiservers: Vec<ApiserverView>,
+    /// The PodDisruptionBudgets. They are told and decide nothing: a drain rehearses, and asks for itself.
+    #[serde(default = "not_asked")]
+    pub budgets: Fact<Budgets>,
+}
+
+/// What is stored of an observation by a version that asked for no budgets.
+fn not_asked() -> Fact<Budgets> {
+    Fact::Unknown("not asked for".to_owned())
+}
+
+/// The PodDisruptionBudgets of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Budgets {
+    /// How many there are.
+    pub count: usize,
+    /// How many of them let no pod of theirs be evicted now.
+    pub closed: usize,
+    /// The first of those, by namespace and name: what is observed is stored, and must stay small.
+    pub named: Vec<BudgetView>,
+}
+
+/// A PodDisruptionBudget that lets no pod go.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct BudgetView {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// How its pods stand; unknown while its controller has not seen its newest spec.
+    pub pods: Fact<BudgetPods>,
+}
+
+/// How the pods stand that a budget counts, as its controller last wrote.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct BudgetPods {
+    /// Healthy now.
+    pub healthy: i32,
+    /// How many must stay so.
+    pub desired: i32,
+    /// How many there should be.
+    pub expected: i32,
 }
 
 /// etcd as its members describe it.

@@ -98,3 +98,22 @@ fn an_order_is_not_begun_from_its_time_on() {
         assert!(!too_late(&late(Some(0)), now, &mark).unwrap().untouched);
     }
 }
+
+#[test]
+fn only_what_was_there_before_kubeadm_is_put_back_after_it() {
+    let root = tempfile::tempdir().unwrap();
+    let order = order("v1.36.3", Some(Role::ControlPlane));
+    let host = Host { root: root.path().to_owned(), manager: PackageManager::Apt };
+    let copies = root.path().join("etc/kubernetes/tmp/kubeadm-backup-manifests-2026-11-25-22-00-00");
+    let manifests = root.path().join("etc/kubernetes/manifests");
+    for folder in [&copies, &manifests] {
+        std::fs::create_dir_all(folder).unwrap();
+    }
+    for component in ["kube-scheduler", "kube-controller-manager"] {
+        std::fs::write(copies.join(format!("{component}.yaml")), "copy").unwrap();
+    }
+    let mut work = Work::new(&order, Clock::system(), host, Mark::new(root.path(), order.to));
+    work.put_back(|component| component == "kube-scheduler").unwrap();
+    assert!(manifests.join("kube-scheduler.yaml").exists() && work.changed);
+    assert!(!manifests.join("kube-controller-manager.yaml").exists(), "somebody has taken it away on purpose");
+}

@@ -157,6 +157,24 @@ impl Stage {
             .collect()
     }
 
+    /// Nodes with everything that is in them but what a kubelet writes without anybody's doing: its heartbeats, and with them the
+    /// resourceVersion, and the list of images that it counts now and then.
+    fn whole_nodes(&self) -> Value {
+        let mut nodes = self.get(["nodes"]);
+        let nodes = nodes["items"].as_array_mut().unwrap();
+        for node in nodes.iter_mut() {
+            let metadata = node["metadata"].as_object_mut().unwrap();
+            metadata.remove("resourceVersion");
+            metadata.remove("managedFields");
+            let status = node["status"].as_object_mut().unwrap();
+            status.remove("images");
+            for condition in status["conditions"].as_array_mut().unwrap() {
+                condition.as_object_mut().unwrap().remove("lastHeartbeatTime");
+            }
+        }
+        std::mem::take(nodes).into()
+    }
+
     /// Nodes, and every pod outside of our namespace with its resourceVersion and its containers' start times.
     pub(super) fn untouched(&self) -> Value {
         let pods = self.get(["pods", "--all-namespaces"]);
@@ -172,7 +190,7 @@ impl Stage {
                 })
             })
             .collect();
-        serde_json::json!({"nodes": self.nodes(), "pods": pods})
+        serde_json::json!({"nodes": self.whole_nodes(), "pods": pods})
     }
 
     /// Waits until something has come to rest, and gives what it is then: a kubelet that has just been restarted writes the status of its
@@ -191,12 +209,14 @@ impl Stage {
     }
 
     /// What our service accounts asked, as the apiservers' audit logs have it.
-    fn asked(&self) -> Vec<Value> {
+    pub(super) fn asked(&self) -> Vec<Value> {
         let mut asked = Vec::new();
         for number in 1..=3 {
-            let log = self.lab.machine(number).unwrap().read_file("/var/log/kubernetes/audit.log").unwrap();
-            // The last line may be half written.
-            let events = String::from_utf8_lossy(&log).into_owned();
+            // A log that grows too long is put aside under another name. The last line may be half written.
+            let script = "cat /var/log/kubernetes/audit*.log";
+            let log = self.lab.machine(number).unwrap().run(["sh", "-c", script]).unwrap();
+            assert!(log.status.success(), "{log:?}");
+            let events = String::from_utf8_lossy(&log.stdout).into_owned();
             let events = events.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
             asked.extend(events.filter(|event| {
                 event["user"]["username"].as_str().unwrap_or("").starts_with("system:serviceaccount:quorate:")

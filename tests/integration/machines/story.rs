@@ -4,6 +4,7 @@ use super::clients;
 use super::etcd::{self, Etcd};
 use super::left::{self, Left, Pass};
 use super::looks::{self, Looks};
+use super::rights;
 use super::stage::{Said, Stage, kured, machines, stage, until};
 use lab::{Lab, Spec};
 use serde_json::Value;
@@ -97,6 +98,8 @@ pub(super) struct Story {
     pub(super) untouched_before: Value,
     pub(super) untouched_after: Value,
     pub(super) denied: (BTreeSet<String>, usize),
+    /// What our accounts may do and never did.
+    pub(super) unused_rights: BTreeSet<String>,
     pub(super) writes_of_first_run: usize,
     pub(super) writes_of_second_run: Vec<String>,
 }
@@ -162,7 +165,7 @@ fn tell() -> Story {
     let untouched_before = stage.at_rest(Stage::untouched);
     let again = stage.quorate(["upgrade", "--to", TO]);
     let untouched_after = stage.untouched();
-    let denied = stage.denied();
+    let (denied, unused_rights) = (stage.denied(), rights::unused(&stage));
     let writes_of_second_run = stage.writes().into_iter().filter(|write| !first.contains(write)).collect();
     Story {
         here,
@@ -208,6 +211,7 @@ fn tell() -> Story {
         untouched_before,
         untouched_after,
         denied,
+        unused_rights,
         writes_of_first_run: first.len(),
         writes_of_second_run,
     }
