@@ -90,7 +90,8 @@ prober-image: ours lab
 
 ## make bench      beside the incumbents, in one run: time, CPU, memory
 bench: setup lab-build image
-	LAB=$(LAB) scripts/bench
+	RUSTFLAGS="$(STATIC)" cargo build --release --locked --target $(TARGET) -p quorate --example drain
+	LAB=$(LAB) DRAIN=$(CARGO_TARGET_DIR)/$(TARGET)/release/examples/drain scripts/bench
 
 ## make setup      Debian packages and tools that building and testing take
 setup:

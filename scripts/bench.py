@@ -1,51 +1,21 @@
 """The measurements of `make bench`; scripts/bench calls it inside k1's namespaces."""
 
 import json
-import os
 import shlex
 import subprocess
 import sys
-import tempfile
-import time
+
+from measure import MIB, once, row, whole
 
 scratch, quorate, tools, runs = sys.argv[1:5]
 SAMPLING = 1.0  # seconds between the two samples of an observation, as scratch/config.yaml says
 PKI = "/etc/kubernetes/pki/etcd"
 MEMBERS = ",".join(f"https://10.10.0.1{number}:2379" for number in (1, 2, 3))
-MIB = 1 << 20
 
 OURS = [quorate, "gate", "--here", "--node", "k2", "--config", f"{scratch}/config.yaml", "--output", "json"]
 ETCDCTL = [f"{tools}/etcdctl", f"--endpoints={MEMBERS}", f"--cacert={PKI}/ca.crt", f"--cert={PKI}/healthcheck-client.crt",
            f"--key={PKI}/healthcheck-client.key", "endpoint", "status"]
 KUBECTL = [f"{tools}/kubectl", "--kubeconfig=/etc/kubernetes/admin.conf", f"--cache-dir={scratch}/cache", "get", "nodes"]
-
-
-def once(command):
-    """Runs it, and gives its exit code, output, CPU seconds, peak resident and peak anonymous bytes."""
-    file = tempfile.TemporaryFile()  # no pipe: nobody reads while it runs
-    process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
-    anonymous = 0
-    while True:
-        pid, status, usage = os.wait4(process.pid, os.WNOHANG)
-        if pid:
-            break
-        try:
-            with open(f"/proc/{process.pid}/status") as lines:
-                for line in lines:
-                    if line.startswith("RssAnon:"):
-                        anonymous = max(anonymous, int(line.split()[1]) * 1024)
-        except OSError:
-            pass
-        time.sleep(0.002)
-    file.seek(0)
-    output = file.read().decode(errors="replace")
-    return os.waitstatus_to_exitcode(status), output, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024, anonymous
-
-
-def whole(command):
-    code, output, *_ = once(command)
-    if code != 0:
-        sys.exit(f"error: {shlex.join(command)} ended with {code}; nothing is compared:\n{output}")
 
 
 def wall(name, command):
@@ -66,16 +36,9 @@ pair = shlex.join(["sh", "-c", f"{shlex.join(ETCDCTL)} && {shlex.join(KUBECTL)}"
 their_wall, their_cpu = wall("theirs", pair)
 our_wall -= SAMPLING
 ours = [once(OURS) for _ in range(int(runs))]
-our_peak, our_anonymous = max(run[3] for run in ours), max(run[4] for run in ours)
+our_peak, our_anonymous = max(run.resident for run in ours), max(run.anonymous for run in ours)
 theirs = [once(command) for command in (ETCDCTL, KUBECTL) for _ in range(3)]
-their_peak, their_anonymous = max(run[3] for run in theirs), max(run[4] for run in theirs)
-
-
-def row(what, ours, theirs, goal=None):
-    ratio = ours / theirs
-    verdict = "" if goal is None else f"   goal <= {goal}: {'met' if ratio <= goal else 'MISSED'}"
-    return f"{what:<28} {ratio:6.2f}{verdict}"
-
+their_peak, their_anonymous = max(run.resident for run in theirs), max(run.anonymous for run in theirs)
 
 print(f"one observation of three TLS members and the API; median of {runs} runs, in one run of this script, on this host")
 print(f"quorate: {shlex.join(['quorate', *OURS[1:5]])}, without the {SAMPLING:g} s between its two samples")
