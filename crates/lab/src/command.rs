@@ -18,8 +18,8 @@ where
     command
 }
 
-/// Like [`command`], but killed with the lab: a build that was interrupted must not go on writing behind the next one. For one process
-/// that starts no other; what does is [`contained`].
+/// Like [`command`], but killed with the lab: a build that was interrupted must not go on writing behind the next one. What it has started
+/// itself ends when nobody listens any more.
 pub(crate) fn tied<I, S>(program: &str, args: I) -> Command
 where
     I: IntoIterator<Item = S>,
@@ -29,18 +29,6 @@ where
     let still_there = r#"[ "$PPID" = "$1" ] || exit 1; shift; exec "$@""#;
     let mut command = self::command("setpriv", ["--pdeathsig", "KILL", "--", "sh", "-c", still_there, "sh"]);
     command.arg(std::process::id().to_string()).arg(program).args(args);
-    command
-}
-
-/// Like [`tied`], with whatever it starts: all of it is in a namespace of processes and ends with the first of them. What it mounts goes
-/// with it. It is not for what is to be told something by a signal: that would meet `unshare`.
-pub(crate) fn contained<I, S>(program: &str, args: I) -> Command
-where
-    I: IntoIterator<Item = S>,
-    S: AsRef<OsStr>,
-{
-    let mut command = tied("unshare", ["--pid", "--mount-proc", "--fork", "--kill-child", "--"]);
-    command.arg(program).args(args);
     command
 }
 

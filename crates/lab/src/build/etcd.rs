@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 
 use super::{MACHINE_ETCD, go_version};
 use crate::cache::{Cache, GIB, Key};
-use crate::command::{contained, run, write};
+use crate::command::{run, tied, write};
 use crate::output::stage;
 
 const RECIPE: &str = "1";
@@ -58,7 +58,7 @@ pub fn etcd(version: &str) -> Result<PathBuf> {
         let package = new.join("package");
         write(&package.join("Cargo.toml"), &manifest)?;
         write(&package.join("src/main.rs"), "fn main() {}\n")?;
-        run(contained("cargo", ["fetch", "--quiet", "--target", "x86_64-unknown-linux-gnu"]).current_dir(&package))?;
+        run(tied("cargo", ["fetch", "--quiet", "--target", "x86_64-unknown-linux-gnu"]).current_dir(&package))?;
         let name = format!("etcd-bin-vendored-linux-amd64-{carried}");
         fs::copy(fetched(&name)?.join("bin/etcd"), new.join("etcd")).context("the crate carries no server")?;
         Ok(())
@@ -96,14 +96,14 @@ pub fn etcd_tools(version: &str) -> Result<PathBuf> {
         let _stage = stage(format_args!("etcd {version}: {}", TOOLS.join(", ")));
         match known {
             Some((_, checksums)) => write(&module.join("go.sum"), checksums)?,
-            None => run(contained("go", ["mod", "tidy"]).current_dir(&module))?,
+            None => run(tied("go", ["mod", "tidy"]).current_dir(&module))?,
         }
         TOOLS.iter().try_for_each(|tool| build_tool(&module, tool, &new.join(tool)))
     })
 }
 
 fn build_tool(module: &Path, tool: &str, out: &Path) -> Result<()> {
-    run(contained("go", ["build", "-trimpath", "-ldflags", "-s -w", "-o"])
+    run(tied("go", ["build", "-trimpath", "-ldflags", "-s -w", "-o"])
         .arg(out)
         .arg(format!("go.etcd.io/etcd/{tool}/v3"))
         .current_dir(module)

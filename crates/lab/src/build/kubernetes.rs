@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::{COMPONENTS, go_version};
 use crate::cache::{Cache, GIB, Key};
-use crate::command::{capture, contained, read, run, tied, write};
+use crate::command::{capture, read, run, tied, write};
 use crate::output::stage;
 use crate::version::Version;
 
@@ -103,7 +103,7 @@ struct Downloaded {
 }
 
 fn download(folder: &Path, modules: &[String]) -> Result<Vec<Downloaded>> {
-    let mut command = contained("go", ["mod", "download", "-json"]);
+    let mut command = tied("go", ["mod", "download", "-json"]);
     let answer = capture(command.args(modules).current_dir(folder))?;
     let found = serde_json::Deserializer::from_str(&answer).into_iter().collect::<Result<Vec<Downloaded>, _>>();
     let found = found.context("go mod download did not answer JSON")?;
@@ -131,7 +131,7 @@ fn lay_out(version: Version, module: &Path, src: &Path) -> Result<()> {
         write(&own, without_version(&read(&own)?, &staging, &version.staging()))?;
     }
     write(&file, go_mod(&upstream))?;
-    run(contained("go", ["mod", "tidy"]).current_dir(module))
+    run(tied("go", ["mod", "tidy"]).current_dir(module))
 }
 
 /// What upstream's build stamps into its binaries: without it kubeadm takes itself for v0.0.0.
@@ -155,7 +155,7 @@ fn make(version: Version, new: &Path) -> Result<()> {
     let _stage = stage(format_args!("Kubernetes {version}: {}", commands().collect::<Vec<_>>().join(", ")));
     // All at once: linking takes one core, and the other one compiles meanwhile. Without paths: with them a package would be compiled
     // again in each folder. The compiler cleans up behind itself only when it has taken 4 GiB: that takes a part of its time.
-    run(contained("go", ["build", "-trimpath", "-ldflags", &linker_flags(version), "-o"])
+    run(tied("go", ["build", "-trimpath", "-ldflags", &linker_flags(version), "-o"])
         .arg(new.join(""))
         .args(commands().map(|command| format!("k8s.io/kubernetes/cmd/{command}")))
         .current_dir(&module)

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 
 use super::{debs, packages};
 use crate::cache::{Cache, GIB, Key};
-use crate::command::{contained, run, write};
+use crate::command::{run, tied, write};
 use crate::output::stage;
 use crate::tree;
 use crate::version::Version;
@@ -34,7 +34,7 @@ fn entry() -> Result<PathBuf> {
     Cache::open()?.entry("root", SUITE, &key, 2 * GIB, |new| {
         let _stage = stage("the machines' root (Debian trixie)");
         let root = new.join("rootfs");
-        run(contained("mmdebstrap", ["--variant=minbase"])
+        run(tied("mmdebstrap", ["--variant=minbase"])
             .arg(format!("--include={INCLUDE}"))
             .arg(format!("--customize-hook={HOOK}"))
             .arg(SUITE)
@@ -99,7 +99,7 @@ fn make_layer(version: Version, root: &Path, repository: &Path, new: &Path) -> R
     write(&merged.join("etc/apt/sources.list.d/kubernetes.list"), packages::source_line(version))?;
     let source = merged.join("srv/apt");
     rustix::mount::mount_bind(repository, &source).context("cannot bind the repository")?;
-    let done = run(contained("chroot", [merged.as_os_str()])
+    let done = run(tied("chroot", [merged.as_os_str()])
         .args(["/bin/sh", "-c", INSTALL, "install"])
         .args(["kubeadm", "kubelet", "kubectl"].map(|name| format!("{name}={}-1.1", version.bare())))
         .env_clear()

@@ -35,46 +35,35 @@ fn killed_at(command: Command, point: &str) {
 }
 
 /// Runs it until it says that it is at `point`, waits for something more, and kills it.
-fn killed_when<T>(mut command: Command, point: &str, wait: impl FnOnce(u32) -> T) -> T {
+fn killed_when(mut command: Command, point: &str, wait: impl FnOnce(u32)) {
     let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     let lines = BufReader::new(child.stderr.take().unwrap()).lines();
     let mut said = Vec::new();
     for line in lines {
         said.push(line.unwrap());
         if said.last().is_some_and(|line| line.contains(point)) {
-            let waited = wait(child.id());
+            wait(child.id());
             child.kill().unwrap();
             child.wait().unwrap();
-            return waited;
+            return;
         }
     }
     panic!("it never said `{point}`: {said:#?}, {:?}", child.wait());
 }
 
-/// Runs it until it says that it is at `point` and one of these programs works for it there, and kills it then. What it has started
-/// ends with it.
+/// Runs it until it says that it is at `point` and one of these programs works for it there, and kills it then.
 fn killed_in(command: Command, point: &str, programs: &[&str]) {
-    let killed: BTreeSet<u32> = killed_when(command, point, |lab| {
+    killed_when(command, point, |lab| {
         let end = Instant::now() + PATIENCE;
         loop {
-            let all = processes();
-            let at_work = below(&all, lab);
+            let at_work = below(&processes(), lab);
             if at_work.iter().any(|process| programs.contains(&process.1.as_str())) {
-                return at_work.iter().map(|process| process.0).collect();
+                return;
             }
             assert!(Instant::now() < end, "`{point}`: none of {programs:?} was seen: {at_work:?}");
             std::thread::sleep(Duration::from_millis(5));
         }
     });
-    let end = Instant::now() + PATIENCE;
-    loop {
-        let left: Vec<_> = processes().into_iter().filter(|process| killed.contains(&process.0)).collect();
-        if left.is_empty() {
-            return;
-        }
-        assert!(Instant::now() < end, "killed at `{point}`, and these go on: {left:?}");
-        std::thread::sleep(Duration::from_millis(50));
-    }
 }
 
 /// Number, name and parent of each process that has not ended.
