@@ -21,6 +21,7 @@ PROBER := $(CARGO_TARGET_DIR)/$(TARGET)/release/prober
 export QUORATE_BIN := $(CURDIR)/dist/quorate
 export QUORATE_IMAGE := $(CURDIR)/dist/quorate-image.tar
 
+.DEFAULT_GOAL := help
 .PHONY: help demo demo-loop demo-down test test-long faults mutants lint image prober-image binary bench setup lab lab-build lab-down built ours
 
 # Cargo names what it builds by the path inside the workspace and judges it by age, so in a target folder that several
@@ -93,7 +94,7 @@ bench: setup lab-build image
 	RUSTFLAGS="$(STATIC)" cargo build --release --locked --target $(TARGET) -p quorate --example drain
 	LAB=$(LAB) DRAIN=$(CARGO_TARGET_DIR)/$(TARGET)/release/examples/drain scripts/bench
 
-## make setup      Debian packages and tools that building and testing take
+## make setup      Debian packages, and Go, that building and testing take
 setup:
 	@scripts/setup
 

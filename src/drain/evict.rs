@@ -300,6 +300,11 @@ impl<F: Fence> Drain<'_, F> {
         batch: Vec<PodRef>,
         overseer: &mut impl Overseer,
     ) -> Result<BTreeMap<String, String>, DrainError> {
+        let longest = self.longest();
+        if longest.is_zero() {
+            self.not_asked(&batch, overseer);
+            return Ok(BTreeMap::new());
+        }
         let client = match self.link.client().await {
             Ok(client) => client,
             Err(said) => {
@@ -307,7 +312,7 @@ impl<F: Fence> Drain<'_, F> {
                 return Ok(BTreeMap::new());
             }
         };
-        let (fence, longest) = (self.fence, self.longest());
+        let fence = self.fence;
         let asked = batch.into_iter().map(|pod| {
             let (client, asked) = (client.clone(), pod.clone());
             async move { (pod, fenced(fence, longest, |limit| evict(client, asked, Mode::Real, limit)).await) }
@@ -343,6 +348,11 @@ impl<F: Fence> Drain<'_, F> {
                 }
                 Outcome::Denied { said } => (BlockKind::Denied, said, None),
                 Outcome::Busy { said, after } => (BlockKind::Unknown, said, after),
+                // Given up with the whole drain.
+                Outcome::NoAnswer { .. } if self.longest().is_zero() => {
+                    self.not_asked(&[pod], overseer);
+                    continue;
+                }
                 Outcome::NoAnswer { said } => {
                     self.link.lost();
                     (BlockKind::Unknown, said, None)
@@ -352,6 +362,16 @@ impl<F: Fence> Drain<'_, F> {
             self.blocked(&pod, overseer, None, kind, format!("its eviction was not accepted: {reason}"));
         }
         late.map_or(Ok(refused), |because| Err(self.stopped(because)))
+    }
+
+    /// The time of the drain is up: of pods for which no answer could be waited for any more, what was said before says more.
+    fn not_asked(&mut self, pods: &[PodRef], overseer: &mut impl Overseer) {
+        for pod in pods {
+            if self.pods.get(&pod.uid).is_some_and(|track| track.blocker.is_none() && track.tries == 0) {
+                let reason = "no time was left to ask for its eviction".to_owned();
+                self.blocked(pod, overseer, None, BlockKind::Unknown, reason);
+            }
+        }
     }
 
     /// The longest that one request may take: what is left of the whole drain, at most.

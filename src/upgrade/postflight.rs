@@ -46,14 +46,37 @@ pub async fn run(chain: &Chain<'_>) -> anyhow::Result<End> {
 }
 
 async fn wrong(chain: &Chain<'_>, seen: &Seen) -> Vec<String> {
-    let mut wrong = Vec::new();
-    let operation = chain.operation();
+    let mut wrong = seen_wrong(seen, &chain.operation());
     let nodes = seen.observation.nodes.known().map(Vec::as_slice).unwrap_or_default();
+    for node in nodes.iter().filter(|node| node.control_plane) {
+        if let Some(address) = node.address.known()
+            && let Err(why) = livez(chain, address).await
+        {
+            wrong.push(format!("apiserver of {}: /livez: {why}", node.name));
+        }
+    }
+    match chain.access.live(&[]).await {
+        Ok(client) => wrong.extend(dns(&client, chain.config.times.answer.get()).await.err()),
+        Err(error) => wrong.push(error.to_string()),
+    }
+    wrong
+}
+
+/// What is not well by what was seen: nodes, control plane pods, apiservers, marks and locks of the operation that are left.
+fn seen_wrong(seen: &Seen, operation: &str) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let nodes = match &seen.observation.nodes {
+        Fact::Known(nodes) => nodes.as_slice(),
+        Fact::Unknown(why) => {
+            wrong.push(format!("the nodes are not known: {why}"));
+            &[]
+        }
+    };
     for node in nodes {
         if node.ready != Fact::Known(true) {
             wrong.push(format!("{} is not Ready", node.name));
         }
-        if node.cordon == Cordon::Ours(operation.clone()) {
+        if node.cordon == Cordon::Ours(operation.to_owned()) {
             wrong.push(format!("{} is still cordoned by {operation}", node.name));
         }
         match &node.static_pods {
@@ -72,18 +95,7 @@ async fn wrong(chain: &Chain<'_>, seen: &Seen) -> Vec<String> {
             Fact::Unknown(why) => wrong.push(format!("apiserver of {}: {why}", server.node)),
         }
     }
-    for node in nodes.iter().filter(|node| node.control_plane) {
-        if let Some(address) = node.address.known()
-            && let Err(why) = livez(chain, address).await
-        {
-            wrong.push(format!("apiserver of {}: /livez: {why}", node.name));
-        }
-    }
-    wrong.extend(locks(&seen.in_flight, &operation));
-    match chain.access.live(&[]).await {
-        Ok(client) => wrong.extend(dns(&client, chain.config.times.answer.get()).await.err()),
-        Err(error) => wrong.push(error.to_string()),
-    }
+    wrong.extend(locks(&seen.in_flight, operation));
     wrong
 }
 
@@ -137,4 +149,69 @@ async fn dns(client: &Client, limit: Duration) -> Result<(), String> {
         .flat_map(|slice| slice.endpoints.iter())
         .any(|endpoint| endpoint.conditions.as_ref().and_then(|conditions| conditions.ready) == Some(true));
     if ready { Ok(()) } else { Err("cluster DNS: Service kube-system/kube-dns has no ready endpoint".to_owned()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quorum_safety::fixture::{Cluster, healthy, unknown};
+    use quorum_safety::{Component, Holder};
+
+    const OPERATION: &str = "upgrade-v1.36.3";
+
+    fn said(cluster: Cluster) -> String {
+        seen_wrong(&Seen { observation: cluster.seen, in_flight: cluster.in_flight }, OPERATION).join("; ")
+    }
+
+    /// Each row breaks one thing.
+    #[test]
+    fn what_is_not_well_is_said() {
+        let of_k2 = |change: fn(&mut quorum_safety::NodeView)| said(healthy(3).on_node("k2", change));
+        let with = |change: fn(&mut Cluster)| said(healthy(3).with(change));
+        let held = |operation: &str| {
+            let holder = Holder { identity: "me".to_owned(), operation: operation.to_owned(), target: "k2".into() };
+            Fact::Known(Lock::Held(holder))
+        };
+        let lease = |operation: &str| said(healthy(3).with(|it| it.in_flight.control_plane = held(operation)));
+        for (said, wanted) in [
+            (said(healthy(3)), ""),
+            (of_k2(|node| node.ready = Fact::Known(false)), "k2 is not Ready"),
+            (of_k2(|node| node.ready = unknown()), "k2 is not Ready"),
+            (of_k2(|node| node.cordon = Cordon::Ours(OPERATION.to_owned())), "k2 is still cordoned by upgrade-v1.36.3"),
+            // Somebody else's.
+            (of_k2(|node| node.cordon = Cordon::Foreign), ""),
+            (of_k2(|node| node.static_pods = unknown()), "static pods of k2: no answer within 3 s"),
+            (
+                of_k2(|node| {
+                    if let Fact::Known(pods) = &mut node.static_pods {
+                        pods.iter_mut()
+                            .filter(|pod| pod.component == Component::Scheduler)
+                            .for_each(|pod| pod.ready = false);
+                    }
+                }),
+                "kube-scheduler of k2 is not ready",
+            ),
+            (with(|it| it.seen.nodes = unknown()), "the nodes are not known: no answer within 3 s"),
+            (
+                said(healthy(3).on_apiserver(2, |server| server.ready = Fact::Known(false))),
+                "apiserver of k2: /readyz is not ok",
+            ),
+            (
+                said(healthy(3).on_apiserver(2, |server| server.ready = unknown())),
+                "apiserver of k2: no answer within 3 s",
+            ),
+            (lease(OPERATION), "Lease control-plane-disruption is still held for k2"),
+            (lease("reboot"), ""),
+            (with(|it| it.in_flight.control_plane = unknown()), "Lease control-plane-disruption: no answer within 3 s"),
+            (with(|it| it.in_flight.workers = unknown()), "the Leases of workers: no answer within 3 s"),
+            (
+                with(|it| it.in_flight.kured = Fact::Known(Kured::Held(format!("quorate/{OPERATION}")))),
+                "kured's lock is still held by quorate/upgrade-v1.36.3",
+            ),
+            (with(|it| it.in_flight.kured = Fact::Known(Kured::Held("k3".to_owned()))), ""),
+            (with(|it| it.in_flight.kured = unknown()), "kured's lock: no answer within 3 s"),
+        ] {
+            assert_eq!(said, wanted);
+        }
+    }
 }

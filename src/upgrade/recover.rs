@@ -61,7 +61,7 @@ pub async fn wait(
                 Recovery::NotYet(clauses) => clauses.into_iter().map(|clause| clause.detail).collect(),
             }
         } else {
-            worker_clauses(&seen, node, chain)
+            worker_clauses(&seen, node, chain.to)
         };
         if open.is_empty() {
             return Ok(None);
@@ -138,7 +138,8 @@ fn retagged(image: &str, tag: &str) -> String {
     }
 }
 
-fn worker_clauses(seen: &Seen, node: &FleetNode, chain: &Chain<'_>) -> Vec<String> {
+/// What of a worker is not as it must be before its lock is given back.
+fn worker_clauses(seen: &Seen, node: &FleetNode, to: Version) -> Vec<String> {
     let nodes = match &seen.observation.nodes {
         Fact::Known(nodes) => nodes,
         Fact::Unknown(why) => return vec![format!("the nodes are not known: {why}")],
@@ -153,7 +154,7 @@ fn worker_clauses(seen: &Seen, node: &FleetNode, chain: &Chain<'_>) -> Vec<Strin
         Fact::Unknown(why) => open.push(format!("{}: {why}", node.name)),
     }
     match &view.kubelet_version {
-        Fact::Known(version) if *version == chain.to.to_string() => {}
+        Fact::Known(version) if *version == to.to_string() => {}
         Fact::Known(version) => open.push(format!("its kubelet reports {version}")),
         Fact::Unknown(why) => open.push(why.clone()),
     }
@@ -198,11 +199,12 @@ async fn balancer_serves(chain: &Chain<'_>, node: &FleetNode, seen: &Seen, wante
 #[cfg(test)]
 mod tests {
     use super::*;
+    use quorum_safety::fixture;
 
     /// The hash of a manifest that stays may change with the kubelet; the one of a manifest that was changed must.
     #[test]
     fn only_a_changed_manifest_says_something_of_the_hash() {
-        let whole = quorum_safety::fixture::healthy(3);
+        let whole = fixture::healthy(3);
         let before = Seen { observation: whole.seen, in_flight: whole.in_flight };
         let fleet = crate::upgrade::fleet::Fleet::of(&before).unwrap();
         let static_pods = Component::ALL.map(|component| (component.name().to_owned(), "v1.36.3".to_owned()));
@@ -216,6 +218,34 @@ mod tests {
         assert_eq!(known[&Component::Apiserver].image, "registry.k8s.io/kube-apiserver:v1.36.3");
         assert_eq!(known[&Component::Etcd].config_hash, ConfigHash::Any);
         assert!(of(None).values().all(|pod| pod.config_hash == ConfigHash::Any));
+    }
+
+    /// Each row breaks one thing.
+    #[test]
+    fn a_worker_is_recovered_when_nothing_of_it_is_open() {
+        let to: Version = "v1.36.3".parse().unwrap();
+        let upgraded = || fixture::healthy(3).on_node("w1", |node| node.kubelet_version = Fact::Known(to.to_string()));
+        let open = |cluster: fixture::Cluster| {
+            let whole = upgraded();
+            let fleet = |of: fixture::Cluster| Seen { observation: of.seen, in_flight: of.in_flight };
+            let fleet = crate::upgrade::fleet::Fleet::of(&fleet(whole)).unwrap();
+            let seen = Seen { observation: cluster.seen, in_flight: cluster.in_flight };
+            worker_clauses(&seen, fleet.get(&"w1".into()).unwrap(), to).join("; ")
+        };
+        assert_eq!(open(upgraded()), "");
+        let broken = |change: fn(&mut quorum_safety::NodeView)| open(upgraded().on_node("w1", change));
+        assert_eq!(broken(|node| node.ready = Fact::Known(false)), "w1 is not Ready");
+        assert_eq!(broken(|node| node.ready = fixture::unknown()), "w1: no answer within 3 s");
+        assert_eq!(
+            broken(|node| node.kubelet_version = Fact::Known("v1.36.1".to_owned())),
+            "its kubelet reports v1.36.1"
+        );
+        assert_eq!(broken(|node| node.kubelet_version = fixture::unknown()), "no answer within 3 s");
+        assert_eq!(broken(|node| node.name = "w2".into()), "w1 is gone");
+        assert_eq!(
+            open(upgraded().with(|cluster| cluster.seen.nodes = fixture::unknown())),
+            "the nodes are not known: no answer within 3 s"
+        );
     }
 
     #[test]

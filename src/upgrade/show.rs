@@ -19,6 +19,7 @@ use crate::upgrade::record::{self, Measured, Stored};
 use crate::version::Version;
 use quorum_safety::{Code, Disruption, Mine, NodeName, Reason, Record};
 use serde::Serialize;
+use std::time::Duration;
 
 /// What a node takes when nothing was measured here yet: seconds.
 const CONTROL_PLANE_SECONDS: u64 = 210;
@@ -121,7 +122,7 @@ pub async fn run(global: &Global, to: Version, clock: Clock) -> anyhow::Result<E
     let shown = Shown {
         api_version: quorum_safety::API_VERSION,
         kind: "Plan",
-        estimate: pace.estimate(&plan),
+        estimate: pace.estimate(&plan, config.times.worker_soak.get()),
         pace,
         blockers,
         reasons,
@@ -178,9 +179,11 @@ impl Paces {
         if control_plane { self.control_plane } else { self.worker }
     }
 
-    /// Seconds for all steps.
-    fn estimate(&self, plan: &Plan) -> u64 {
-        plan.steps.iter().map(|step| self.kind(step.control_plane).seconds).sum()
+    /// Seconds for all steps, and for the waits between two workers.
+    fn estimate(&self, plan: &Plan, soak: Duration) -> u64 {
+        let workers: u64 = plan.steps.iter().map(|step| u64::from(!step.control_plane)).sum();
+        let steps: u64 = plan.steps.iter().map(|step| self.kind(step.control_plane).seconds).sum();
+        steps.saturating_add(soak.as_secs().saturating_mul(workers.saturating_sub(1)))
     }
 
     /// What it rests on, for the kinds of which there are nodes in the plan.
@@ -247,6 +250,8 @@ mod tests {
         text.parse().unwrap()
     }
 
+    const SOAK: Duration = Duration::from_secs(600);
+
     /// Three control plane nodes and a worker, to be upgraded.
     fn planned() -> (Fleet, Plan) {
         let whole = fixture::healthy(3);
@@ -266,7 +271,7 @@ mod tests {
     fn an_estimate_rests_on_the_last_upgrade_that_had_a_node_of_the_kind() {
         let (fleet, plan) = planned();
         let nothing = Paces::of(&[], &fleet);
-        assert_eq!(nothing.estimate(&plan), 3 * CONTROL_PLANE_SECONDS + WORKER_SECONDS);
+        assert_eq!(nothing.estimate(&plan, SOAK), 3 * CONTROL_PLANE_SECONDS + WORKER_SECONDS);
         assert_eq!(
             nothing.text(&plan),
             "210 s for a control plane node, of which none was measured here yet; 90 s for a worker, of which none was measured here yet"
@@ -276,9 +281,9 @@ mod tests {
         let last = measured("v1.36.1", &[("k1", 300), ("k2", 320), ("w1", 40), ("gone", 9_000)]);
         let older = measured("v1.36.0", &[("k1", 1), ("w1", 1)]);
         let paces = Paces::of(&[last.clone(), older.clone()], &fleet);
-        assert_eq!(paces.estimate(&plan), 3 * 320 + 40);
+        assert_eq!(paces.estimate(&plan, SOAK), 3 * 320 + 40);
         let paces = Paces::of(&[measured("v1.36.3", &[("k1", 250)]), last, older], &fleet);
-        assert_eq!(paces.estimate(&plan), 3 * 250 + 40);
+        assert_eq!(paces.estimate(&plan, SOAK), 3 * 250 + 40);
         assert_eq!(
             paces.text(&plan),
             "250 s for a control plane node, as measured in the upgrade to v1.36.3; 40 s for a worker, as measured in the upgrade to v1.36.1"
@@ -288,6 +293,9 @@ mod tests {
         let workers =
             Plan { steps: plan.steps.into_iter().filter(|step| !step.control_plane).collect(), ..planned().1 };
         assert_eq!(paces.text(&workers), "40 s for a worker, as measured in the upgrade to v1.36.1");
-        assert_eq!(paces.estimate(&workers), 40);
+        assert_eq!(paces.estimate(&workers, SOAK), 40);
+        // Two workers, and one wait between them.
+        let twice = workers.steps.iter().chain(&workers.steps).cloned().collect();
+        assert_eq!(paces.estimate(&Plan { steps: twice, ..workers }, SOAK), 40 + 600 + 40);
     }
 }

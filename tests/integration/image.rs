@@ -67,7 +67,11 @@ fn the_same_binary_gives_the_same_digest_whenever_it_was_built() {
         let touched = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000_000 - age);
         std::fs::File::options().append(true).open(&binary).unwrap().set_modified(touched).unwrap();
         let out = folder.path().join(name);
-        let digest = image::write("localhost/quorate:dev", &out, &Image::of_binary(&binary).unwrap()).unwrap();
+        // As `make image` does.
+        let mut contents = Image::of_binary(&binary).unwrap();
+        contents.user = "65532:65532".to_owned();
+        contents.add_file("usr/share/doc/quorate/LICENSE", &binary, 0o644);
+        let digest = image::write("localhost/quorate:dev", &out, &contents).unwrap();
         (digest, std::fs::read(out).unwrap())
     };
     assert!(make("a.tar", 0) == make("b.tar", 100_000));

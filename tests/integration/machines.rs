@@ -29,6 +29,13 @@ fn h05_three_seconds_after_a_power_cut_the_gate_refuses_although_every_node_is_r
 }
 
 #[test]
+fn a_lab_that_is_up_is_left_up_and_another_is_refused() {
+    let single = &story().single;
+    assert!(single.left_up);
+    assert!(single.other.contains("another lab is up already"), "{}", single.other);
+}
+
+#[test]
 fn h05_a_frozen_member_is_refused_and_named() {
     story().frozen.refused_with("Q004-member-unanswered", "k3");
     story().frozen.refused_with("Q030-quorum-would-be-lost", "k3");

@@ -8,6 +8,7 @@ use quorate::{lock, observe};
 use quorum_safety::fixture::{self, Cluster};
 use quorum_safety::{Code, Disruption, Fact, Mine, NodeName};
 use serde_json::json;
+use std::net::{TcpListener, TcpStream};
 use std::ops::ControlFlow;
 use std::time::Duration;
 
@@ -96,4 +97,31 @@ fn an_apiserver_that_is_told_to_stop_is_not_ready_and_one_that_is_gone_does_not_
     });
     let said = until("nobody answers", PATIENCE, || Ok(judged(Code::ApiserverUnanswered))).unwrap();
     assert!(said.contains(&Code::NoOtherApiserver), "{said:?}");
+}
+
+/// As behind a balancer, or a rule that hands connections over: the certificate says who answers.
+#[test]
+fn a_peer_that_answers_in_an_apiservers_place_is_not_taken_for_it() {
+    drop(rustls::crypto::ring::default_provider().install_default());
+    let api = Api::start(Spec { apiservers: 2, ..Spec::default() }).unwrap();
+    let (place, peer) = (api.address(9), api.address(2));
+    let listener = TcpListener::bind((place, 6443)).unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let (there, here) = (TcpStream::connect((peer, 6443)).unwrap(), stream.unwrap());
+            let back = (there.try_clone().unwrap(), here.try_clone().unwrap());
+            for (mut from, mut to) in [(here, there), back] {
+                // Whoever asks ends it.
+                std::thread::spawn(move || std::io::copy(&mut from, &mut to));
+            }
+        }
+    });
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let access = runtime.block_on(Access::from_file(api.kubeconfig().unwrap(), "default")).unwrap();
+    let servers = [("k1", api.address(1)), ("k2", peer), ("k9", place)];
+    let servers = servers.map(|(name, address)| (NodeName::from(name), address.to_string()));
+    let views = runtime.block_on(observe::apiserver::observe(&access, &servers, ANSWER));
+    let ready: Vec<&Fact<bool>> = views.iter().map(|view| &view.ready).collect();
+    let [Fact::Known(true), Fact::Known(true), Fact::Unknown(why)] = ready.as_slice() else { panic!("{views:#?}") };
+    assert!(why.contains("not valid for name"), "{why}");
 }

@@ -105,10 +105,10 @@ pub struct Lab {
 
 impl Lab {
     /// Brings a cluster up: builds what is missing, boots the machines, runs kubeadm, waits until all nodes are Ready.
-    /// What an interrupted `up` left is removed first.
+    /// What an interrupted `up` left is removed first; a cluster of this very kind that is up already is given as it is.
     ///
     /// # Errors
-    /// One is up already; the host lacks something; a step failed (then [`down`](Self::down) removes what there is).
+    /// Another is up already; the host lacks something; a step failed (then [`down`](Self::down) removes what there is).
     pub fn up(spec: Spec) -> Result<Self> {
         spec.check()?;
         require(&HOST_PROGRAMS)?;
@@ -116,6 +116,14 @@ impl Lab {
         let cache = Cache::open()?;
         let state = cache.state();
         let _lock = lock(&cache)?;
+        if let Ok(Some(there)) = record(&state)
+            && there.complete
+            && there.spec == spec
+            && !network::namespaces()?.is_empty()
+        {
+            say("up already");
+            return Ok(Self { spec, state });
+        }
         remove_leftovers(&state)?;
         let versions = spec.versions_in_play();
         let layer = build::machine_layer(spec.version)?;
@@ -368,7 +376,7 @@ fn remove_leftovers(state: &Path) -> Result<()> {
     let namespaces = network::namespaces()?;
     match record(state) {
         Ok(Some(record)) if record.complete && !namespaces.is_empty() => {
-            bail!("a lab is up already ({}): `lab down` takes it down", record.spec.version)
+            bail!("another lab is up already ({}): `lab down` takes it down", record.spec.version)
         }
         Ok(None) if !namespaces.is_empty() => {
             bail!("network namespaces of a lab are there ({}): `lab down` removes them", namespaces.join(", "))

@@ -225,15 +225,16 @@ impl Stage {
         asked
     }
 
-    /// Writes beyond our own namespace. Dry runs change nothing.
+    /// Writes beyond our own namespace, and to Leases in it. Dry runs change nothing.
     pub(super) fn writes(&self) -> Vec<String> {
         let mut writes = Vec::new();
         for event in self.asked() {
             let verb = event["verb"].as_str().unwrap_or("");
             let uri = event["requestURI"].as_str().unwrap_or("");
             let writing = !["get", "list", "watch"].contains(&verb);
-            let elsewhere = event["objectRef"]["namespace"] != "quorate";
-            if writing && elsewhere && !uri.contains("dryRun=All") && !uri.contains("selfsubject") {
+            let object = &event["objectRef"];
+            let about = object["namespace"] != "quorate" || object["resource"] == "leases";
+            if writing && about && !uri.contains("dryRun=All") && !uri.contains("selfsubject") {
                 writes.push(format!("{} {verb} {uri}", event["auditID"].as_str().unwrap_or("")));
             }
         }

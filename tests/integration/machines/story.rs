@@ -41,6 +41,10 @@ pub(super) struct Single {
     pub(super) before: Value,
     /// And after.
     pub(super) after: Value,
+    /// Whether its machine runs on when the same cluster is brought up once more.
+    pub(super) left_up: bool,
+    /// What is said when another one is.
+    pub(super) other: String,
 }
 
 /// Everything that happened.
@@ -337,13 +341,20 @@ fn stray(stage: &Stage) -> Said {
 
 /// One control plane node, on a cluster of its own.
 fn single() -> Single {
-    let stage = stage(Spec { control_planes: 1, ..Spec::default() });
+    let spec = Spec { control_planes: 1, ..Spec::default() };
+    let stage = stage(spec.clone());
     let gate = stage.quorate(["gate", "--node", "k1", "-o", "json"]);
     let before = stage.at_rest(Stage::nodes);
+    // When its init began: a machine shares the host's boot id.
+    let began = || stage.lab.machine(1).unwrap().run_checked(["cut", "-d ", "-f22", "/proc/1/stat"]).unwrap();
+    let booted = began();
+    Lab::up(spec).unwrap();
+    let other = format!("{:#}", Lab::up(Spec::default()).unwrap_err());
+    let left_up = began() == booted;
     let upgrade = stage.quorate(["upgrade", "--to", TO, "-o", "json"]);
     let after = stage.nodes();
     Lab::down().unwrap();
-    Single { gate, upgrade, before, after }
+    Single { gate, upgrade, before, after, left_up, other }
 }
 
 /// The gate as whoever has only kubectl asks it.
