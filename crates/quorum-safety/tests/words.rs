@@ -1,7 +1,7 @@
 //! What people read: the words of reasons, disruptions, clauses, proofs. A verdict that names the wrong node or figure is believed.
 
 use quorum_safety::fixture::{Cluster, NOW, healthy, id, reboot, unknown};
-use quorum_safety::lock::{Proof, Step};
+use quorum_safety::lock::{PodRef, Proof, Step};
 use quorum_safety::*;
 
 /// The details of one code in a verdict, as they are told.
@@ -136,6 +136,20 @@ fn proofs_steps_and_clauses() {
         assert_eq!(proof.to_string(), told);
     }
     assert_eq!(Step::touching("drain").to_string(), "drain");
+    let pod = PodRef { namespace: "shop".into(), name: "till-0".into(), uid: "1".into() };
+    assert_eq!(pod.to_string(), "shop/till-0");
     let clause = Clause { kind: ClauseKind::Node, detail: "node k1: it is not Ready".into() };
     assert_eq!(clause.to_string(), "node k1: it is not Ready");
+}
+
+/// What `quorate status` says of etcd: an answer alone makes nobody healthy.
+#[test]
+fn how_many_voters_are_healthy() {
+    let count = |cluster: Cluster| healthy_voters(&cluster.seen, &cluster.in_flight, &cluster.policy);
+    assert_eq!(count(healthy(3)), 3);
+    assert_eq!(count(healthy(5).member_dead(2)), 4);
+    assert_eq!(count(healthy(3).on_member(2, |view| view.linearizable_read = unknown())), 2);
+    assert_eq!(count(healthy(3).learner()), 3);
+    // No majority says the same any more.
+    assert_eq!(count(healthy(3).member_dead(2).member_dead(3)), 0);
 }
