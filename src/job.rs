@@ -271,8 +271,7 @@ impl<'a> Jobs<'a> {
     /// The same, of the Job with this UID only: another of that name is somebody else's.
     async fn discard_this(&self, name: &str, uid: Option<String>) -> Result<(), JobError> {
         let client = self.access.live(&self.avoid).await?;
-        delete(&self.jobs(client), name, uid).await?;
-        Ok(())
+        delete(&self.jobs(client), name, uid).await.map(drop)
     }
 
     /// The Job of that name.

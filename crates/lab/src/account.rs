@@ -283,7 +283,6 @@ pub fn text(folder: &Path) -> Result<String> {
     for (node, path) in service_reports(folder)? {
         service.add(&format!("pod on {node}"), &document(&path)?);
     }
-    let is_loop = folder.ends_with(LOOP);
     let voters: Margin = document(&folder.join("voters.json"))?;
 
     let mut out = String::new();
@@ -306,17 +305,17 @@ pub fn text(folder: &Path) -> Result<String> {
     table(&mut out, "requests through the VIP, from outside", &vip)?;
     table(&mut out, "requests through the Service address, from pods", &service)?;
     margin(&mut out, &voters)?;
-    let memory_seen: Memory = if is_loop { Memory::default() } else { document(&folder.join("memory.json"))? };
-    if !is_loop {
-        memory(&mut out, &memory_seen)?;
+    let seen: Option<Memory> = if folder.ends_with(LOOP) { None } else { Some(document(&folder.join("memory.json"))?) };
+    if let Some(seen) = &seen {
+        memory(&mut out, seen)?;
     }
     let failed: u64 = vip.classes.values().map(|tally| tally.failed).sum();
     let gap = vip.longest_gap().map_or_else(|| "unknown".to_owned(), seconds);
     writeln!(out, "\nthis run: through the VIP: {failed} failed of {}, longest gap {gap}", vip.requests())?;
     writeln!(out, "{}", shell_loop(folder)?)?;
     goals(&mut out, &[("VIP", &vip), ("Service", &service)])?;
-    if !is_loop {
-        let most = memory_seen.0.values().copied().max();
+    if let Some(Memory(seen)) = &seen {
+        let most = seen.values().copied().max();
         goal(&mut out, "anonymous memory of every process of quorate at most 16 MiB", most, MEMORY_GOAL, mebibytes)?;
     }
     Ok(out.trim_end().to_owned())

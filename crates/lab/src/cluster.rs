@@ -116,15 +116,10 @@ impl Lab {
         let cache = Cache::open()?;
         let state = cache.state();
         let _lock = lock(&cache)?;
-        if let Ok(Some(there)) = record(&state)
-            && there.complete
-            && there.spec == spec
-            && !network::namespaces()?.is_empty()
-        {
+        if is_up(&state, &spec)? {
             say("up already");
             return Ok(Self { spec, state });
         }
-        remove_leftovers(&state)?;
         let versions = spec.versions_in_play();
         let layer = build::machine_layer(spec.version)?;
         let (root, store) = (build::machine_root()?, build::store(&versions)?);
@@ -371,20 +366,21 @@ fn lock(cache: &Cache) -> Result<Lock> {
     cache.try_lock("up-and-down")?.context("another `lab up` or `lab down` is at work")
 }
 
-/// What an interrupted `up` left is removed; a cluster that is up, or that is not ours, is not touched.
-fn remove_leftovers(state: &Path) -> Result<()> {
+/// Whether this very cluster is up. What an interrupted `up` left is removed; another that is up, or that is not ours, is not touched.
+fn is_up(state: &Path, spec: &Spec) -> Result<bool> {
     let namespaces = network::namespaces()?;
     match record(state) {
+        Ok(Some(record)) if record.complete && !namespaces.is_empty() && record.spec == *spec => Ok(true),
         Ok(Some(record)) if record.complete && !namespaces.is_empty() => {
             bail!("another lab is up already ({}): `lab down` takes it down", record.spec.version)
         }
         Ok(None) if !namespaces.is_empty() => {
             bail!("network namespaces of a lab are there ({}): `lab down` removes them", namespaces.join(", "))
         }
-        Ok(None) if !state.exists() => Ok(()),
+        Ok(None) if !state.exists() => Ok(false),
         Ok(_) | Err(_) => {
             let _stage = stage("removing what an interrupted lab left");
-            down::everything(state)
+            down::everything(state).map(|()| false)
         }
     }
 }
