@@ -69,7 +69,7 @@ faults: setup lab-down lab-build built
 	$(LAB) down
 
 ## make mutants    breaks the rule in every known way: each time a test must fail, or the list say why none can
-mutants: setup
+mutants: setup lab-build
 	scripts/mutants
 
 ## make lint       format, clippy, licences, bans, sources; advisories where their database can be fetched

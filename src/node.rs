@@ -14,6 +14,7 @@ use std::path::Path;
 mod apiserver;
 mod certificate;
 mod command;
+mod connections;
 mod enter;
 mod etcd;
 mod handover;

@@ -1,13 +1,16 @@
 //! The node's own apiserver: sends away the connections it has, and waits until it is ready again.
 
 use super::command::Deadline;
+use super::connections;
 use super::probe::Probe;
 use crate::output;
 use rustix::process::{Pid, Signal, kill_process};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::time::Instant;
 
+/// How long clients may take to come to rest before it is told to stop.
+const LEAVING: Duration = Duration::from_secs(3);
 /// How long connections from outside may take to go by themselves; those of watches never do.
 const GOING: Duration = Duration::from_secs(10);
 /// How long requests of the node itself may take to end.
@@ -42,6 +45,7 @@ pub(super) async fn wait_ready(
 /// finishes what is in flight; the second one, when only watches hold it, ends it (zero-downtime.md, sections 1 and 7).
 pub(super) async fn restart(address: SocketAddr, probe: &Probe, deadline: Deadline) -> Result<(), String> {
     let Some(old) = process(address)? else { return Err("no process of kube-apiserver is found".to_owned()) };
+    send_away(old, address, Deadline::after(deadline.within(LEAVING)), async |left| left == 0).await;
     signal(old)?;
     empty(old, address, deadline).await?;
     let until = Deadline::after(deadline.within(BACK));
@@ -54,15 +58,36 @@ pub(super) async fn restart(address: SocketAddr, probe: &Probe, deadline: Deadli
     wait_ready(address, probe, STABLE, until).await
 }
 
-/// While kubeadm works: ends the apiserver that the kubelet has told to stop, once it has served what it had. Watches never end, and
-/// the kubelet would wait its thirty seconds for them; all that time the node's own components have no apiserver. To be dropped when
-/// kubeadm is done; new connections must go elsewhere meanwhile.
+/// While kubeadm works: sends clients away as they come to rest, and ends the apiserver that the kubelet has told to stop, once it has
+/// served what it had. Watches never end, and the kubelet would wait its thirty seconds for them; all that time the node's own components
+/// have no apiserver. To be dropped when kubeadm is done; new connections must go elsewhere meanwhile.
 pub(super) async fn see_off(address: SocketAddr, deadline: Deadline) -> Result<(), String> {
     let Some(old) = process(address)? else { return Ok(()) };
-    while !closed(address).await {
+    send_away(old, address, deadline, async |_| closed(address).await).await;
+    empty(old, address, deadline).await
+}
+
+/// Ends connections from outside whenever they are idle, until it is over by their number or by the time. Only a help: what keeps it from
+/// that is told, and the apiserver's own stop ends them.
+async fn send_away(apiserver: Pid, address: SocketAddr, until: Deadline, over: impl AsyncFn(usize) -> bool) {
+    let (mut ended, mut able) = (0, true);
+    loop {
+        let mut left = 0;
+        if able {
+            match connections::end_idle(apiserver, address, until).await {
+                Ok(seen) => (ended, left) = (ended + seen.ended, seen.left),
+                Err(why) => {
+                    able = false;
+                    output::progress(&format!("kube-apiserver: idle connections from outside are not ended: {why}"));
+                }
+            }
+        }
+        if over(left).await || until.passed() {
+            break;
+        }
         tokio::time::sleep(POLL).await;
     }
-    empty(old, address, deadline).await
+    output::progress(&format!("kube-apiserver: {ended} idle connections from outside were ended"));
 }
 
 /// Waits until a stopping apiserver has no connection from outside, or only such as do not end, and ends it. Requests of the node's own
@@ -73,14 +98,13 @@ async fn empty(old: Pid, address: SocketAddr, deadline: Deadline) -> Result<(), 
     while alive(old, address)? && !local.passed() {
         tokio::time::sleep(POLL).await;
     }
-    while alive(old, address)? && !until.passed() && connections(address)? > 0 {
+    let mut left = connections::count(address, deadline).await?;
+    while left > 0 && alive(old, address)? && !until.passed() {
         tokio::time::sleep(POLL).await;
+        left = connections::count(address, deadline).await?;
     }
     if alive(old, address)? {
-        output::progress(&format!(
-            "kube-apiserver: {} connections from outside are left, which is not waited for",
-            connections(address)?
-        ));
+        output::progress(&format!("kube-apiserver: {left} connections from outside are left, which is not waited for"));
         signal(old)?;
     }
     Ok(())
@@ -121,50 +145,6 @@ fn process(address: SocketAddr) -> Result<Option<Pid>, String> {
     Ok(None)
 }
 
-/// Established connections to the apiserver from other machines.
-fn connections(address: SocketAddr) -> Result<usize, String> {
-    let mut count = 0;
-    for path in ["/proc/net/tcp", "/proc/net/tcp6"] {
-        match std::fs::read_to_string(path) {
-            Ok(text) => count += from_outside(&text, address),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => return Err(format!("{path}: {error}")),
-        }
-    }
-    Ok(count)
-}
-
-fn from_outside(text: &str, own: SocketAddr) -> usize {
-    text.lines()
-        .filter(|line| {
-            let mut fields = line.split_whitespace();
-            let (Some(local), Some(remote), Some(state)) = (fields.nth(1), fields.next(), fields.next()) else {
-                return false;
-            };
-            let (Some(local), Some(remote)) = (socket(local), socket(remote)) else { return false };
-            // 01 is ESTABLISHED (include/net/tcp_states.h).
-            state == "01" && local.port() == own.port() && remote.ip() != own.ip() && !remote.ip().is_loopback()
-        })
-        .count()
-}
-
-/// `0B000A0A:192B` as the kernel prints it: words of four bytes, each in the byte order of the machine.
-fn socket(text: &str) -> Option<SocketAddr> {
-    let (address, port) = text.split_once(':')?;
-    let port = u16::from_str_radix(port, 16).ok()?;
-    let mut bytes = Vec::new();
-    for word in address.as_bytes().chunks(8) {
-        let word = u32::from_str_radix(std::str::from_utf8(word).ok()?, 16).ok()?;
-        bytes.extend(word.to_ne_bytes());
-    }
-    let ip = if let Ok(four) = <[u8; 4]>::try_from(bytes.as_slice()) {
-        IpAddr::V4(Ipv4Addr::from(four))
-    } else {
-        Ipv6Addr::from(<[u8; 16]>::try_from(bytes.as_slice()).ok()?).to_canonical()
-    };
-    Some(SocketAddr::new(ip, port))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -177,20 +157,5 @@ mod tests {
         assert!(!runtime.block_on(closed(address)));
         drop(listener);
         assert!(runtime.block_on(closed(address)));
-    }
-
-    #[test]
-    fn connections_from_outside_are_told_from_local_ones() {
-        let text = "  sl  local_address rem_address   st\n\
-             0: 0B000A0A:192B 0A000A0A:D431 01 00000000:00000000\n\
-             1: 0B000A0A:192B 0B000A0A:D432 01 00000000:00000000\n\
-             2: 0B000A0A:192B 0A000A0A:D433 06 00000000:00000000\n\
-             3: 0B000A0A:094B 0A000A0A:D434 01 00000000:00000000\n\
-             4: 0000000000000000FFFF00000B000A0A:192B 0000000000000000FFFF00000C000A0A:D435 01 00000000:00000000\n\
-             5: 0000000000000000FFFF00000100007F:192B 0000000000000000FFFF00000100007F:D436 01 00000000:00000000\n";
-        let own = "10.10.0.11:6443".parse().unwrap();
-        if cfg!(target_endian = "little") {
-            assert_eq!(from_outside(text, own), 2);
-        }
     }
 }

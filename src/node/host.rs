@@ -70,7 +70,13 @@ impl Host {
         now: jiff::Timestamp,
         deadline: Deadline,
     ) -> Result<State, HostError> {
-        let super::packages::Packages { installed: packages, half_done } = self.manager.known(deadline).await?;
+        // Asked before each sub-step: at once, they take half the time.
+        let (known, held, running_kubelet) = futures::try_join!(
+            async { self.manager.known(deadline).await.map_err(HostError::from) },
+            async { self.manager.held(deadline).await.map_err(HostError::from) },
+            running_kubelet(deadline),
+        )?;
+        let super::packages::Packages { installed: packages, half_done } = known;
         let manifests = self.manifests()?;
         let etcd_tag = match etcd_tag {
             Some("default") if knows_etcd(&manifests, &packages, to) => Some(default_etcd_tag(to, deadline).await?),
@@ -79,8 +85,8 @@ impl Host {
         };
         let etcd_outlived = if manifests.pods.contains_key("etcd") { etcd::outlived(self)? } else { Vec::new() };
         Ok(State {
-            held: self.manager.held(deadline).await?,
-            running_kubelet: running_kubelet(deadline).await?,
+            held,
+            running_kubelet,
             scratch: self.old_scratch(now)?.len(),
             handed_over: false,
             etcd_stays: false,

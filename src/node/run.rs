@@ -121,6 +121,8 @@ struct Work<'a> {
     hand_over: Option<HandOver>,
     /// Whether kubeadm would write etcd just as it is; asked before the hand-over.
     etcd_stays: bool,
+    /// Whether this run has restarted the apiserver.
+    restarted: bool,
     mark: Mark,
     /// Whether an earlier run to this target has begun to change the host and none has ended well since.
     resumed: bool,
@@ -140,6 +142,7 @@ impl<'a> Work<'a> {
             deadline: Deadline::after(order.timeout),
             hand_over: None,
             etcd_stays: false,
+            restarted: false,
             resumed: mark.unfinished(),
             changed_before: mark.names_target(),
             mark,
@@ -304,6 +307,7 @@ impl<'a> Work<'a> {
             Step::HandOver => self.hand_over(state).await?,
             Step::Empty => {
                 self.touch()?;
+                self.restarted = true;
                 let address = own_apiserver(&state.manifests)?;
                 apiserver::restart(address, &self.probe(), deadline).await.map_err(Failure::tool)?;
             }
@@ -390,9 +394,11 @@ impl<'a> Work<'a> {
         let mut attempt = 1;
         loop {
             if control_plane {
-                // The kubelet tells kubeadm about static pods through the node's own apiserver.
+                // The kubelet tells kubeadm about static pods through the node's own apiserver. One that this upgrade has not touched is
+                // as it was.
+                let stable = if self.restarted || self.resumed || attempt > 1 { STABLE } else { Duration::ZERO };
                 let address = own_apiserver(&state.manifests)?;
-                apiserver::wait_ready(address, &self.probe(), STABLE, Deadline::after(self.deadline.within(RECOVERY)))
+                apiserver::wait_ready(address, &self.probe(), stable, Deadline::after(self.deadline.within(RECOVERY)))
                     .await
                     .map_err(|why| Failure::tool(format!("before kubeadm: {why}")))?;
             }

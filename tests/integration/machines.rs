@@ -136,6 +136,15 @@ fn one_control_plane_node_is_refused() {
 }
 
 #[test]
+fn a_node_step_that_fails_names_the_sub_step_and_the_last_lines_of_the_tool() {
+    let (report, code) = &story().single.tool;
+    assert_eq!((code, &report["failedStep"]), (&20.into(), &"kubeadm-package".into()), "{report}");
+    assert!(report["message"].as_str().unwrap().contains("apt-get"), "{report}");
+    let last = report["lastLines"].to_string();
+    assert!(last.contains("no space is left, says the disk"), "{report}");
+}
+
+#[test]
 fn the_gate_is_asked_with_kubectl_alone() {
     let document = story()
         .by_hand

@@ -176,7 +176,7 @@ impl Machine {
                 format!("--machine={group}"),
                 format!("--hostname={}", self.name()),
                 "--capability=all".to_owned(),
-                "--system-call-filter=@keyring bpf perf_event_open @mount @module".to_owned(),
+                "--system-call-filter=@keyring bpf perf_event_open pidfd_getfd @mount @module".to_owned(),
                 format!("--bind={}:/var/lib/containerd", of("containerd")),
                 format!("--bind={}:/var/lib/kubelet", of("kubelet")),
                 format!("--bind={}:/var/lib/etcd", of("etcd")),

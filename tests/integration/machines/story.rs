@@ -45,6 +45,8 @@ pub(super) struct Single {
     pub(super) left_up: bool,
     /// What is said when another one is.
     pub(super) other: String,
+    /// What the pod of a node step said in whose middle dpkg failed, and its exit code.
+    pub(super) tool: (Value, Value),
 }
 
 /// Everything that happened.
@@ -353,8 +355,31 @@ fn single() -> Single {
     let left_up = began() == booted;
     let upgrade = stage.quorate(["upgrade", "--to", TO, "-o", "json"]);
     let after = stage.nodes();
+    let tool = tool_failed(&stage);
     Lab::down().unwrap();
-    Single { gate, upgrade, before, after, left_up, other }
+    Single { gate, upgrade, before, after, left_up, other, tool }
+}
+
+/// A node step by its Job, as the chain makes it, on a host whose dpkg fails at kubeadm's package. Gives its report and exit code.
+fn tool_failed(stage: &Stage) -> (Value, Value) {
+    let machine = stage.lab.machine(1).unwrap();
+    let hook = "pre-invoke=echo no space is left, says the disk >&2; exit 7\n";
+    machine.write_file("/etc/dpkg/dpkg.cfg.d/broken", hook).unwrap();
+    let template = stage.get(["cronjob", "-n", "quorate", "quorate-node"]);
+    let mut spec = template["spec"]["jobTemplate"]["spec"].clone();
+    let pod = &mut spec["template"]["spec"];
+    pod["nodeName"] = "k1".into();
+    pod["containers"][0]["args"] =
+        serde_json::json!(["node", "upgrade", format!("--to={TO}"), "--mode=apply", "--role=control-plane"]);
+    let job = serde_json::json!({
+        "apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "tool", "namespace": "quorate"}, "spec": spec,
+    });
+    stage.apply(&job.to_string());
+    stage.kubectl(["-n", "quorate", "wait", "--for=condition=failed", "job/tool", "--timeout=300s"]);
+    let pods = stage.get(["pods", "-n", "quorate", "-l", "batch.kubernetes.io/job-name=tool"]);
+    let end = &pods["items"][0]["status"]["containerStatuses"][0]["state"]["terminated"];
+    let report = end["message"].as_str().unwrap_or_else(|| panic!("{pods}"));
+    (serde_json::from_str(report).unwrap(), end["exitCode"].clone())
 }
 
 /// The gate as whoever has only kubectl asks it.

@@ -1,0 +1,127 @@
+//! A Lease that goes from one holder to another: never without a proof that the first is gone. None of these may pass with the proof made
+//! always true; `make mutants` tries that.
+
+use super::place::{Place, past_silence, shared};
+use super::{NOW, waits};
+use anyhow::Result;
+use quorate::lock::{CONTROL_PLANE, Taken, take};
+use quorum_safety::lock::{Step, Wait};
+use quorum_safety::{Fact, Mine};
+
+#[tokio::test]
+async fn r34_a_killed_holder_is_adopted_once_its_pod_is_seen_to_have_ended_and_not_before() -> Result<()> {
+    let place = Place::new(shared()?, "r34")?;
+    for pod in ["cp1", "cp2", "cp3"] {
+        place.node_with_pod(pod, "boot-1")?;
+    }
+    let holder = place.process(CONTROL_PLANE, "cp1", "upgrade", "cp2")?;
+    holder.says("got")?;
+    holder.process.kill()?;
+    // Its deadline passes; its pod still counts as running, as after a power cut. Expiry alone hands nothing over.
+    let taken = place.take(CONTROL_PLANE, "cp3", "upgrade", "cp2", past_silence()).await?;
+    assert!(waits(&taken).contains(&Wait::PodRuns), "{taken:?}");
+    assert!(!waits(&taken).contains(&Wait::DeadlineNotPassed), "{taken:?}");
+    // Somebody else than the kubelet says so.
+    place.pod_given_up("cp1")?;
+    let taken = place.take(CONTROL_PLANE, "cp3", "upgrade", "cp2", NOW).await?;
+    assert!(waits(&taken).contains(&Wait::PodRuns), "{taken:?}");
+    place.pod_ended("cp1")?;
+    // Half done: nobody else may have it, not even with the proof.
+    let taken = place.take(CONTROL_PLANE, "cp3", "defragment", "cp3", NOW).await?;
+    assert!(matches!(waits(&taken), [Wait::HalfDone { step, .. }] if step == "drain"), "{taken:?}");
+    let Taken::Got(guard) = place.take(CONTROL_PLANE, "cp3", "upgrade", "cp2", NOW).await? else { panic!("held") };
+    assert_eq!(guard.adopted(), Some(&Step::touching("drain")));
+    assert_eq!(guard.mine(), Mine::Adopted(guard.identity().await));
+    guard.release().await?;
+    Ok(())
+}
+
+/// Safety review, finding 2: what has touched nothing may not be finished on a control plane that is not whole.
+#[tokio::test]
+async fn an_adopted_lease_that_has_touched_nothing_counts_as_newly_taken() -> Result<()> {
+    let place = Place::new(shared()?, "untouched")?;
+    for pod in ["cp1", "cp3"] {
+        place.node_with_pod(pod, "boot-1")?;
+    }
+    let Taken::Got(guard) = place.take(CONTROL_PLANE, "cp1", "upgrade", "cp2", NOW).await? else { panic!("held") };
+    guard.step(Step::looking("judge")).await?;
+    drop(guard);
+    let taken = place.take(CONTROL_PLANE, "cp3", "upgrade", "cp2", past_silence()).await?;
+    assert!(waits(&taken).contains(&Wait::PodRuns), "{taken:?}");
+    place.pod_ended("cp1")?;
+    let Taken::Got(guard) = place.take(CONTROL_PLANE, "cp3", "upgrade", "cp2", NOW).await? else { panic!("held") };
+    assert_eq!(guard.step_so_far().await, Step::looking("judge"), "it is the operation of cp1 that goes on");
+    assert_eq!((guard.adopted(), guard.mine()), (None, Mine::Taken(guard.identity().await)));
+    guard.release().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_frozen_holder_loses_the_lease_only_after_a_look_at_the_host_and_stops_when_it_wakes() -> Result<()> {
+    let place = Place::new(shared()?, "frozen")?;
+    for pod in ["cp1", "cp3"] {
+        place.node_with_pod(pod, "boot-1")?;
+    }
+    let holder = place.process(CONTROL_PLANE, "cp1", "upgrade", "cp2")?;
+    holder.says("acted")?;
+    holder.process.pause()?;
+    let leases = place.leases().await?;
+    let who = place.claimant("cp3", "upgrade", "cp2").await?;
+    for (unit, reason) in [
+        (Fact::Unknown("nobody looked".to_owned()), Wait::UnitUnknown("nobody looked".to_owned())),
+        (Fact::Known(true), Wait::UnitRuns),
+    ] {
+        let taken = take(&leases, CONTROL_PLANE, &who, past_silence(), |_| async { unit.clone() }).await;
+        assert!(waits(&taken).contains(&reason), "{taken:?}");
+    }
+    let taken = take(&leases, CONTROL_PLANE, &who, past_silence(), |_| async { Fact::Known(false) }).await;
+    let Taken::Got(guard) = taken else { panic!("{taken:?}") };
+    let handed_over = leases.clock.boottime();
+    holder.process.resume()?;
+    let last_words = holder.says("stopped")?;
+    assert!(last_words.contains("the deadline passed"), "{last_words}");
+    let after = holder.acted()?.into_iter().filter(|at| *at >= handed_over).count();
+    assert_eq!(after, 0, "it acted after the Lease was handed over");
+    guard.check()?;
+    guard.release().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_pod_deleted_on_a_ready_node_hands_the_lease_over_and_on_an_unreachable_one_it_does_not() -> Result<()> {
+    let place = Place::new(shared()?, "deleted")?;
+    for pod in ["cp1", "cp3"] {
+        place.node_with_pod(pod, "boot-1")?;
+    }
+    // Gone without a word, before it touched anything.
+    let Taken::Got(guard) = place.take(CONTROL_PLANE, "cp1", "upgrade", "cp2", NOW).await? else { panic!("held") };
+    drop(guard);
+    place.api.finish_pod_deletion("deleted", "cp1")?;
+    place.not_ready("cp1")?;
+    let taken = place.take(CONTROL_PLANE, "cp3", "defragment", "cp3", past_silence()).await?;
+    assert!(waits(&taken).contains(&Wait::NodeUnreachable), "{taken:?}");
+    place.api.set_node_ready(&place.node("cp1").0, place.api.address(1))?;
+    let taken = place.take(CONTROL_PLANE, "cp3", "defragment", "cp3", NOW).await?;
+    assert!(waits(&taken).contains(&Wait::MayStillRun), "deleted by force a moment ago, as far as we know: {taken:?}");
+    let Taken::Got(guard) = place.take(CONTROL_PLANE, "cp3", "defragment", "cp3", past_silence()).await? else {
+        panic!("held")
+    };
+    assert_eq!((guard.adopted(), guard.step_so_far().await), (None, Step::acquired()));
+    guard.release().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_new_boot_id_proves_at_once_and_the_same_one_does_not() -> Result<()> {
+    let place = Place::new(shared()?, "rebooted")?;
+    for pod in ["cp1", "cp3"] {
+        place.node_with_pod(pod, "boot-1")?;
+    }
+    let Taken::Got(guard) = place.take(CONTROL_PLANE, "cp1", "upgrade", "cp2", NOW).await? else { panic!("held") };
+    drop(guard);
+    assert!(!waits(&place.take(CONTROL_PLANE, "cp3", "upgrade", "cp2", NOW).await?).is_empty());
+    place.boot("cp1", "boot-2")?;
+    let taken = place.take(CONTROL_PLANE, "cp3", "upgrade", "cp2", NOW).await?;
+    assert!(matches!(taken, Taken::Got(_)), "{taken:?}");
+    Ok(())
+}
