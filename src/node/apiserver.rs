@@ -13,6 +13,10 @@ use tokio::time::Instant;
 const LEAVING: Duration = Duration::from_secs(3);
 /// How long connections from outside may take to go by themselves; those of watches never do.
 const GOING: Duration = Duration::from_secs(10);
+/// How long the kubelet's apiserver may stop. The kubelet looks 10 to 15 s after it has told it so whether it may start the new one (kubelet
+/// 1.36, backOffPeriod); ended before, that is no sooner, and the node's own components, which lose their watches then, take longer to come
+/// back: seen to cost kubeadm 5 to 20 s.
+const WATCHED: Duration = Duration::from_secs(8);
 /// How long requests of the node itself may take to end.
 const LOCAL: Duration = Duration::from_secs(3);
 /// How long the kubelet may take to start it again.
@@ -45,7 +49,7 @@ pub(super) async fn wait_ready(
 /// finishes what is in flight; the second one, when only watches hold it, ends it (zero-downtime.md, sections 1 and 7).
 pub(super) async fn restart(address: SocketAddr, probe: &Probe, deadline: Deadline) -> Result<(), String> {
     let Some(old) = process(address)? else { return Err("no process of kube-apiserver is found".to_owned()) };
-    send_away(old, address, Deadline::after(deadline.within(LEAVING)), async |left| left == 0).await;
+    let_clients_go(address, deadline).await?;
     signal(old)?;
     empty(old, address, deadline).await?;
     let until = Deadline::after(deadline.within(BACK));
@@ -58,13 +62,25 @@ pub(super) async fn restart(address: SocketAddr, probe: &Probe, deadline: Deadli
     wait_ready(address, probe, STABLE, until).await
 }
 
+/// Before it is told to stop, while new connections go elsewhere: gives clients a moment to come to rest, and sends them away then.
+pub(super) async fn let_clients_go(address: SocketAddr, deadline: Deadline) -> Result<(), String> {
+    if let Some(running) = process(address)? {
+        send_away(running, address, Deadline::after(deadline.within(LEAVING)), async |left| left == 0).await;
+    }
+    Ok(())
+}
+
 /// While kubeadm works: sends clients away as they come to rest, and ends the apiserver that the kubelet has told to stop, once it has
-/// served what it had. Watches never end, and the kubelet would wait its thirty seconds for them; all that time the node's own components
-/// have no apiserver. To be dropped when kubeadm is done; new connections must go elsewhere meanwhile.
+/// served what it had. Watches never end, and the kubelet would wait its thirty seconds for them. To be dropped when kubeadm is done; new
+/// connections must go elsewhere meanwhile.
 pub(super) async fn see_off(address: SocketAddr, deadline: Deadline) -> Result<(), String> {
     let Some(old) = process(address)? else { return Ok(()) };
     send_away(old, address, deadline, async |_| closed(address).await).await;
-    empty(old, address, deadline).await
+    let until = Deadline::after(deadline.within(WATCHED));
+    while alive(old, address)? && !until.passed() {
+        tokio::time::sleep(POLL).await;
+    }
+    end(old, address)
 }
 
 /// Ends connections from outside whenever they are idle, until it is over by their number or by the time. Only a help: what keeps it from
@@ -74,7 +90,7 @@ async fn send_away(apiserver: Pid, address: SocketAddr, until: Deadline, over: i
     loop {
         let mut left = 0;
         if able {
-            match connections::end_idle(apiserver, address, until).await {
+            match connections::end_idle(apiserver, address) {
                 Ok(seen) => (ended, left) = (ended + seen.ended, seen.left),
                 Err(why) => {
                     able = false;
@@ -87,7 +103,9 @@ async fn send_away(apiserver: Pid, address: SocketAddr, until: Deadline, over: i
         }
         tokio::time::sleep(POLL).await;
     }
-    output::progress(&format!("kube-apiserver: {ended} idle connections from outside were ended"));
+    if ended > 0 {
+        output::progress(&format!("kube-apiserver: {ended} idle connections from outside were ended"));
+    }
 }
 
 /// Waits until a stopping apiserver has no connection from outside, or only such as do not end, and ends it. Requests of the node's own
@@ -98,12 +116,16 @@ async fn empty(old: Pid, address: SocketAddr, deadline: Deadline) -> Result<(), 
     while alive(old, address)? && !local.passed() {
         tokio::time::sleep(POLL).await;
     }
-    let mut left = connections::count(address, deadline).await?;
-    while left > 0 && alive(old, address)? && !until.passed() {
+    while alive(old, address)? && !until.passed() && connections::count(address)? > 0 {
         tokio::time::sleep(POLL).await;
-        left = connections::count(address, deadline).await?;
     }
+    end(old, address)
+}
+
+/// Ends an apiserver that was told to stop, if it still runs.
+fn end(old: Pid, address: SocketAddr) -> Result<(), String> {
     if alive(old, address)? {
+        let left = connections::count(address)?;
         output::progress(&format!("kube-apiserver: {left} connections from outside are left, which is not waited for"));
         signal(old)?;
     }

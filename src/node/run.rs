@@ -401,6 +401,10 @@ impl<'a> Work<'a> {
                 apiserver::wait_ready(address, &self.probe(), stable, Deadline::after(self.deadline.within(RECOVERY)))
                     .await
                     .map_err(|why| Failure::tool(format!("before kubeadm: {why}")))?;
+                if self.hand_over.is_some() && !self.restarted {
+                    // kubeadm may come to the apiserver a second after it was started.
+                    apiserver::let_clients_go(address, self.deadline).await.map_err(Failure::tool)?;
+                }
             }
             let now = self.look().await?;
             let etcd = kubeadm::Etcd { stays: self.etcd_stays, on_target: now.etcd_on_target() };

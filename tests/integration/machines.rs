@@ -3,6 +3,7 @@
 
 mod clients;
 mod etcd;
+mod experiments;
 mod faults;
 mod left;
 mod long;

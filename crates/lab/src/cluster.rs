@@ -214,6 +214,12 @@ impl Lab {
         self.state.join("haproxy.sock")
     }
 
+    /// Where a Unix datagram socket hears of each session that HAProxy has ended, on the host: a line of its tcplog.
+    #[must_use]
+    pub fn haproxy_log(&self) -> PathBuf {
+        self.state.join("haproxy.log")
+    }
+
     /// A command in the client's network namespace with KUBECONFIG set and kubectl, kubeadm, etcdctl, etcdutl of this
     /// cluster first in PATH; stdin closed.
     pub fn client<I, S>(&self, argv: I) -> Command

@@ -107,13 +107,16 @@ pub(crate) fn remove(name: &str) -> Result<()> {
 
 /// HAProxy's configuration. A backend counts when its own `/readyz` says so (H10); a connection that cannot be made is
 /// tried on another one. No `on-marked-down shutdown-sessions`: kept connections of a node that stops being ready are the
-/// client's to end.
-fn haproxy_config(socket: &Path, control_planes: u8) -> String {
+/// client's to end. Of each session that ends it writes a line to `haproxy.log` in the same folder, a socket that nobody need read.
+fn haproxy_config(state: &Path, control_planes: u8) -> String {
     let mut text = format!(
         "global
   stats socket {} mode 600 level admin
+  log {} local0
 defaults
   mode tcp
+  log global
+  option tcplog
   timeout connect 2s
   timeout client 1h
   timeout server 1h
@@ -129,7 +132,8 @@ backend apiservers
   http-check expect status 200
   default-server check check-ssl verify none inter 1s fastinter 300ms fall 2 rise 2
 ",
-        socket.display()
+        state.join("haproxy.sock").display(),
+        state.join("haproxy.log").display()
     );
     for machine in 1..=control_planes {
         text += &format!("  server k{machine} {}:{API_PORT}\n", address(machine));
@@ -140,7 +144,7 @@ backend apiservers
 /// Starts HAProxy on the virtual IP, in the background. Its admin socket is `haproxy.sock` in the state folder.
 pub(crate) fn haproxy_up(state: &Path, control_planes: u8) -> Result<()> {
     let config = state.join("haproxy.cfg");
-    write(&config, haproxy_config(&state.join("haproxy.sock"), control_planes))?;
+    write(&config, haproxy_config(state, control_planes))?;
     run(inside(BALANCER, ["haproxy", "-D", "-f"]).arg(&config).arg("-p").arg(state.join("haproxy.pid")))
 }
 
@@ -150,7 +154,7 @@ mod tests {
 
     #[test]
     fn only_control_planes_serve_and_sessions_are_not_shut() {
-        let text = haproxy_config(Path::new("/s/haproxy.sock"), 3);
+        let text = haproxy_config(Path::new("/s"), 3);
         assert!(text.contains("stats socket /s/haproxy.sock mode 600 level admin\n"));
         assert!(
             text.ends_with("  server k1 10.10.0.11:6443\n  server k2 10.10.0.12:6443\n  server k3 10.10.0.13:6443\n")

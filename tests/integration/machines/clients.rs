@@ -8,12 +8,18 @@ use std::process::Stdio;
 
 /// Runs something beside a prober that asks through the balancer, a few times a second, without any retry.
 pub(super) fn probed<T>(stage: &Stage, work: impl FnOnce() -> T) -> (T, Report) {
+    probed_at(stage, "--new-rate 4 --kept-rate 2 --http2-rate 2 --write-rate 2 --connections 3", work)
+}
+
+/// The same at other rates.
+pub(super) fn probed_at<T>(stage: &Stage, rates: &str, work: impl FnOnce() -> T) -> (T, Report) {
     let folder = tempfile::tempdir().unwrap();
     let (report, prober) = (folder.path().join("report.json"), program("prober"));
     stage.kubectl(["create", "namespace", "clients"]);
-    let script = r#"exec "$1" --server https://10.10.0.10:6443 --kubeconfig "$KUBECONFIG" --namespace clients --report "$2" \
-        --new-rate 4 --kept-rate 2 --http2-rate 2 --write-rate 2 --connections 3"#;
-    let mut command = stage.lab.client(["sh", "-c", script, "sh", prober.to_str().unwrap(), report.to_str().unwrap()]);
+    let script =
+        r#"exec "$1" --server https://10.10.0.10:6443 --kubeconfig "$KUBECONFIG" --namespace clients --report "$2" $3"#;
+    let words = ["sh", "-c", script, "sh", prober.to_str().unwrap(), report.to_str().unwrap(), rates];
+    let mut command = stage.lab.client(words);
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
     let read = || -> Result<Report, String> {
         let text = std::fs::read_to_string(&report).map_err(|error| error.to_string())?;
@@ -26,7 +32,7 @@ pub(super) fn probed<T>(stage: &Stage, work: impl FnOnce() -> T) -> (T, Report) 
     let done = work();
     rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::TERM).unwrap();
     child.wait().unwrap();
-    stage.kubectl(["delete", "namespace", "clients", "--wait=false"]);
+    stage.kubectl(["delete", "namespace", "clients"]);
     (done, read().unwrap())
 }
 
