@@ -107,11 +107,11 @@ fn answer(socket: &Socket, port: u16, found: &mut Vec<Connection>) -> std::io::R
     while !rest.is_empty() {
         let message = NetlinkMessage::<SockDiagMessage>::deserialize(rest).map_err(std::io::Error::other)?;
         match message.payload {
-            NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => {
-                // Not every kernel looks at the port that was asked for.
-                if response.header.socket_id.source_port == port {
-                    found.push(connection(&response)?);
-                }
+            // Not every kernel looks at the port that was asked for.
+            NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response))
+                if response.header.socket_id.source_port == port =>
+            {
+                found.push(connection(&response)?);
             }
             NetlinkPayload::Done(_) => return Ok(false),
             NetlinkPayload::Error(error) => return Err(error.to_io()),
