@@ -231,6 +231,16 @@ fn an_apiserver_that_only_watches_keep_is_not_waited_for() {
 }
 
 #[test]
+fn idle_clients_are_sent_away_before_an_apiserver_stops() {
+    let journals = story().journals[..3].concat();
+    assert!(journals.contains("idle connections from outside were ended"), "{journals}");
+    assert!(!journals.contains("idle connections from outside are not ended"), "{journals}");
+    // To them it is a server that closes what is idle.
+    let said: Vec<&str> = story().clients.failures.iter().map(|failure| failure.error.as_str()).collect();
+    assert!(!said.iter().any(|error| error.contains("shutting down")), "{said:?}");
+}
+
+#[test]
 fn a_node_pod_killed_midway_is_followed_by_one_that_attaches() {
     let story = story();
     let ends: Vec<(&Value, &str)> = items(&story.worker_pods)
