@@ -5,13 +5,14 @@ use super::connections;
 use super::probe::Probe;
 use crate::output;
 use rustix::process::{Pid, Signal, kill_process};
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::time::Instant;
 
 /// How long clients may take to come to rest before it is told to stop.
 const LEAVING: Duration = Duration::from_secs(3);
-/// How long connections from outside may take to go by themselves; those of watches never do.
+/// How long connections from outside may take to go by themselves then.
 const GOING: Duration = Duration::from_secs(10);
 /// How long the kubelet's apiserver may stop. The kubelet looks 10 to 15 s after it has told it so whether it may start the new one (kubelet
 /// 1.36, backOffPeriod); ended before, that is no sooner, and the node's own components, which lose their watches then, take longer to come
@@ -46,10 +47,10 @@ pub(super) async fn wait_ready(
 }
 
 /// Restarts it once while new connections go elsewhere, so that none is left when kubeadm takes etcd away under it: SIGTERM
-/// finishes what is in flight; the second one, when only watches hold it, ends it (zero-downtime.md, sections 1 and 7).
+/// finishes what is in flight; the second one, when only watches hold it, ends it (docs/zero-downtime.md).
 pub(super) async fn restart(address: SocketAddr, probe: &Probe, deadline: Deadline) -> Result<(), String> {
     let Some(old) = process(address)? else { return Err("no process of kube-apiserver is found".to_owned()) };
-    let_clients_go(address, deadline).await?;
+    let_clients_go(address, deadline).await;
     signal(old)?;
     empty(old, address, deadline).await?;
     let until = Deadline::after(deadline.within(BACK));
@@ -63,19 +64,22 @@ pub(super) async fn restart(address: SocketAddr, probe: &Probe, deadline: Deadli
 }
 
 /// Before it is told to stop, while new connections go elsewhere: gives clients a moment to come to rest, and sends them away then.
-pub(super) async fn let_clients_go(address: SocketAddr, deadline: Deadline) -> Result<(), String> {
-    if let Some(running) = process(address)? {
+pub(super) async fn let_clients_go(address: SocketAddr, deadline: Deadline) {
+    if let Ok(Some(running)) = process(address) {
         send_away(running, address, Deadline::after(deadline.within(LEAVING)), async |left| left == 0).await;
     }
-    Ok(())
 }
 
 /// While kubeadm works: sends clients away as they come to rest, and ends the apiserver that the kubelet has told to stop, once it has
-/// served what it had. Watches never end, and the kubelet would wait its thirty seconds for them. To be dropped when kubeadm is done; new
-/// connections must go elsewhere meanwhile.
+/// served what it had. Watches of the node's own components never end, and the kubelet would wait its thirty seconds for them. To be dropped
+/// when kubeadm is done; new connections must go elsewhere meanwhile.
 pub(super) async fn see_off(address: SocketAddr, deadline: Deadline) -> Result<(), String> {
     let Some(old) = process(address)? else { return Ok(()) };
     send_away(old, address, deadline, async |_| closed(address).await).await;
+    if !closed(address).await {
+        // The time is over, and nobody has told it to stop.
+        return Ok(());
+    }
     let until = Deadline::after(deadline.within(WATCHED));
     while alive(old, address)? && !until.passed() {
         tokio::time::sleep(POLL).await;
@@ -83,18 +87,19 @@ pub(super) async fn see_off(address: SocketAddr, deadline: Deadline) -> Result<(
     end(old, address)
 }
 
-/// Ends connections from outside whenever they are idle, until it is over by their number or by the time. Only a help: what keeps it from
-/// that is told, and the apiserver's own stop ends them.
+/// Ends the connections from outside that are there, each when it is idle, until it is over by the number that is left or by the time.
+/// Only a help: what keeps it from that is told, and the apiserver's own stop ends them.
 async fn send_away(apiserver: Pid, address: SocketAddr, until: Deadline, over: impl AsyncFn(usize) -> bool) {
-    let (mut ended, mut able) = (0, true);
+    let mut these: Option<BTreeSet<u64>> = connections::there(address).map_err(|why| cannot_send_away(&why)).ok();
+    let mut ended = 0;
     loop {
         let mut left = 0;
-        if able {
-            match connections::end_idle(apiserver, address) {
+        if let Some(known) = &these {
+            match connections::end_idle(apiserver, address, known) {
                 Ok(seen) => (ended, left) = (ended + seen.ended, seen.left),
                 Err(why) => {
-                    able = false;
-                    output::progress(&format!("kube-apiserver: idle connections from outside are not ended: {why}"));
+                    cannot_send_away(&why);
+                    these = None;
                 }
             }
         }
@@ -106,6 +111,10 @@ async fn send_away(apiserver: Pid, address: SocketAddr, until: Deadline, over: i
     if ended > 0 {
         output::progress(&format!("kube-apiserver: {ended} idle connections from outside were ended"));
     }
+}
+
+fn cannot_send_away(why: &str) {
+    output::progress(&format!("kube-apiserver: idle connections from outside are not ended: {why}"));
 }
 
 /// Waits until a stopping apiserver has no connection from outside, or only such as do not end, and ends it. Requests of the node's own
@@ -127,8 +136,8 @@ async fn empty(old: Pid, address: SocketAddr, deadline: Deadline) -> Result<(), 
 fn end(old: Pid, address: SocketAddr) -> Result<(), String> {
     if alive(old, address)? {
         output::progress(&match connections::count(address) {
-            Ok(left) => format!("kube-apiserver: {left} connections from outside are left, which is not waited for"),
-            Err(why) => format!("kube-apiserver: how many connections from outside are left is not known: {why}"),
+            Ok(left) => format!("kube-apiserver: ended after its time to stop, with {left} connections from outside"),
+            Err(why) => format!("kube-apiserver: ended after its time to stop; its connections are not known: {why}"),
         });
         signal(old)?;
     }

@@ -78,6 +78,15 @@ pub(super) async fn ask(program: &str, args: &[&str], deadline: Deadline) -> Res
 
 /// Runs a tool to its end, or ends it and everything it started when `limit` has passed.
 pub(super) async fn run(program: &str, args: &[&str], limit: Duration, echo: Echo) -> Result<Said, ToolError> {
+    run_at(0, program, args, limit, echo).await
+}
+
+/// The same with everybody else before it, for what takes a core for seconds.
+pub(super) async fn run_last(program: &str, args: &[&str], limit: Duration, echo: Echo) -> Result<Said, ToolError> {
+    run_at(10, program, args, limit, echo).await
+}
+
+async fn run_at(nice: i32, program: &str, args: &[&str], limit: Duration, echo: Echo) -> Result<Said, ToolError> {
     let tool = std::iter::once(program).chain(args.iter().copied().take(2)).collect::<Vec<_>>().join(" ");
     if echo == Echo::Lines {
         output::progress(&format!("$ {program} {}", args.join(" ")));
@@ -90,6 +99,11 @@ pub(super) async fn run(program: &str, args: &[&str], limit: Duration, echo: Ech
     command.env("LC_ALL", "C").env("DEBIAN_FRONTEND", "noninteractive").process_group(0).kill_on_drop(true);
     let mut child = command.spawn().map_err(|error| ToolError::Start { tool: tool.clone(), why: error.to_string() })?;
     let group = child.id().and_then(|id| i32::try_from(id).ok()).and_then(rustix::process::Pid::from_raw);
+    if nice != 0
+        && let Err(error) = rustix::process::setpriority_process(group, nice)
+    {
+        tracing::debug!(%error, "The tool runs at the usual priority");
+    }
 
     let heard = Heard::default();
     let (out, err) = (child.stdout.take(), child.stderr.take());
@@ -189,6 +203,16 @@ mod tests {
         assert!(error.to_string().contains("exit status: 3"), "{error}");
         assert_eq!(error.last_lines().len(), LAST);
         assert!(error.last_lines().contains(&"bad".to_owned()), "{error:?}");
+    }
+
+    #[test]
+    fn a_tool_that_runs_last_has_its_children_do_so_too() {
+        // Only what it starts once its priority is set: apt takes longer than that to come to dpkg.
+        let script = "sleep 1; sh -c 'nice'";
+        let said = wait(run_last("sh", &["-c", script], Duration::from_secs(20), Echo::Nothing)).unwrap();
+        let usual = wait(run("nice", &[], Duration::from_secs(20), Echo::Nothing)).unwrap();
+        let number = |said: &Said| said.stdout.trim().parse::<i32>().unwrap();
+        assert_eq!(number(&said), 10.max(number(&usual)), "{said:?}");
     }
 
     #[test]

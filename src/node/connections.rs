@@ -7,13 +7,16 @@ use netlink_packet_sock_diag::inet::nlas::Nla;
 use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, InetResponse, SocketId, StateFlags};
 use netlink_sys::Socket;
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
+use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
 
 /// For how many milliseconds the apiserver must have had the last word on a connection that counts as idle.
-const IDLE: u32 = 100;
+const IDLE: u32 = 200;
+/// The same where it cannot be told who had it: the kernel's clock for this has steps of some milliseconds.
+const IDLE_FOR_LONG: u32 = 1000;
 
 /// What became of the connections from outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +30,7 @@ pub(super) struct SentAway {
 /// One established connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Connection {
+    local: IpAddr,
     remote: IpAddr,
     inode: u64,
     /// Bytes that nobody has read or acknowledged yet.
@@ -37,29 +41,46 @@ struct Connection {
 }
 
 impl Connection {
-    /// Whether nobody waits for anything on it: the apiserver spoke last, a while ago. A request that is being worked on came later
-    /// than the answer before it.
+    /// Whether it looks as if nobody waits for anything on it: the apiserver spoke last, a while ago. A request on HTTP/1.1 that is being
+    /// worked on came later than the answer before it. On HTTP/2 that cannot be told: there a request that takes longer than this, beside
+    /// a watch that has just had an event, is not seen.
     const fn idle(&self) -> bool {
-        self.queued == 0 && self.sent <= self.came && self.sent >= IDLE
+        let (rests, unclear) = (self.sent < self.came, self.sent == self.came);
+        self.queued == 0 && (rests && self.sent >= IDLE || unclear && self.sent >= IDLE_FOR_LONG)
     }
 }
 
-/// Ends those connections from outside that are idle, as if the client had gone: the apiserver then closes them properly, and the
-/// client opens another, which the hand-over sends to a peer. Otherwise an apiserver that is told to stop answers some requests on
-/// connections that it has with "apiserver is shutting down".
+/// The connections from outside, each by its socket's number.
+pub(super) fn there(own: SocketAddr) -> Result<BTreeSet<u64>, String> {
+    Ok(outside(own)?.iter().map(|connection| connection.inode).collect())
+}
+
+/// Ends those of `these` that are idle, as if the client had gone: the apiserver then closes them properly, and the client opens another,
+/// which the hand-over sends to a peer. Otherwise an apiserver that is told to stop answers some requests on connections that it has with
+/// "apiserver is shutting down". One that was opened since is let alone: whoever opened it was not handed over.
 ///
 /// A request that comes between the look and the end is lost, so the end is at hand before the look: a moment lies between them.
-pub(super) fn end_idle(apiserver: Pid, own: SocketAddr) -> Result<SentAway, String> {
-    let inodes = outside(own)?.iter().map(|connection| connection.inode).collect();
-    let sockets = sockets(apiserver, &inodes)?;
-    let now = outside(own)?;
+pub(super) fn end_idle(apiserver: Pid, own: SocketAddr, these: &BTreeSet<u64>) -> Result<SentAway, String> {
+    end_idle_of(apiserver, these, || outside(own))
+}
+
+fn end_idle_of(
+    process: Pid,
+    these: &BTreeSet<u64>,
+    look: impl Fn() -> Result<Vec<Connection>, String>,
+) -> Result<SentAway, String> {
+    let idle = |connection: &&Connection| these.contains(&connection.inode) && connection.idle();
+    let inodes = look()?.iter().filter(idle).map(|connection| connection.inode).collect();
+    let sockets = sockets(process, &inodes)?;
+    let now = look()?;
     let mut ended = 0;
-    for connection in now.iter().filter(|connection| connection.idle()) {
+    for connection in now.iter().filter(idle) {
         if sockets.get(&connection.inode).is_some_and(|socket| socket.shutdown(Shutdown::Read).is_ok()) {
             ended += 1;
         }
     }
-    Ok(SentAway { ended, left: now.len().saturating_sub(ended) })
+    let there = now.iter().filter(|connection| these.contains(&connection.inode)).count();
+    Ok(SentAway { ended, left: there.saturating_sub(ended) })
 }
 
 /// How many connections from outside are established.
@@ -67,9 +88,11 @@ pub(super) fn count(own: SocketAddr) -> Result<usize, String> {
     Ok(outside(own)?.len())
 }
 
+/// Those to the address that is handed over, from other machines and from pods. One to another address of this machine, such as a
+/// virtual one that it has now, would come back here.
 fn outside(own: SocketAddr) -> Result<Vec<Connection>, String> {
     let mut found = established(own.port()).map_err(|error| format!("the kernel's list of connections: {error}"))?;
-    found.retain(|connection| connection.remote != own.ip() && !connection.remote.is_loopback());
+    found.retain(|connection| connection.local == own.ip() && connection.remote != own.ip());
     Ok(found)
 }
 
@@ -113,7 +136,9 @@ fn answer(socket: &Socket, port: u16, found: &mut Vec<Connection>) -> std::io::R
             {
                 found.push(connection(&response)?);
             }
-            NetlinkPayload::Done(_) => return Ok(false),
+            // A kernel that cannot list connections says so here.
+            NetlinkPayload::Done(end) if end.code == 0 => return Ok(false),
+            NetlinkPayload::Done(end) => return Err(std::io::Error::from_raw_os_error(end.code.saturating_abs())),
             NetlinkPayload::Error(error) => return Err(error.to_io()),
             _ => {}
         }
@@ -127,6 +152,7 @@ fn connection(response: &InetResponse) -> std::io::Result<Connection> {
     let info = response.nlas.iter().find_map(|nla| if let Nla::TcpInfo(info) = nla { Some(info) } else { None });
     let info = info.ok_or_else(|| std::io::Error::other("a connection without its times"))?;
     Ok(Connection {
+        local: response.header.socket_id.source_address.to_canonical(),
         remote: response.header.socket_id.destination_address.to_canonical(),
         inode: response.header.inode.into(),
         queued: response.header.recv_queue.saturating_add(response.header.send_queue),
@@ -138,10 +164,20 @@ fn connection(response: &InetResponse) -> std::io::Result<Connection> {
 /// Copies of those of a process' sockets that have these inodes. A socket is closed when the last copy is: they must not be kept.
 fn sockets(process: Pid, inodes: &BTreeSet<u64>) -> Result<BTreeMap<u64, TcpStream>, String> {
     let wrong = |what: &str, error: &dyn Display| format!("{what}: {error}");
-    let handle = pidfd_open(process, PidfdFlags::empty()).map_err(|error| wrong("kube-apiserver", &error))?;
-    let folder = format!("/proc/{}/fd", process.as_raw_nonzero());
     let mut found = BTreeMap::new();
-    for entry in std::fs::read_dir(&folder).map_err(|error| wrong(&folder, &error))?.flatten() {
+    let handle = match pidfd_open(process, PidfdFlags::empty()) {
+        Ok(handle) => handle,
+        // It is gone, and they are.
+        Err(Errno::SRCH) => return Ok(found),
+        Err(error) => return Err(wrong("kube-apiserver", &error)),
+    };
+    let folder = format!("/proc/{}/fd", process.as_raw_nonzero());
+    let entries = match std::fs::read_dir(&folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(found),
+        Err(error) => return Err(wrong(&folder, &error)),
+    };
+    for entry in entries.flatten() {
         // One that is closed while we look is not one of them.
         let Ok(link) = std::fs::read_link(entry.path()) else { continue };
         let inode = link.to_str().and_then(|link| link.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok());
@@ -149,7 +185,9 @@ fn sockets(process: Pid, inodes: &BTreeSet<u64>) -> Result<BTreeMap<u64, TcpStre
         let Some(number) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
         match pidfd_getfd(&handle, number, PidfdGetfdFlags::empty()) {
             Ok(socket) => drop(found.insert(inode, TcpStream::from(socket))),
-            Err(rustix::io::Errno::BADF) => {}
+            Err(Errno::BADF) => {}
+            // As many as there can be at a time: the next look takes the rest.
+            Err(Errno::MFILE) => break,
             Err(error) => return Err(wrong("a connection of kube-apiserver cannot be had", &error)),
         }
     }
@@ -165,16 +203,36 @@ mod tests {
 
     #[test]
     fn a_connection_is_idle_when_the_server_spoke_last_and_a_while_ago() {
-        let idle =
-            Connection { remote: "10.10.0.12".parse().unwrap(), inode: 4711, queued: 0, sent: IDLE, came: 2 * IDLE };
-        assert!(idle.idle());
-        assert!(!Connection { queued: 1, ..idle.clone() }.idle());
-        assert!(!Connection { sent: IDLE - 1, ..idle.clone() }.idle());
-        assert!(!Connection { came: IDLE - 1, ..idle }.idle(), "a request that is being worked on");
+        let (local, remote) = (IpAddr::from([10, 10, 0, 11]), IpAddr::from([10, 10, 0, 12]));
+        let seen = |queued, sent, came| Connection { local, remote, inode: 4711, queued, sent, came };
+        assert!(seen(0, IDLE, IDLE + 1).idle());
+        assert!(!seen(1, IDLE, IDLE + 1).idle());
+        assert!(!seen(0, IDLE - 1, 2 * IDLE).idle());
+        assert!(!seen(0, 2 * IDLE, IDLE).idle(), "a request that is being worked on");
+        assert!(!seen(0, IDLE_FOR_LONG - 1, IDLE_FOR_LONG - 1).idle(), "an answer, or the next request?");
+        assert!(seen(0, IDLE_FOR_LONG, IDLE_FOR_LONG).idle());
     }
 
-    /// This process stands for the apiserver: it has the sockets. What is its own address and what is outside is turned round: all
-    /// of it is local.
+    #[test]
+    fn only_what_comes_from_outside_to_the_address_that_is_handed_over_counts() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let own = listener.local_addr().unwrap();
+        let client = TcpStream::connect(own).unwrap();
+        let server = listener.accept().unwrap().0;
+        assert_eq!(established(own.port()).unwrap().len(), 1);
+        assert_eq!(count(own), Ok(0), "it comes from the same address");
+        assert_eq!(count(SocketAddr::from(([127, 0, 0, 2], own.port()))), Ok(0), "it goes to another address");
+        drop((client, server));
+        let elsewhere = TcpListener::bind("127.0.0.2:0").unwrap();
+        let own = elsewhere.local_addr().unwrap();
+        let client = TcpStream::connect(own).unwrap();
+        let server = elsewhere.accept().unwrap().0;
+        let expected = usize::from(client.local_addr().unwrap().ip() != own.ip());
+        assert_eq!(count(own), Ok(expected));
+        drop(server);
+    }
+
+    /// This process stands for the apiserver: it has the sockets.
     #[test]
     fn the_server_of_an_idle_connection_reads_its_end_and_others_go_on() {
         for address in ["127.0.0.1:0", "[::]:0"] {
@@ -184,7 +242,7 @@ mod tests {
                 let client = TcpStream::connect(("127.0.0.1", port)).unwrap();
                 (client, listener.accept().unwrap().0)
             };
-            let ((mut rests, mut idle), (mut waits, mut busy)) = (pair(), pair());
+            let ((mut rests, mut idle), (mut waits, mut busy), (_late, late)) = (pair(), pair(), pair());
             for (client, server) in [(&mut rests, &mut idle), (&mut waits, &mut busy)] {
                 client.write_all(b"?").unwrap();
                 server.read_exact(&mut [0]).unwrap();
@@ -195,32 +253,37 @@ mod tests {
             std::thread::sleep(Duration::from_millis(20));
             waits.write_all(b"?").unwrap();
             busy.read_exact(&mut [0]).unwrap();
-            let of = |server: &TcpStream| {
-                let peer = server.peer_addr().unwrap().port();
-                let all = established(port).unwrap();
-                assert_eq!(all.len(), 2, "{all:?}");
+            let inode = |server: &TcpStream| -> u64 {
                 let link = std::fs::read_link(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(server)));
-                let inode: u64 =
-                    link.unwrap().to_str().unwrap().replace(|it: char| !it.is_ascii_digit(), "").parse().unwrap();
-                all.into_iter().find(|it| it.inode == inode).unwrap_or_else(|| panic!("{peer} has {inode}"))
+                link.unwrap().to_str().unwrap().replace(|it: char| !it.is_ascii_digit(), "").parse().unwrap()
             };
+            let look = || established(port).map_err(|error| error.to_string());
+            assert!(look().unwrap().iter().all(|it| it.remote == IpAddr::from([127, 0, 0, 1])));
+            let these = BTreeSet::from([inode(&idle), inode(&busy)]);
             let end = Instant::now() + Duration::from_secs(20);
-            while !of(&idle).idle() {
-                assert!(Instant::now() < end, "{:?}", of(&idle));
+            let sent = loop {
+                let sent = end_idle_of(rustix::process::getpid(), &these, look).unwrap();
+                if sent.ended > 0 {
+                    break sent;
+                }
+                assert!(Instant::now() < end, "{:?}", look());
                 std::thread::sleep(Duration::from_millis(10));
-            }
-            let (own, other) = (rustix::process::getpid(), SocketAddr::from(([10, 10, 0, 11], port)));
-            assert_eq!(of(&idle).remote, IpAddr::from([127, 0, 0, 1]));
-            // The node's own connections are not touched.
-            assert_eq!(end_idle(own, other), Ok(SentAway { ended: 0, left: 0 }));
-            let inodes = BTreeSet::from([of(&idle).inode, of(&busy).inode]);
-            let sockets = sockets(own, &inodes).unwrap();
-            assert_eq!(sockets.keys().copied().collect::<BTreeSet<_>>(), inodes);
-            assert!(!of(&busy).idle());
-            sockets[&of(&idle).inode].shutdown(Shutdown::Read).unwrap();
+            };
+            assert_eq!(sent, SentAway { ended: 1, left: 1 });
             assert_eq!(idle.read(&mut [0]).unwrap(), 0, "the end");
-            idle.write_all(b"farewell").unwrap();
-            rests.read_exact(&mut [0; 8]).unwrap();
+            drop(idle);
+            assert_eq!(rests.read(&mut [0]).unwrap(), 0, "an orderly one");
+            busy.write_all(b"!").unwrap();
+            waits.read_exact(&mut [0]).unwrap();
+            assert!(look().unwrap().iter().any(|it| it.inode == inode(&late)), "it came later, and stays");
         }
+    }
+
+    #[test]
+    fn a_process_that_is_gone_has_no_sockets() {
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let pid = Pid::from_child(&child);
+        child.wait().unwrap();
+        assert!(sockets(pid, &BTreeSet::from([1])).unwrap().is_empty());
     }
 }

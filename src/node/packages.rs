@@ -1,7 +1,7 @@
 //! The host's package manager. Everything that knows apt is here; another manager would be one more variant of
 //! [`PackageManager`], one more line in [`PackageManager::detect`], and one more arm in each function below.
 
-use super::command::{Deadline, Echo, ToolError, ask, run};
+use super::command::{Deadline, Echo, ToolError, ask, run, run_last};
 use super::repository::{self, Form, Minor};
 use crate::output;
 use crate::version::Version;
@@ -225,12 +225,12 @@ impl PackageManager {
             finish_interrupted(deadline).await;
         }
         // Unpacking takes a core for seconds, and the disk: etcd and the apiservers come first.
-        let mut arguments = vec!["-n10", "apt-get", "install", "-y", "-q", "-oDPkg::Lock::Timeout=120"];
+        let mut arguments = vec!["install", "-y", "-q", "-oDPkg::Lock::Timeout=120"];
         // An administrator's /etc/default/kubelet stays as it is.
         arguments.extend(["-oDpkg::Options::=--force-confdef", "-oDpkg::Options::=--force-confold"]);
         let pinned: Vec<String> = names.iter().map(|name| format!("{name}={}-*", number(to))).collect();
         arguments.extend(pinned.iter().map(String::as_str));
-        run("nice", &arguments, deadline.within(LIMIT), Echo::Lines).await?;
+        run_last("apt-get", &arguments, deadline.within(LIMIT), Echo::Lines).await?;
         Ok(())
     }
 

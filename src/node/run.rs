@@ -403,7 +403,7 @@ impl<'a> Work<'a> {
                     .map_err(|why| Failure::tool(format!("before kubeadm: {why}")))?;
                 if self.hand_over.is_some() && !self.restarted {
                     // kubeadm may come to the apiserver a second after it was started.
-                    apiserver::let_clients_go(address, self.deadline).await.map_err(Failure::tool)?;
+                    apiserver::let_clients_go(address, self.deadline).await;
                 }
             }
             let now = self.look().await?;

@@ -27,7 +27,7 @@ pub async fn serves(
     any(apiservers, ask).await
 }
 
-/// Whether one answer is yes of as many as there are apiservers, and of as many again when none is; the last one if none is.
+/// Whether one answer is yes of as many as there are apiservers, in up to three rounds; the last one if none is.
 async fn any(apiservers: usize, ask: impl AsyncFn() -> Result<bool, String>) -> Result<bool, String> {
     let mut last = Err("it is not known how many apiservers are behind it".to_owned());
     for _ in 0..ROUNDS {
