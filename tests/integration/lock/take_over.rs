@@ -6,7 +6,7 @@ use super::{NOW, waits};
 use anyhow::Result;
 use quorate::lock::{CONTROL_PLANE, Taken, take};
 use quorum_safety::lock::{Step, Wait};
-use quorum_safety::{Fact, Mine};
+use quorum_safety::{Code, Fact, Mine};
 
 #[tokio::test]
 async fn r34_a_killed_holder_is_adopted_once_its_pod_is_seen_to_have_ended_and_not_before() -> Result<()> {
@@ -21,6 +21,7 @@ async fn r34_a_killed_holder_is_adopted_once_its_pod_is_seen_to_have_ended_and_n
     let taken = place.take(CONTROL_PLANE, "cp3", "upgrade", "cp2", past_silence()).await?;
     assert!(waits(&taken).contains(&Wait::PodRuns), "{taken:?}");
     assert!(!waits(&taken).contains(&Wait::DeadlineNotPassed), "{taken:?}");
+    assert!(waits(&taken).iter().any(|wait| wait.reason(CONTROL_PLANE).code == Code::LeaseHeld), "{taken:?}");
     // Somebody else than the kubelet says so.
     place.pod_given_up("cp1")?;
     let taken = place.take(CONTROL_PLANE, "cp3", "upgrade", "cp2", NOW).await?;
