@@ -80,10 +80,7 @@ pub(super) async fn see_off(address: SocketAddr, deadline: Deadline) -> Result<(
         // The time is over, and nobody has told it to stop.
         return Ok(());
     }
-    let until = Deadline::after(deadline.within(WATCHED));
-    while alive(old, address)? && !until.passed() {
-        tokio::time::sleep(POLL).await;
-    }
+    gone_within(WATCHED, old, address, deadline).await?;
     end(old, address)
 }
 
@@ -121,15 +118,21 @@ fn cannot_send_away(why: &str) {
 /// components are not told from their watches: they have the first seconds.
 async fn empty(old: Pid, address: SocketAddr, deadline: Deadline) -> Result<(), String> {
     let until = Deadline::after(deadline.within(GOING));
-    let local = Deadline::after(deadline.within(LOCAL));
-    while alive(old, address)? && !local.passed() {
-        tokio::time::sleep(POLL).await;
-    }
+    gone_within(LOCAL, old, address, deadline).await?;
     // Where they cannot be counted, some may be there.
     while alive(old, address)? && !until.passed() && connections::count(address) != Ok(0) {
         tokio::time::sleep(POLL).await;
     }
     end(old, address)
+}
+
+/// Waits until an apiserver is gone, or for so long.
+async fn gone_within(limit: Duration, old: Pid, address: SocketAddr, deadline: Deadline) -> Result<(), String> {
+    let until = Deadline::after(deadline.within(limit));
+    while alive(old, address)? && !until.passed() {
+        tokio::time::sleep(POLL).await;
+    }
+    Ok(())
 }
 
 /// Ends an apiserver that was told to stop, if it still runs.

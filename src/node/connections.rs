@@ -165,6 +165,9 @@ fn connection(response: &InetResponse) -> std::io::Result<Connection> {
 fn sockets(process: Pid, inodes: &BTreeSet<u64>) -> Result<BTreeMap<u64, TcpStream>, String> {
     let wrong = |what: &str, error: &dyn Display| format!("{what}: {error}");
     let mut found = BTreeMap::new();
+    if inodes.is_empty() {
+        return Ok(found);
+    }
     let handle = match pidfd_open(process, PidfdFlags::empty()) {
         Ok(handle) => handle,
         // It is gone, and they are.

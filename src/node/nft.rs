@@ -1,9 +1,9 @@
 //! All text that is given to nft. Pure.
 //!
 //! New connections to this node's apiserver, and of its pods to the Service default/kubernetes, go to peers. NAT sees only the first
-//! packet of a connection and the first mapping wins, so the priority lies before kube-proxy's. The
-//! two rules each look at a set whose elements time out by themselves: whoever stops refreshing them, however he ended, leaves rules
-//! that match nothing. Where the kernel knows owners, the table goes away with the nft process as well.
+//! packet of a connection and the first mapping wins, so the priority lies before kube-proxy's. The two rules
+//! each look at a set whose elements time out by themselves: whoever stops refreshing them, however he ended, leaves rules that match nothing.
+//! Where the kernel knows owners, the table goes away with the nft process as well.
 
 use std::net::{IpAddr, SocketAddr};
 

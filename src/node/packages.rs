@@ -224,12 +224,12 @@ impl PackageManager {
         if journal_left(root)? || !self.known(deadline).await?.half_done.is_empty() {
             finish_interrupted(deadline).await;
         }
-        // Unpacking takes a core for seconds, and the disk: etcd and the apiservers come first.
         let mut arguments = vec!["install", "-y", "-q", "-oDPkg::Lock::Timeout=120"];
         // An administrator's /etc/default/kubelet stays as it is.
         arguments.extend(["-oDpkg::Options::=--force-confdef", "-oDpkg::Options::=--force-confold"]);
         let pinned: Vec<String> = names.iter().map(|name| format!("{name}={}-*", number(to))).collect();
         arguments.extend(pinned.iter().map(String::as_str));
+        // Unpacking takes a core for seconds, and the disk: etcd and the apiservers come first.
         run_last("apt-get", &arguments, deadline.within(LIMIT), Echo::Lines).await?;
         Ok(())
     }

@@ -160,10 +160,7 @@ fn text(output: &Output) -> String {
 
 #[tokio::test]
 async fn a_release_by_hand_needs_a_reason_and_stops_a_holder_that_lives() -> Result<()> {
-    let place = Place::new(shared()?, "by-hand")?;
-    for pod in ["cp1", "cp3"] {
-        place.node_with_pod(pod, "boot-1")?;
-    }
+    let place = Place::with_pods("by-hand", ["cp1", "cp3"])?;
     kured(&place, &json!({}))?;
     place.api.apply(
         &json!({
@@ -229,10 +226,7 @@ async fn a_release_by_hand_needs_a_reason_and_stops_a_holder_that_lives() -> Res
 
 #[tokio::test]
 async fn what_is_half_done_is_abandoned_only_after_its_holder_has_stopped() -> Result<()> {
-    let place = Place::new(shared()?, "abandon")?;
-    for pod in ["cp1", "cp3"] {
-        place.node_with_pod(pod, "boot-1")?;
-    }
+    let place = Place::with_pods("abandon", ["cp1", "cp3"])?;
     place.api.apply(
         &json!({
             "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "quorate-config", "namespace": "abandon"},
@@ -330,10 +324,7 @@ async fn r03_the_shipped_roles_suffice_for_the_locks_and_observing_cannot_take_o
 
 #[tokio::test]
 async fn one_of_two_slots_is_taken_and_never_two_for_one_node() -> Result<()> {
-    let place = Place::new(shared()?, "slots")?;
-    for pod in ["cp1", "cp2", "cp3"] {
-        place.node_with_pod(pod, "boot-1")?;
-    }
+    let place = Place::with_pods("slots", ["cp1", "cp2", "cp3"])?;
     let config = Config { kured: "none".to_owned(), ..Config::default() };
     let leases = place.leases().await?;
     let slots = [lock::worker(0), lock::worker(1)];

@@ -27,6 +27,9 @@ const HOST_PROGRAMS: [&str; 10] =
 /// What a machine writes until it is up: etcd's preallocated log, container roots, logs.
 const BYTES_A_MACHINE: u64 = GIB;
 
+/// The files in kubeadm's etcd folder that a client needs: the authority, its certificate and its key.
+pub const ETCD_CLIENT: [&str; 3] = ["ca.crt", "healthcheck-client.crt", "healthcheck-client.key"];
+
 /// What to bring up.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Spec {
@@ -218,6 +221,18 @@ impl Lab {
     #[must_use]
     pub fn haproxy_log(&self) -> PathBuf {
         self.state.join("haproxy.log")
+    }
+
+    /// Copies what a client of this cluster's etcd needs into a folder: [`ETCD_CLIENT`].
+    ///
+    /// # Errors
+    /// The first machine is off, or the folder cannot be written.
+    pub fn copy_etcd_client(&self, into: &Path) -> Result<()> {
+        let first = self.machine(1)?;
+        for name in ETCD_CLIENT {
+            write(&into.join(name), first.read_file(&format!("/etc/kubernetes/pki/etcd/{name}"))?)?;
+        }
+        Ok(())
     }
 
     /// A command in the client's network namespace with KUBECONFIG set and kubectl, kubeadm, etcdctl, etcdutl of this

@@ -39,6 +39,6 @@ pub mod process;
 mod tree;
 mod version;
 
-pub use cluster::{Lab, Spec};
+pub use cluster::{ETCD_CLIENT, Lab, Spec};
 pub use machine::Machine;
 pub use version::Version;

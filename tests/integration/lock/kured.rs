@@ -55,10 +55,7 @@ async fn kureds_lock_held_by_a_node_gives_the_lease_back() -> Result<()> {
 
 #[tokio::test]
 async fn kureds_lock_is_taken_after_the_lease_and_given_back_before_it() -> Result<()> {
-    let place = Place::new(shared()?, "kured-free")?;
-    for pod in ["cp1", "cp3"] {
-        place.node_with_pod(pod, "boot-1")?;
-    }
+    let place = Place::with_pods("kured-free", ["cp1", "cp3"])?;
     let config = kured(&place, &json!({}))?;
     let leases = place.leases().await?;
     let client = leases.client().await?;

@@ -56,6 +56,13 @@ impl Place {
         Ok(place)
     }
 
+    /// The same on the shared API server, with a Ready node and a running pod of each of these names.
+    pub(super) fn with_pods<const N: usize>(namespace: &'static str, pods: [&str; N]) -> Result<Self> {
+        let place = Self::new(shared()?, namespace)?;
+        pods.iter().try_for_each(|pod| place.node_with_pod(pod, "boot-1"))?;
+        Ok(place)
+    }
+
     /// The full name of one of this test's nodes.
     pub(super) fn node(&self, short: &str) -> NodeName {
         NodeName(format!("{}-{short}", self.namespace))

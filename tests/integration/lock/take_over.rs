@@ -1,7 +1,7 @@
 //! A Lease that goes from one holder to another: never without a proof that the first is gone. None of these may pass with the proof made
 //! always true; `make mutants` tries that.
 
-use super::place::{Place, past_silence, shared};
+use super::place::{Place, past_silence};
 use super::{NOW, waits};
 use anyhow::Result;
 use quorate::lock::{CONTROL_PLANE, Taken, take};
@@ -10,10 +10,7 @@ use quorum_safety::{Code, Fact, Mine};
 
 #[tokio::test]
 async fn r34_a_killed_holder_is_adopted_once_its_pod_is_seen_to_have_ended_and_not_before() -> Result<()> {
-    let place = Place::new(shared()?, "r34")?;
-    for pod in ["cp1", "cp2", "cp3"] {
-        place.node_with_pod(pod, "boot-1")?;
-    }
+    let place = Place::with_pods("r34", ["cp1", "cp2", "cp3"])?;
     let holder = place.process(CONTROL_PLANE, "cp1", "upgrade", "cp2")?;
     holder.says("got")?;
     holder.process.kill()?;
@@ -40,10 +37,7 @@ async fn r34_a_killed_holder_is_adopted_once_its_pod_is_seen_to_have_ended_and_n
 /// Safety review, finding 2: what has touched nothing may not be finished on a control plane that is not whole.
 #[tokio::test]
 async fn an_adopted_lease_that_has_touched_nothing_counts_as_newly_taken() -> Result<()> {
-    let place = Place::new(shared()?, "untouched")?;
-    for pod in ["cp1", "cp3"] {
-        place.node_with_pod(pod, "boot-1")?;
-    }
+    let place = Place::with_pods("untouched", ["cp1", "cp3"])?;
     let Taken::Got(guard) = place.take(CONTROL_PLANE, "cp1", "upgrade", "cp2", NOW).await? else { panic!("held") };
     guard.step(Step::looking("judge")).await?;
     drop(guard);
@@ -59,10 +53,7 @@ async fn an_adopted_lease_that_has_touched_nothing_counts_as_newly_taken() -> Re
 
 #[tokio::test]
 async fn a_frozen_holder_loses_the_lease_only_after_a_look_at_the_host_and_stops_when_it_wakes() -> Result<()> {
-    let place = Place::new(shared()?, "frozen")?;
-    for pod in ["cp1", "cp3"] {
-        place.node_with_pod(pod, "boot-1")?;
-    }
+    let place = Place::with_pods("frozen", ["cp1", "cp3"])?;
     let holder = place.process(CONTROL_PLANE, "cp1", "upgrade", "cp2")?;
     holder.says("acted")?;
     holder.process.pause()?;
@@ -90,10 +81,7 @@ async fn a_frozen_holder_loses_the_lease_only_after_a_look_at_the_host_and_stops
 
 #[tokio::test]
 async fn a_pod_deleted_on_a_ready_node_hands_the_lease_over_and_on_an_unreachable_one_it_does_not() -> Result<()> {
-    let place = Place::new(shared()?, "deleted")?;
-    for pod in ["cp1", "cp3"] {
-        place.node_with_pod(pod, "boot-1")?;
-    }
+    let place = Place::with_pods("deleted", ["cp1", "cp3"])?;
     // Gone without a word, before it touched anything.
     let Taken::Got(guard) = place.take(CONTROL_PLANE, "cp1", "upgrade", "cp2", NOW).await? else { panic!("held") };
     drop(guard);
@@ -114,10 +102,7 @@ async fn a_pod_deleted_on_a_ready_node_hands_the_lease_over_and_on_an_unreachabl
 
 #[tokio::test]
 async fn a_new_boot_id_proves_at_once_and_the_same_one_does_not() -> Result<()> {
-    let place = Place::new(shared()?, "rebooted")?;
-    for pod in ["cp1", "cp3"] {
-        place.node_with_pod(pod, "boot-1")?;
-    }
+    let place = Place::with_pods("rebooted", ["cp1", "cp3"])?;
     let Taken::Got(guard) = place.take(CONTROL_PLANE, "cp1", "upgrade", "cp2", NOW).await? else { panic!("held") };
     drop(guard);
     assert!(!waits(&place.take(CONTROL_PLANE, "cp3", "upgrade", "cp2", NOW).await?).is_empty());

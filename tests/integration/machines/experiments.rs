@@ -4,7 +4,7 @@
 use super::clients::probed_at;
 use super::stage::{Stage, machines, stage, until};
 use lab::prober::{Class, Report};
-use lab::{Machine, Spec};
+use lab::{ETCD_CLIENT, Machine, Spec};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
@@ -20,8 +20,6 @@ const OUT: Duration = Duration::from_secs(25);
 const MANIFESTS: &str = "/etc/kubernetes/manifests";
 /// The node that things are done to.
 const NODE: u8 = 2;
-/// What a client of etcd needs.
-const CLIENT: [&str; 3] = ["ca.crt", "healthcheck-client.crt", "healthcheck-client.key"];
 
 /// What the balancer wrote of the sessions that ended, by termination code.
 struct Sessions {
@@ -70,7 +68,7 @@ struct Experiments {
     stage: Stage,
     sessions: Sessions,
     machine: Machine,
-    /// [`CLIENT`].
+    /// [`ETCD_CLIENT`].
     pki: tempfile::TempDir,
 }
 
@@ -105,18 +103,9 @@ impl Experiments {
         report
     }
 
-    /// Every apiserver says at its own address that it is ready, and the balancer sends to each.
+    /// This node's apiserver is ready, and the gate would let the node go: all others are, too.
     fn whole(&self) {
-        until("three apiservers to be ready", || {
-            let ready = |machine: &Machine| {
-                let url = format!("https://{}:6443/readyz", machine.address());
-                let said = self.stage.lab.run(["curl", "-sk", "--max-time", "3", &url]).unwrap();
-                said.stdout == b"ok"
-            };
-            let not: Vec<String> =
-                self.stage.lab.machines().iter().take(3).filter(|it| !ready(it)).map(Machine::name).collect();
-            if not.is_empty() { Ok(()) } else { Err(format!("{not:?} are not")) }
-        });
+        self.own_is_ready();
         self.stage.whole();
     }
 
@@ -216,7 +205,7 @@ impl Experiments {
 
     fn etcdctl(&self, endpoints: &str, words: &[&str]) -> String {
         let file = |name: &str| self.pki.path().join(name).display().to_string();
-        let (ca, certificate, key) = (file("ca.crt"), file(CLIENT[1]), file(CLIENT[2]));
+        let [ca, certificate, key] = ETCD_CLIENT.map(file);
         let how = ["etcdctl", "--cacert", &ca, "--cert", &certificate, "--key", &key, "--endpoints", endpoints];
         self.stage.lab.run_checked([&how[..], words].concat()).unwrap()
     }
@@ -243,10 +232,7 @@ fn experiments_of_zero_downtime() {
     let _alone = machines();
     let stage = stage(Spec { workers: 1, ..Spec::default() });
     let pki = tempfile::tempdir().unwrap();
-    for name in CLIENT {
-        let bytes = stage.lab.machine(1).unwrap().read_file(&format!("/etc/kubernetes/pki/etcd/{name}")).unwrap();
-        std::fs::write(pki.path().join(name), bytes).unwrap();
-    }
+    stage.lab.copy_etcd_client(pki.path()).unwrap();
     let (sessions, machine) = (Sessions::listen(&stage), stage.lab.machine(NODE).unwrap());
     let it = Experiments { stage, sessions, machine, pki };
     println!(

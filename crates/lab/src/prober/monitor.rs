@@ -117,10 +117,7 @@ impl Monitor {
         let scratch = tempfile::tempdir()?;
         let pki = scratch.path().join("etcd");
         DirBuilder::new().mode(0o700).create(&pki)?;
-        let first = lab.machine(1)?;
-        for file in ["ca.crt", "healthcheck-client.crt", "healthcheck-client.key"] {
-            std::fs::write(pki.join(file), first.read_file(&format!("/etc/kubernetes/pki/etcd/{file}"))?)?;
-        }
+        lab.copy_etcd_client(&pki)?;
         let (mut voters, mut apiservers) = (Vec::new(), Vec::new());
         for index in 1..=lab.spec().control_planes {
             let machine = lab.machine(index)?;
