@@ -1,6 +1,6 @@
 //! Work on a node itself. A privileged pod pinned to the node enters the host and either looks (`preflight`) or starts a systemd unit
-//! that does the work (`upgrade` starts `run`) and waits for its end; the unit survives the pod. No Kubernetes API is asked: what
-//! the step needs to know comes as arguments, and what is done is seen from the host's own state.
+//! that does the work (`upgrade` starts `run`) and waits for its end; the unit survives the pod. What the step needs to know comes as
+//! arguments, and what is done is seen from the host's own state; the API is asked for one thing only (`mirror`).
 
 use crate::cli::node::{NodeCommand, Upgrade};
 use crate::clock::Clock;
@@ -22,6 +22,7 @@ mod host;
 mod kubeadm;
 mod manifests;
 mod mark;
+mod mirror;
 mod nft;
 mod packages;
 mod plan;
@@ -39,8 +40,8 @@ pub use report::{HandOverReport, Outcome as NodeOutcome, Report as NodeReport, S
 
 /// The unit on the host; its name is the lock there. "No such unit" is half of the proof that a holder is gone.
 pub const UNIT: &str = "quorate-node-step.service";
-/// The last report, on the host. Nobody decides anything by it.
-pub const RESULT: &str = "/var/lib/quorate/node-step.json";
+/// The last report, on the host, in memory: a disk that is full is what some of them tell of. Nobody decides anything by it.
+pub const RESULT: &str = "/run/quorate/node-step.json";
 
 /// Runs `quorate node …`.
 ///
@@ -71,6 +72,10 @@ pub async fn main(command: &NodeCommand, clock: Clock) -> anyhow::Result<ExitSta
             leave(Path::new(RESULT), &report)?;
             output::progress(&format!("{}: {:?}", unit::description(order), report.outcome));
             Ok(status(&report))
+        }
+        NodeCommand::PutBack(order) => {
+            run::put_back_after(order)?;
+            Ok(ExitStatus::Ok)
         }
     }
 }

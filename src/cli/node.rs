@@ -26,6 +26,17 @@ pub enum NodeCommand {
     /// What `upgrade` starts on the host, in a unit of its own
     #[command(hide = true)]
     Run(Upgrade),
+    /// What the unit's end runs, however it ended: manifests that kubeadm had moved away come back
+    #[command(hide = true)]
+    PutBack(PutBack),
+}
+
+/// Arguments of the hidden `quorate node put-back`.
+#[derive(Clone, Debug, PartialEq, Eq, Args)]
+pub struct PutBack {
+    /// The version that was upgraded to
+    #[arg(long, value_name = "VERSION")]
+    pub to: Version,
 }
 
 /// Arguments of `quorate node preflight`.

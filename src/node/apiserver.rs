@@ -49,11 +49,14 @@ pub(super) async fn wait_ready(
 /// Restarts it once while new connections go elsewhere, so that none is left when kubeadm takes etcd away under it: SIGTERM
 /// finishes what is in flight; the second one, when only watches hold it, ends it (docs/zero-downtime.md).
 pub(super) async fn restart(address: SocketAddr, probe: &Probe, deadline: Deadline) -> Result<(), String> {
-    let Some(old) = process(address)? else { return Err("no process of kube-apiserver is found".to_owned()) };
+    let until = Deadline::after(deadline.within(BACK));
+    let Some(old) = process(address)? else {
+        // The kubelet is about to start it, such as after its manifest was put back: it has no clients yet.
+        return wait_ready(address, probe, STABLE, until).await;
+    };
     let_clients_go(address, deadline).await;
     signal(old)?;
     empty(old, address, deadline).await?;
-    let until = Deadline::after(deadline.within(BACK));
     while process(address)?.is_none_or(|now| now == old) {
         if until.passed() {
             return Err("the kubelet did not start kube-apiserver again".to_owned());

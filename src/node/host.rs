@@ -10,8 +10,11 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+/// Our own copies of the static pods' manifests, as they were before kubeadm last began.
+const KEPT: &str = "var/lib/quorate/manifests";
 /// Where kubeadm keeps its scratch.
 const SCRATCH: &str = "etc/kubernetes/tmp";
 /// How long a kubelet that is being restarted is asked again.
@@ -25,6 +28,25 @@ pub(super) struct Host {
     /// `/`, but in tests.
     pub(super) root: PathBuf,
     pub(super) manager: PackageManager,
+    answers: Arc<Mutex<Answers>>,
+}
+
+/// What programs have answered that answer the same for ever: the host is looked at before each sub-step, and starting them takes longer
+/// than all the rest.
+#[derive(Debug, Default)]
+struct Answers {
+    /// The version of a process.
+    kubelet: Option<(Process, Version)>,
+    /// The etcd of the target's own kubeadm.
+    etcd: Option<(Version, String)>,
+}
+
+/// A process: its id may be another's later, with another start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Process {
+    pid: String,
+    /// In ticks since boot, as in /proc/PID/stat.
+    start: String,
 }
 
 /// What of the host could not be seen.
@@ -55,7 +77,12 @@ impl Host {
     pub(super) fn here() -> Result<Self, HostError> {
         let root = PathBuf::from("/");
         let manager = PackageManager::detect(&root)?;
-        Ok(Self { root, manager })
+        Ok(Self::at(root, manager))
+    }
+
+    /// The host below a folder.
+    pub(super) fn at(root: PathBuf, manager: PackageManager) -> Self {
+        Self { root, manager, answers: Arc::default() }
     }
 
     pub(super) fn path(&self, path: &str) -> PathBuf {
@@ -70,16 +97,16 @@ impl Host {
         now: jiff::Timestamp,
         deadline: Deadline,
     ) -> Result<State, HostError> {
-        // Asked before each sub-step: at once, they take half the time.
-        let (known, held, running_kubelet) = futures::try_join!(
+        let (known, running_kubelet) = futures::try_join!(
             async { self.manager.known(deadline).await.map_err(HostError::from) },
-            async { self.manager.held(deadline).await.map_err(HostError::from) },
-            running_kubelet(deadline),
+            self.running_kubelet(deadline),
         )?;
-        let super::packages::Packages { installed: packages, half_done } = known;
+        let super::packages::Packages { installed: packages, half_done, held } = known;
         let manifests = self.manifests()?;
         let etcd_tag = match etcd_tag {
-            Some("default") if knows_etcd(&manifests, &packages, to) => Some(default_etcd_tag(to, deadline).await?),
+            Some("default") if knows_etcd(&manifests, &packages, to) => {
+                Some(self.default_etcd_tag(to, deadline).await?)
+            }
             Some("default") | None => None,
             Some(tag) => Some(tag.to_owned()),
         };
@@ -99,12 +126,56 @@ impl Host {
         })
     }
 
+    /// What was answered before; never locked for longer.
+    fn answers(&self) -> MutexGuard<'_, Answers> {
+        self.answers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The tag of the etcd image that this kubeadm, which is the target's own, would write.
+    async fn default_etcd_tag(&self, to: Version, deadline: Deadline) -> Result<String, HostError> {
+        let known = self.answers().etcd.clone();
+        if let Some((_, tag)) = known.filter(|(of, _)| *of == to) {
+            return Ok(tag);
+        }
+        let tag = default_etcd_tag(to, deadline).await?;
+        self.answers().etcd = Some((to, tag.clone()));
+        Ok(tag)
+    }
+
+    /// The version of the kubelet that runs, asked of the very program that runs: the file at /usr/bin/kubelet may be newer.
+    async fn running_kubelet(&self, deadline: Deadline) -> Result<Option<Version>, HostError> {
+        let process = async || -> Result<Option<Process>, HostError> {
+            let said =
+                ask("systemctl", &["show", "kubelet.service", "--property=MainPID", "--value"], deadline).await?;
+            let pid = said.stdout.trim();
+            if pid.is_empty() || pid == "0" {
+                return Ok(None);
+            }
+            // None: it has ended since, and has no version.
+            let start = start_of(pid).unwrap_or_default();
+            Ok(Some(Process { pid: pid.to_owned(), start }))
+        };
+        let version = async |process: Process| -> Result<Version, HostError> {
+            let known = self.answers().kubelet.clone();
+            if let Some((_, version)) = known.filter(|(of, _)| *of == process && !process.start.is_empty()) {
+                return Ok(version);
+            }
+            let said = ask(&format!("/proc/{}/exe", process.pid), &["--version"], deadline).await?;
+            let version = kubelet_version(&said.stdout)
+                .ok_or_else(|| HostError::NotUnderstood { tool: "kubelet --version", said: said.stdout.clone() })?;
+            self.answers().kubelet = Some((process, version));
+            Ok(version)
+        };
+        version_of_process(process, version, Deadline::after(deadline.within(RESTARTS))).await
+    }
+
     pub(super) fn manifests(&self) -> Result<manifests::Manifests, HostError> {
         manifests::read(&self.root).map_err(|source| HostError::File { path: self.path(manifests::FOLDER), source })
     }
 
-    /// Static pods whose manifest kubeadm has moved to its copies, with the newest copy. It moves the old one away and then the new one
-    /// in (kubeadm 1.36, `upgradeComponent`); killed in between it leaves the node without, and starts no more by itself.
+    /// Static pods that this node had when kubeadm began, and whose manifest is not there, or none any more; each with the newest copy that
+    /// is whole. kubeadm moves the old one away and then the new one in (kubeadm 1.36, `upgradeComponent`); killed in between it leaves the
+    /// node without, and starts no more by itself. A power cut may leave an empty file, and a full disk half of one.
     pub(super) fn torn(&self) -> Result<Vec<(&'static str, PathBuf)>, HostError> {
         let folder = self.path(SCRATCH);
         let wrong = |source| HostError::File { path: folder.clone(), source };
@@ -120,24 +191,61 @@ impl Host {
         let mut found = Vec::new();
         for component in manifests::COMPONENTS {
             let file = format!("{component}.yaml");
-            let newest = backups.iter().rev().map(|backup| backup.join(&file)).find(|copy| copy.exists());
-            let missing = !self.path(manifests::FOLDER).join(&file).exists();
-            found.extend(newest.filter(|_| missing).map(|copy| (component, copy)));
+            let own = self.path(KEPT).join(&file);
+            if !own.exists() || manifests::is_of(&self.manifest(component), component) {
+                continue;
+            }
+            let mut copies = backups.iter().rev().map(|backup| backup.join(&file)).chain([own]);
+            found.extend(copies.find(|copy| manifests::is_of(copy, component)).map(|copy| (component, copy)));
         }
         Ok(found)
     }
 
     /// Puts a copy back, whole or not at all.
     pub(super) fn put_back(&self, component: &str, copy: &Path) -> Result<(), HostError> {
-        let folder = self.path(manifests::FOLDER);
-        // The kubelet leaves files with a dot alone.
-        let (new, path) = (folder.join(format!(".{component}.new")), folder.join(format!("{component}.yaml")));
-        let write = || {
-            std::fs::copy(copy, &new)?;
-            std::fs::File::open(&new)?.sync_all()?;
-            std::fs::rename(&new, &path)
-        };
-        write().map_err(|source| HostError::File { path, source })
+        let path = self.manifest(component);
+        copy_over(copy, &path).map_err(|source| HostError::File { path, source })
+    }
+
+    /// Keeps a copy of each of the four that is whole, before kubeadm works on them: these are what this node has. Rolling back on a full
+    /// disk, kubeadm writes its own copies over the originals, whole or not, and removes them. `afresh`: no earlier run's count.
+    pub(super) fn keep_manifests(&self, afresh: bool) -> Result<(), HostError> {
+        if afresh {
+            self.forget_manifests()?;
+        }
+        let folder = self.path(KEPT);
+        std::fs::create_dir_all(&folder).map_err(|source| HostError::File { path: folder.clone(), source })?;
+        for component in manifests::COMPONENTS {
+            let (from, to) = (self.manifest(component), folder.join(format!("{component}.yaml")));
+            if manifests::is_of(&from, component) {
+                copy_over(&from, &to).map_err(|source| HostError::File { path: to, source })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes these copies: what is missing from now on was taken away by somebody else.
+    pub(super) fn forget_manifests(&self) -> Result<(), HostError> {
+        let path = self.path(KEPT);
+        match std::fs::remove_dir_all(&path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => Err(HostError::File { path, source }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Brings the four to the disk: kubeadm does not.
+    pub(super) fn sync_manifests(&self) -> Result<(), HostError> {
+        let all = manifests::COMPONENTS.map(|component| self.manifest(component));
+        for path in all.into_iter().chain([self.path(manifests::FOLDER)]).filter(|path| path.exists()) {
+            std::fs::File::open(&path)
+                .and_then(|file| file.sync_all())
+                .map_err(|source| HostError::File { path, source })?;
+        }
+        Ok(())
+    }
+
+    fn manifest(&self, component: &str) -> PathBuf {
+        self.path(manifests::FOLDER).join(format!("{component}.yaml"))
     }
 
     /// Folders that an upgrade of kubeadm left behind, older than three days.
@@ -165,7 +273,11 @@ impl Host {
         manifests: &manifests::Manifests,
         kubeadm_done: bool,
     ) -> Result<Vec<String>, HostError> {
-        let mut wanted = vec![("usr", 512 * MIB, "the packages"), ("var/cache/apt", 256 * MIB, "downloaded packages")];
+        let mut wanted = vec![
+            ("usr", 512 * MIB, "the packages"),
+            ("var/cache/apt", 256 * MIB, "downloaded packages"),
+            ("var/lib/quorate", 32 * MIB, "quorate itself"),
+        ];
         if let Some(etcd) = manifests.pods.get("etcd").filter(|_| !kubeadm_done) {
             let folder = etcd.flag("data-dir").unwrap_or("/var/lib/etcd").trim_start_matches('/');
             let path = self.path(folder);
@@ -195,6 +307,25 @@ impl Host {
 }
 
 const MIB: u64 = 1 << 20;
+
+/// Replaces a file by a copy of another, whole or not at all. The kubelet leaves the file with a dot alone meanwhile.
+fn copy_over(from: &Path, to: &Path) -> io::Result<()> {
+    let mut name = std::ffi::OsString::from(".");
+    name.push(to.file_name().unwrap_or_default());
+    name.push(".new");
+    let new = to.with_file_name(name);
+    let write = || {
+        std::fs::copy(from, &new)?;
+        std::fs::File::open(&new)?.sync_all()?;
+        std::fs::rename(&new, to)
+    };
+    write().inspect_err(|_| {
+        // Half of it helps nobody, and takes what is left of a full disk.
+        if let Err(error) = std::fs::remove_file(&new) {
+            tracing::debug!(%error, "There is nothing to be removed");
+        }
+    })
+}
 
 /// What is in a folder; one that is not there is empty.
 fn entries(folder: &Path) -> io::Result<impl Iterator<Item = io::Result<std::fs::DirEntry>>> {
@@ -238,30 +369,22 @@ fn etcd_tag(images: &str) -> Option<String> {
     images.lines().map(manifests::split_image).find(|(name, tag)| name == "etcd" && !tag.is_empty()).map(|(_, tag)| tag)
 }
 
-/// The version of the kubelet that runs, asked of the very program that runs: the file at /usr/bin/kubelet may be newer.
-async fn running_kubelet(deadline: Deadline) -> Result<Option<Version>, HostError> {
-    let process = async || -> Result<Option<String>, HostError> {
-        let said = ask("systemctl", &["show", "kubelet.service", "--property=MainPID", "--value"], deadline).await?;
-        let pid = said.stdout.trim();
-        Ok((!pid.is_empty() && pid != "0").then(|| pid.to_owned()))
-    };
-    let version = async |pid: String| -> Result<Version, HostError> {
-        let said = ask(&format!("/proc/{pid}/exe"), &["--version"], deadline).await?;
-        kubelet_version(&said.stdout)
-            .ok_or_else(|| HostError::NotUnderstood { tool: "kubelet --version", said: said.stdout.clone() })
-    };
-    version_of_process(process, version, Deadline::after(deadline.within(RESTARTS))).await
+/// When a process started, in ticks since boot (proc_pid_stat(5)): the 22nd word, counted after the name, which may hold anything.
+fn start_of(pid: &str) -> Option<String> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, after) = stat.rsplit_once(')')?;
+    after.split_whitespace().nth(19).map(str::to_owned)
 }
 
 /// The process may have ended between the two questions, as when the package restarts the kubelet: then both are asked again.
-async fn version_of_process(
-    process: impl AsyncFn() -> Result<Option<String>, HostError>,
-    version: impl AsyncFn(String) -> Result<Version, HostError>,
+async fn version_of_process<P>(
+    process: impl AsyncFn() -> Result<Option<P>, HostError>,
+    version: impl AsyncFn(P) -> Result<Version, HostError>,
     until: Deadline,
 ) -> Result<Option<Version>, HostError> {
     loop {
-        let Some(pid) = process().await? else { return Ok(None) };
-        match version(pid).await {
+        let Some(one) = process().await? else { return Ok(None) };
+        match version(one).await {
             Ok(version) => return Ok(Some(version)),
             Err(error) if until.passed() => return Err(error),
             Err(error) => tracing::debug!(%error, "The kubelet's process is asked again"),
@@ -290,7 +413,7 @@ mod tests {
     use std::time::UNIX_EPOCH;
 
     fn host(root: &Path) -> Host {
-        Host { root: root.to_owned(), manager: PackageManager::Apt }
+        Host::at(root.to_owned(), PackageManager::Apt)
     }
 
     #[test]
@@ -338,30 +461,49 @@ mod tests {
     }
 
     #[test]
-    fn a_manifest_that_kubeadm_has_moved_away_is_found_in_its_newest_copy_and_put_back() {
+    fn a_manifest_that_kubeadm_has_moved_away_or_spoiled_is_put_back_from_the_newest_copy() {
         let root = tempfile::tempdir().unwrap();
-        let host = Host { root: root.path().to_owned(), manager: PackageManager::Apt };
+        let host = host(root.path());
+        let pod = |name: &str, tag: &str| {
+            format!("metadata: {{name: {name}}}\nspec: {{containers: [{{name: {name}, image: 'x/{name}:{tag}'}}]}}\n")
+        };
         let put = |path: &str, text: &str| {
             let path = root.path().join(path);
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(path, text).unwrap();
         };
-        assert_eq!(host.torn().unwrap(), []);
-        put("etc/kubernetes/manifests/etcd.yaml", "there");
-        for (time, text) in [("2026-11-25-22-00-00", "older"), ("2026-11-25-22-10-00", "newer")] {
-            for component in ["etcd", "kube-scheduler"] {
-                put(&format!("etc/kubernetes/tmp/kubeadm-backup-manifests-{time}/{component}.yaml"), text);
+        let torn = || host.torn().unwrap().into_iter().map(|(component, _)| component).collect::<Vec<_>>();
+        let all = ["etcd", "kube-apiserver", "kube-scheduler"];
+        for component in all {
+            put(&format!("etc/kubernetes/manifests/{component}.yaml"), &pod(component, "before"));
+        }
+        host.keep_manifests(true).unwrap();
+        assert!(torn().is_empty());
+        // The manager was never here, whatever an older upgrade has left.
+        for (time, tag) in [("2026-11-25-22-00-00", "older"), ("2026-11-25-22-10-00", "newer")] {
+            for component in ["etcd", "kube-controller-manager", "kube-scheduler"] {
+                let copy = format!("etc/kubernetes/tmp/kubeadm-backup-manifests-{time}/{component}.yaml");
+                put(&copy, &pod(component, tag));
             }
         }
-        let torn = host.torn().unwrap();
-        // The one that is there stays, and what was never there is nobody's to make.
-        assert_eq!(torn.iter().map(|(component, _)| *component).collect::<Vec<_>>(), ["kube-scheduler"]);
-        host.put_back(torn[0].0, &torn[0].1).unwrap();
+        put("etc/kubernetes/tmp/kubeadm-backup-manifests-2026-11-25-22-10-00/etcd.yaml", "");
         let folder = root.path().join(manifests::FOLDER);
-        assert_eq!(std::fs::read_to_string(folder.join("kube-scheduler.yaml")).unwrap(), "newer");
-        assert_eq!(std::fs::read_to_string(folder.join("etcd.yaml")).unwrap(), "there");
-        assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 2);
-        assert_eq!(host.torn().unwrap(), []);
+        std::fs::remove_file(folder.join("kube-scheduler.yaml")).unwrap();
+        put("etc/kubernetes/manifests/etcd.yaml", "");
+        put("etc/kubernetes/manifests/kube-apiserver.yaml", "metadata: {name: kube-apiserver}\nspec: {contain");
+        assert_eq!(torn(), all);
+        for (component, copy) in host.torn().unwrap() {
+            host.put_back(component, &copy).unwrap();
+        }
+        let tag = |component: &str| manifests::read(root.path()).unwrap().pods[component].tag.clone();
+        // kubeadm's newest that is whole, else ours.
+        assert_eq!(all.map(tag), ["older", "before", "newer"]);
+        assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 3);
+        assert!(torn().is_empty());
+        // Over: who takes one away now means it.
+        host.forget_manifests().unwrap();
+        std::fs::remove_file(folder.join("etcd.yaml")).unwrap();
+        assert!(torn().is_empty());
     }
 
     #[test]
@@ -399,6 +541,13 @@ mod tests {
         assert!(knows_etcd(&read(), &kubeadm("v1.36.3"), to));
         assert!(!knows_etcd(&read(), &kubeadm("v1.36.1"), to));
         assert!(!knows_etcd(&read(), &BTreeMap::new(), to));
+    }
+
+    #[test]
+    fn a_process_is_told_from_a_later_one_of_the_same_id() {
+        let own = start_of(&std::process::id().to_string()).unwrap();
+        assert!(own.parse::<u64>().unwrap() > start_of("1").unwrap().parse().unwrap());
+        assert_eq!(start_of("0"), None);
     }
 
     #[test]

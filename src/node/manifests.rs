@@ -92,6 +92,11 @@ fn sort_out(files: &[(String, Vec<u8>)]) -> Manifests {
     found
 }
 
+/// Whether a file is the manifest of one of the four; one that cannot be read is not.
+pub(super) fn is_of(path: &Path, component: &str) -> bool {
+    std::fs::read(path).is_ok_and(|bytes| parse(&bytes).is_ok_and(|pod| pod.name == component))
+}
+
 struct Parsed {
     name: String,
     /// Last part of the image's name, without tag.

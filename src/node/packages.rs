@@ -26,6 +26,8 @@ pub(super) struct Packages {
     pub(super) installed: BTreeMap<String, Version>,
     /// The ones that somebody began to install and did not finish, such as a node step that was killed meanwhile.
     pub(super) half_done: BTreeMap<String, HalfDone>,
+    /// The ones that are held.
+    pub(super) held: Vec<String>,
 }
 
 /// A package between two states.
@@ -108,12 +110,6 @@ impl PackageManager {
         // All packages: dpkg-query fails when a name is not known at all, and kubectl need not be on a worker.
         let said = ask("dpkg-query", &["-W", "-f=${db:Status-Abbrev}|${Package}|${Version}\\n"], deadline).await?;
         known(&said.stdout)
-    }
-
-    /// The ones of [`NAMES`] that are held.
-    pub(super) async fn held(self, deadline: Deadline) -> Result<Vec<String>, PackageError> {
-        let said = ask("apt-mark", &["showhold"], deadline).await?;
-        Ok(said.stdout.lines().map(str::trim).filter(|name| NAMES.contains(name)).map(str::to_owned).collect())
     }
 
     /// Files of package sources that name Kubernetes minor versions.
@@ -324,6 +320,10 @@ fn known(text: &str) -> Result<Packages, PackageError> {
         if !NAMES.contains(&name) {
             continue;
         }
+        // What apt-mark calls held is dpkg's selection `hold`.
+        if status.starts_with('h') {
+            found.held.push(name.to_owned());
+        }
         let wrong = || PackageError::NotUnderstood(line.to_owned());
         let upstream = version.split_once('-').map_or(version, |(upstream, _)| upstream);
         let version = upstream.parse::<Version>();
@@ -480,6 +480,7 @@ mod tests {
         let found = known(text).unwrap();
         assert_eq!(found.installed.keys().collect::<Vec<_>>(), ["kubeadm", "kubelet"]);
         assert_eq!(found.installed["kubelet"].to_string(), "v1.36.1");
+        assert_eq!(found.held, ["kubelet"]);
         assert!(found.half_done.is_empty());
         assert!(known("ii |kubeadm|1.36.1~rc.1-1\n").is_err());
         assert!(known("iX |kubeadm|1.36.1-1\n").is_err());

@@ -10,8 +10,8 @@ use super::plan::{Need, State, Step, need, objections};
 use super::probe::{Probe, plain};
 use super::report::{HandOverReport, Outcome, Report, StepReport};
 use super::unready::{etcd_ready_url, unready};
-use super::{apiserver, etcd, kubeadm};
-use crate::cli::node::Upgrade;
+use super::{apiserver, etcd, kubeadm, mirror};
+use crate::cli::node::{PutBack, Upgrade};
 use crate::clock::Clock;
 use crate::output;
 use std::net::SocketAddr;
@@ -26,7 +26,7 @@ const BETWEEN: Duration = Duration::from_secs(30);
 /// How long the node's own parts may take to answer again.
 const RECOVERY: Duration = Duration::from_secs(5 * 60);
 /// How long they must have answered to count.
-const STABLE: Duration = Duration::from_secs(5);
+const STABLE: Duration = Duration::from_secs(2);
 /// Between two looks.
 const POLL: Duration = Duration::from_millis(500);
 
@@ -103,14 +103,35 @@ pub(super) async fn upgrade(order: &Upgrade, clock: Clock) -> Report {
 /// The refusal of an order whose time is over, before anything is begun; none while it is not.
 pub(super) fn too_late(order: &Upgrade, now: jiff::Timestamp, mark: &Mark) -> Option<Report> {
     let until = order.start_before.filter(|until| now.as_second() >= *until)?;
-    let mut report = Report::new(order.to);
     let over = now.as_second().saturating_sub(until);
+    let mut report = Report::new(order.to);
     report.outcome = Outcome::Refused;
     report.message = Some(format!(
         "this order was to be begun {over} s ago at the latest, by this node's clock ({now}): whoever gave it may hold the lock no more; nothing was started"
     ));
     report.untouched = !mark.names_target();
     Some(report)
+}
+
+/// The report of a unit that could not be started, while none runs.
+pub(super) fn not_begun(order: &Upgrade, why: String) -> Report {
+    let mut report = Report::new(order.to);
+    report.outcome = Outcome::Unknown;
+    report.message = Some(why);
+    report.untouched = !Mark::new(Path::new("/"), order.to).names_target();
+    report
+}
+
+/// After the unit's end: what it, or the kubeadm in it, was about to swap when it was killed comes back.
+pub(super) fn put_back_after(order: &PutBack) -> anyhow::Result<()> {
+    if Mark::new(Path::new("/"), order.to).unfinished() {
+        let host = Host::here()?;
+        for (component, copy) in host.torn()? {
+            output::progress(&format!("{component}: its manifest is missing; {} is put back", copy.display()));
+            host.put_back(component, &copy)?;
+        }
+    }
+    Ok(())
 }
 
 struct Work<'a> {
@@ -192,11 +213,14 @@ impl<'a> Work<'a> {
                 self.report.outcome = Outcome::Done;
                 self.report.done = true;
                 self.report.untouched = self.untouched();
-                if (self.changed || self.resumed)
-                    && let Err(error) = self.mark.done()
-                {
+                if self.changed || self.resumed {
                     // It stays `begun`: a later refusal then says less than it could.
-                    output::progress(&format!("{}: {error}", self.mark.path().display()));
+                    if let Err(error) = self.mark.done() {
+                        output::progress(&format!("{}: {error}", self.mark.path().display()));
+                    }
+                    if let Err(error) = self.host.forget_manifests() {
+                        output::progress(&error.to_string());
+                    }
                 }
             }
         }
@@ -274,7 +298,7 @@ impl<'a> Work<'a> {
     async fn carry_out(&mut self, step: Step, state: &State) -> Result<(), Failure> {
         let (to, deadline, manager) = (self.order.to, self.deadline, self.host.manager);
         match step {
-            Step::PutBack => self.put_back(|_| true)?,
+            Step::PutBack => self.put_back()?,
             Step::PruneScratch => self.prune_scratch()?,
             Step::Checks => {
                 let mut found = objections(state, self.order);
@@ -341,9 +365,9 @@ impl<'a> Work<'a> {
         Ok(())
     }
 
-    /// Puts manifests back that kubeadm has moved away, those that are `ours` to mend.
-    fn put_back(&mut self, ours: impl Fn(&str) -> bool) -> Result<(), Failure> {
-        for (component, copy) in self.host.torn()?.into_iter().filter(|(component, _)| ours(component)) {
+    /// Puts manifests back that kubeadm has moved away, or spoiled.
+    fn put_back(&mut self) -> Result<(), Failure> {
+        for (component, copy) in self.host.torn()? {
             self.touch()?;
             output::progress(&format!("{component}: its manifest is missing; {} is put back", copy.display()));
             self.host.put_back(component, &copy)?;
@@ -407,26 +431,20 @@ impl<'a> Work<'a> {
                 }
             }
             let now = self.look().await?;
+            self.touch()?;
+            self.host.keep_manifests(attempt == 1 && !self.resumed)?;
             let etcd = kubeadm::Etcd { stays: self.etcd_stays, on_target: now.etcd_on_target() };
             let arguments = kubeadm::arguments(self.order, attempt, &etcd);
             let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
             self.touch()?;
-            let see_off = async {
-                if self.hand_over.is_some()
-                    && let Ok(address) = own_apiserver(&state.manifests)
-                    && let Err(why) = apiserver::see_off(address, self.deadline).await
-                {
-                    output::progress(&format!("kube-apiserver: {why}; the kubelet ends it"));
-                }
-                std::future::pending().await
-            };
             let ended = tokio::select! {
                 ended = run("kubeadm", &arguments, self.deadline.within(KUBEADM), Echo::Lines) => ended,
-                never = see_off => never,
+                never = self.beside_kubeadm(&state.manifests) => never,
             };
             let failure = match ended {
                 Ok(_) => {
                     let now = self.host.manifests()?;
+                    self.host.sync_manifests()?;
                     return if !control_plane
                         || (State { manifests: now, ..state.clone() }).static_pods_on_target(self.order.to)
                     {
@@ -445,10 +463,31 @@ impl<'a> Work<'a> {
                 return Err(failure.into());
             }
             attempt += 1;
-            // Killed, it has not put back what it had moved. What was not there before is not missing now.
-            self.put_back(|component| state.manifests.pods.contains_key(component))?;
+            // Killed, it has not put back what it had moved.
+            self.put_back()?;
             tokio::time::sleep(BETWEEN).await;
         }
+    }
+
+    /// What shortens the work of kubeadm and of the kubelet for it; never ends.
+    async fn beside_kubeadm<T>(&self, manifests: &Manifests) -> T {
+        let see_off = async {
+            if self.hand_over.is_some()
+                && let Ok(address) = own_apiserver(manifests)
+                && let Err(why) = apiserver::see_off(address, self.deadline).await
+            {
+                output::progress(&format!("kube-apiserver: {why}; the kubelet ends it"));
+            }
+        };
+        let hurry = mirror::COMPONENTS.map(async |component| {
+            if manifests.pods.contains_key(component)
+                && let Err(why) = mirror::hurry(component).await
+            {
+                output::progress(&format!("{component}: the kubelet looks when its time comes: {why}"));
+            }
+        });
+        futures::join!(see_off, futures::future::join_all(hurry));
+        std::future::pending().await
     }
 
     /// The node's own parts answer, at the target's version, for a while without a break.

@@ -8,6 +8,7 @@ use super::report::Report;
 use super::{RESULT, UNIT, run as work};
 use crate::cli::node::Upgrade;
 use crate::clock::Clock;
+use crate::exit::ExitStatus;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -34,7 +35,7 @@ pub(super) fn description(order: &Upgrade) -> String {
 pub(super) enum UnitError {
     #[error("{0}")]
     Tool(#[from] ToolError),
-    #[error("{path}: {source}", path = path.display())]
+    #[error("cannot write {path}: {source}", path = path.display())]
     File { path: PathBuf, source: io::Error },
     #[error("another node step runs on this host (`{running}`), this one is `{wanted}`: wait for its end")]
     Other { running: String, wanted: String },
@@ -98,7 +99,11 @@ pub(super) async fn start_or_attach(
         if let Some(refusal) = work::too_late(order, clock.now(), &Mark::new(Path::new("/"), order.to)) {
             return Ok(refusal);
         }
-        let program = install(&mut container.program)?;
+        let program = match install(&mut container.program) {
+            Ok(program) => program,
+            // Nothing runs and nothing was begun now: such as a disk that is full.
+            Err(error) => return Ok(work::not_begun(order, format!("{error}; nothing was started"))),
+        };
         // A report is never a decision; an old one would only be taken for the new one's.
         remove(Path::new(RESULT))?;
         // A unit that failed keeps its name until then.
@@ -132,7 +137,11 @@ async fn start(program: &Path, order: &Upgrade, deadline: Deadline) -> Result<()
     let path = format!("--setenv=PATH={PATH}");
     let program = program.to_string_lossy();
     let unit = format!("--unit={UNIT}");
-    let mut args = vec![unit.as_str(), &description, &runtime, &path];
+    // Also after a SIGKILL and when the host reboots: without its apiserver a kubelet of kubeadm hears of no pod that could mend it.
+    let put_back = format!("--property=ExecStopPost={program} node put-back --to={}", order.to);
+    // Its own words for "no" and "not yet" leave no failed unit behind.
+    let ends = format!("--property=SuccessExitStatus={} {}", ExitStatus::Unknown.code(), ExitStatus::Midway.code());
+    let mut args = vec![unit.as_str(), &description, &runtime, &path, &put_back, &ends];
     args.extend(["--quiet", "--no-ask-password", "--service-type=exec", "--property=TimeoutStopSec=20"]);
     args.extend(["--", program.as_ref(), "node", "run"]);
     let order = order.to_args();
@@ -233,7 +242,11 @@ fn install_at(bin: &Path, program: &mut File) -> Result<PathBuf, UnitError> {
             file.set_permissions(std::fs::Permissions::from_mode(0o755))?;
             file.sync_all()
         });
-        copied.map_err(wrong(&new))?;
+        if let Err(source) = copied {
+            // Half of it takes the last room of a disk that others write to.
+            remove(&new)?;
+            return Err(UnitError::File { path: new, source });
+        }
         std::fs::rename(&new, &path).map_err(wrong(&path))?;
     }
     for entry in std::fs::read_dir(bin).map_err(wrong(bin))? {

@@ -7,10 +7,9 @@
 
 use crate::cli::node::{Mode as KubeadmMode, Role, Upgrade as NodeUpgrade};
 use crate::drain::{self, Cordoned, DrainError, Owner, Uncordoned};
-use crate::job::{self, Jobs, Placement, Request};
+use crate::job::{self, JobError, Jobs, Placement, Request};
 use crate::lock::{self, Claimant, Hold, Leases, Outcome as LockOutcome};
 use crate::node::{NodeOutcome, NodeReport};
-use crate::observe::etcd::{self, ClientFiles, KUBEADM_PKI};
 use crate::report::{Outcome, Report};
 use crate::seen::Seen;
 use crate::upgrade::chain::{Chain, End, end, not_permitted, unknown};
@@ -22,21 +21,25 @@ use crate::upgrade::sub_step::SubStep;
 use crate::upgrade::timeline::Timeline;
 use crate::upgrade::unrecorded::{self, Found};
 use anyhow::Context;
-use quorum_safety::{Class, Code, Disrupting, Disruption, Fact, Mine, NodeName, Permit, Reason, Verdict};
+use leadership::leads;
+use passing::passes;
+use quorum_safety::{Disrupting, Disruption, Fact, Mine, NodeName, Permit, Reason, Verdict};
 use std::time::Duration;
 
+mod leadership;
+mod passing;
 mod watcher;
 
 /// How long to wait for a Lease whose holder has just ended, or whose proof of being gone takes time.
 const PATIENCE: Duration = Duration::from_secs(180);
-/// How long moving leadership may take until all members agree again.
-const ELECTION: Duration = Duration::from_secs(30);
 /// How long is waited for a permit while nothing refuses: an answer was late, an election is going on.
 const PASSING: Duration = Duration::from_secs(90);
 /// How long the request that makes the node Job may take.
 const MAKE_JOB: Duration = Duration::from_secs(20);
 /// How long after that a node's step may still start. By the clocks of two machines, hence long.
 const START_WITHIN: Duration = Duration::from_secs(120);
+/// How much later its pod is given up, for clocks that differ.
+const NO_POD_YET: Duration = Duration::from_secs(60);
 
 /// Takes one node through the whole disruption. `Ok(None)`: it is on target and recovered.
 ///
@@ -163,7 +166,12 @@ impl Work<'_, '_> {
             Ok(Err(stop)) => return Ok(Some(self.give_up(stop).await)),
             Err(error) => return Ok(Some(self.give_up(unknown(format!("{error:#}"))).await)),
         };
-        let report = match self.node_step(&before, &disrupting).await {
+        // Nothing of the host was announced yet: what cannot be read now is no reason to leave it half done.
+        let order = match self.ordered(&before).await {
+            Ok(order) => order,
+            Err(error) => return Ok(Some(self.give_up(unknown(format!("{error:#}"))).await)),
+        };
+        let report = match self.node_step(order, &disrupting).await {
             Ok(Ok(report)) => report,
             Ok(Err(Unfinished::Untouched(stop))) => return Ok(Some(self.give_up(stop).await)),
             Ok(Err(Unfinished::Midway(stop))) => return Ok(Some(stop)),
@@ -236,9 +244,21 @@ impl Work<'_, '_> {
         if let Some(stop) = self.drain(&disrupting).await? {
             return Ok(Err(stop));
         }
-        // A drain takes minutes: whoever else has failed meanwhile counts.
-        let seen = chain.look(self.mine().await).await;
-        Ok(self.following(&disrupting, seen).await?.map(|seen| (seen, disrupting)))
+        // A drain takes minutes: whoever else has failed meanwhile counts. What passes is waited for: it would all be for nothing.
+        let end = chain.clock.boottime() + PASSING;
+        loop {
+            self.hold.guard.check()?;
+            let seen = chain.look(self.mine().await).await;
+            let stop = match self.following(&disrupting, seen).await? {
+                Ok(seen) => return Ok(Ok((seen, disrupting))),
+                Err(stop) => stop,
+            };
+            if !passes(&stop.reasons) || chain.clock.boottime() >= end || chain.stopped().await.is_some() {
+                return Ok(Err(stop));
+            }
+            chain.say(&format!("{}: not now, looking again: {}", node.name, lines(&stop.reasons)));
+            tokio::time::sleep(Duration::from_secs(2)).await;
+        }
     }
 
     /// What is seen when the target does not lead etcd (any more), and the permit still holds then.
@@ -263,8 +283,7 @@ impl Work<'_, '_> {
                 Verdict::Permitted(permit) => return Ok(Ok((seen, permit))),
                 verdict => verdict,
             };
-            let lasting = |reason: &Reason| reason.class == Class::Refusal || reason.code == Code::KillSwitchEngaged;
-            if verdict.reasons().iter().any(lasting) || chain.clock.boottime() >= end {
+            if !passes(verdict.reasons()) || chain.clock.boottime() >= end {
                 let stop = not_permitted(format!("{} must not go down", node.name), verdict.reasons());
                 return Ok(Err(stop.on(&seen.observation)));
             }
@@ -338,52 +357,6 @@ impl Work<'_, '_> {
         Ok(Some(Report::with_blockers(Outcome::Held, summary, &[], &blocked)))
     }
 
-    /// Moves etcd's leadership away: a disruption of its own, judged on its own, before.
-    async fn move_leadership(&self, seen: &Seen) -> anyhow::Result<Option<End>> {
-        let (chain, node) = (self.chain, self.node);
-        let membership = seen.observation.etcd.membership.as_result().map_err(|why| anyhow::anyhow!("{why}"))?;
-        let leader = node.member.and_then(|id| membership.get(id)).context("the leader is not in the member list")?;
-        let mut refused: Vec<Reason> = Vec::new();
-        for voter in membership.voters().filter(|voter| voter.id != leader.id) {
-            match chain.judge(seen, Disruption::MoveLeader(voter.id)).await? {
-                Verdict::Permitted(permit) => {
-                    chain.say(&format!("{}: leads etcd; leadership goes to {}", node.name, voter.name));
-                    let moving = permit.begin();
-                    tracing::info!(disruption = %moving.disruption(), "Moving leadership");
-                    let deadline = chain.config.times.answer.get() * 3;
-                    let files = ClientFiles::in_folder(KUBEADM_PKI);
-                    let moved =
-                        self.hold.guard.act(deadline, etcd::move_leader(&files, leader, voter.id, deadline)).await?;
-                    moved.map_err(|why| anyhow::anyhow!("leadership did not move: {why}"))?;
-                    return Ok(self.wait_for_leader(&node.name).await);
-                }
-                verdict => refused.extend(verdict.reasons().iter().cloned()),
-            }
-        }
-        Ok(Some(not_permitted(format!("{} leads etcd and leadership cannot move", node.name), &refused)))
-    }
-
-    async fn wait_for_leader(&self, from: &NodeName) -> Option<End> {
-        let end = self.chain.clock.boottime() + ELECTION;
-        loop {
-            let seen = self.chain.look(self.mine().await).await;
-            let agreed = seen.observation.etcd.members.iter().all(|member| {
-                member.first.known().is_some_and(|first| {
-                    first.leader.is_some() && member.second.known().is_some_and(|second| second.leader == first.leader)
-                })
-            });
-            if agreed && !leads(&seen, self.node) {
-                return None;
-            }
-            if self.chain.clock.boottime() >= end {
-                return Some(unknown(format!(
-                    "leadership did not settle away from {from} in {} s",
-                    ELECTION.as_secs()
-                )));
-            }
-        }
-    }
-
     /// Proven recovery, uncordon, release. A stop leaves the lock and the cordon: half done.
     async fn back_in_service(self, expected: Expected<'_>, told: Option<&NodeReport>) -> anyhow::Result<Option<End>> {
         let (chain, node) = (self.chain, self.node);
@@ -438,15 +411,20 @@ impl Work<'_, '_> {
         Ok(None)
     }
 
-    /// Runs the node Job and reads its report.
-    async fn node_step(&self, before: &Seen, _: &Disrupting) -> anyhow::Result<Result<NodeReport, Unfinished>> {
-        let (chain, node) = (self.chain, self.node);
+    /// The order for the host, and the record of who gets `apply`.
+    async fn ordered(&self, before: &Seen) -> anyhow::Result<NodeUpgrade> {
+        let order = self.order(before).await?;
         if self.plan.mode == Mode::Apply {
             // Written before it starts: this node resumes first, and no other one gets `apply`.
-            let name = node.name.clone();
-            chain.record(|record| record.apply_node = Some(name.clone())).await?;
+            let name = self.node.name.clone();
+            self.chain.record(|record| record.apply_node = Some(name.clone())).await?;
         }
-        let order = self.order(before).await?;
+        Ok(order)
+    }
+
+    /// Runs the node Job and reads its report.
+    async fn node_step(&self, order: NodeUpgrade, _: &Disrupting) -> anyhow::Result<Result<NodeReport, Unfinished>> {
+        let (chain, node) = (self.chain, self.node);
         self.announce(SubStep::NodeStep).await?;
         let mut args = vec!["node".to_owned(), "upgrade".to_owned()];
         args.extend(order.to_args());
@@ -462,6 +440,11 @@ impl Work<'_, '_> {
         let jobs = Jobs::new(chain.access, vec![node.address.clone()]);
         // Under the Lease's deadline like every disruptive request; and a pod that comes late starts nothing (`--start-before`).
         self.hold.guard.act(MAKE_JOB, jobs.start(&request)).await??;
+        // From then on it would begin nothing.
+        if let Err(JobError::NotStarted(why)) = jobs.wait_started(&request.name, START_WITHIN + NO_POD_YET).await {
+            let text = format!("its work on the host was not begun: {why}");
+            return Ok(Err(Unfinished::Midway(self.midway(text))));
+        }
         let deadline = chain.config.times.node_step.get() + Duration::from_secs(120);
         let ended = tokio::select! {
             ended = jobs.wait_end(&request.name, deadline) => ended?,
@@ -579,13 +562,4 @@ enum Unfinished {
 
 fn lines(reasons: &[Reason]) -> String {
     reasons.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
-}
-
-/// Whether a node's member leads in its own view.
-fn leads(seen: &Seen, node: &FleetNode) -> bool {
-    let views = &seen.observation.etcd.members;
-    views
-        .iter()
-        .filter(|view| view.node.known() == Some(&node.name))
-        .any(|view| view.second.known().is_some_and(|sample| sample.leader == Some(view.id)))
 }

@@ -118,6 +118,10 @@ async fn preflight(chain: &Chain<'_>) -> anyhow::Result<End> {
     unknowns.extend(checked.unheard);
     for (node, answer) in checked.answers.iter().filter(|(node, _)| needed(node)) {
         blockers.extend(answer.blockers.iter().map(|text| format!("{node}: {text}")));
+        // Its Lease may have been deleted; whatever it does, it takes its node down.
+        if let Fact::Known(Some(unit)) = &answer.running {
+            blockers.push(format!("{node}: `{unit}` runs on its host"));
+        }
         unknowns.extend(answer.unknown.iter().map(|text| format!("{node}: {text}")));
         for note in &answer.notes {
             chain.say(&format!("preflight: {node}: {note}"));

@@ -12,6 +12,7 @@ mod rights;
 mod stage;
 mod story;
 
+use lab::prober::monitor::rule;
 use serde_json::Value;
 use story::{HandedOver, TO, story};
 
@@ -123,6 +124,35 @@ fn the_upgrade_brings_every_node_to_the_target_and_leaves_nothing_behind() {
         assert!(lease["spec"]["holderIdentity"].as_str().unwrap_or("").is_empty(), "{lease}");
     }
     assert!(story.kured["metadata"]["annotations"]["weave.works/kured-node-lock"].is_null(), "{}", story.kured);
+}
+
+#[test]
+fn r35_a_complete_preflight_of_an_earlier_run_skips_nothing() {
+    let complete_preflights = |jobs: &Value| -> Vec<(Value, Value)> {
+        let steps = items(jobs).iter().filter(|job| {
+            let args = &job["spec"]["template"]["spec"]["containers"][0]["args"];
+            args[0] == "step" && args[1] == "preflight" && job["status"]["succeeded"] == 1
+        });
+        steps.map(|job| (job["metadata"]["name"].clone(), job["metadata"]["uid"].clone())).collect()
+    };
+    let before = complete_preflights(&story().jobs_of_refusals);
+    assert!(!before.is_empty(), "{}", story().jobs_of_refusals);
+    // The next run made its own, of the same name.
+    let after = complete_preflights(&story().jobs);
+    for (name, uid) in &before {
+        assert!(after.iter().any(|(other, another)| other == name && another != uid), "{before:?} {after:?}");
+    }
+}
+
+/// With kubeadm's etcd left as it is, not even the node that is worked on may be missed.
+#[test]
+fn a_quorum_and_an_apiserver_are_there_throughout_the_upgrade() {
+    let (account, frozen) = &story().monitored;
+    assert!(account.samples > 100 && frozen.is_some(), "{account:?}");
+    let breaches = rule::breaches(account, frozen.as_slice(), &[]);
+    assert!(breaches.is_empty(), "{breaches:#?} {account:#?}");
+    // It sees what is missing: the one that was frozen.
+    assert_eq!(account.fewest_voters(), Some(2));
 }
 
 #[test]

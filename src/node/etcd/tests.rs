@@ -58,7 +58,7 @@ fn kubeadm_is_told_of_this_node_and_the_target() {
 #[test]
 fn certificates_that_end_before_the_apiservers_are_named() {
     let root = tempfile::tempdir().unwrap();
-    let host = Host { root: root.path().to_owned(), manager: PackageManager::Apt };
+    let host = Host::at(root.path().to_owned(), PackageManager::Apt);
     let pki = host.path(PKI);
     let authority = Authority::create(&root.path().join("ca"), "etcd-ca").unwrap();
     let sign = |name: &str, days: u64| {

@@ -96,7 +96,7 @@ async fn another_is_at_work(apt: PackageManager, deadline: Deadline) {
         drop(lock);
     });
     apt.hold(&NAMES, deadline).await.unwrap();
-    assert_eq!(apt.held(deadline).await.unwrap().len(), NAMES.len());
+    assert_eq!(apt.known(deadline).await.unwrap().held.len(), NAMES.len());
     other.join().unwrap();
 }
 

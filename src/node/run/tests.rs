@@ -14,7 +14,7 @@ fn wait<T>(future: impl Future<Output = T>) -> T {
 /// static pods it is no control plane node.
 fn refused_on(root: &Path) -> Report {
     let order = order("v1.0.0", Some(Role::ControlPlane));
-    let host = Host { root: root.to_owned(), manager: PackageManager::Apt };
+    let host = Host::at(root.to_owned(), PackageManager::Apt);
     let mut work = Work::new(&order, Clock::system(), host, Mark::new(root, order.to));
     wait(work.all());
     // Without systemd not even the look succeeds.
@@ -54,7 +54,7 @@ fn what_failed_after_the_first_touch_is_midway_and_never_untouched() {
     for (changed, failure, outcome, untouched) in table {
         let root = tempfile::tempdir().unwrap();
         let order = order("v1.36.3", None);
-        let host = Host { root: root.path().to_owned(), manager: PackageManager::Apt };
+        let host = Host::at(root.path().to_owned(), PackageManager::Apt);
         let mark = Mark::new(root.path(), order.to);
         let mut work = Work::new(&order, Clock::system(), host, mark.clone());
         if changed {
@@ -71,7 +71,7 @@ fn a_host_that_cannot_be_marked_is_not_touched() {
     let root = tempfile::tempdir().unwrap();
     std::fs::write(root.path().join("var"), "").unwrap();
     let order = order("v1.36.3", None);
-    let host = Host { root: root.path().to_owned(), manager: PackageManager::Apt };
+    let host = Host::at(root.path().to_owned(), PackageManager::Apt);
     let mut work = Work::new(&order, Clock::system(), host, Mark::new(root.path(), order.to));
     assert!(work.touch().is_err());
     assert!(!work.changed);
@@ -100,20 +100,19 @@ fn an_order_is_not_begun_from_its_time_on() {
 }
 
 #[test]
-fn only_what_was_there_before_kubeadm_is_put_back_after_it() {
+fn what_kubeadm_lost_is_put_back_and_the_host_counts_as_changed() {
     let root = tempfile::tempdir().unwrap();
     let order = order("v1.36.3", Some(Role::ControlPlane));
-    let host = Host { root: root.path().to_owned(), manager: PackageManager::Apt };
-    let copies = root.path().join("etc/kubernetes/tmp/kubeadm-backup-manifests-2026-11-25-22-00-00");
-    let manifests = root.path().join("etc/kubernetes/manifests");
-    for folder in [&copies, &manifests] {
-        std::fs::create_dir_all(folder).unwrap();
-    }
-    for component in ["kube-scheduler", "kube-controller-manager"] {
-        std::fs::write(copies.join(format!("{component}.yaml")), "copy").unwrap();
-    }
+    let host = Host::at(root.path().to_owned(), PackageManager::Apt);
+    let manifest = root.path().join("etc/kubernetes/manifests/kube-scheduler.yaml");
+    std::fs::create_dir_all(manifest.parent().unwrap()).unwrap();
+    let pod = "metadata: {name: kube-scheduler}\nspec: {containers: [{name: a, image: 'x/kube-scheduler:v1.36.1'}]}\n";
+    std::fs::write(&manifest, pod).unwrap();
+    host.keep_manifests(true).unwrap();
     let mut work = Work::new(&order, Clock::system(), host, Mark::new(root.path(), order.to));
-    work.put_back(|component| component == "kube-scheduler").unwrap();
-    assert!(manifests.join("kube-scheduler.yaml").exists() && work.changed);
-    assert!(!manifests.join("kube-controller-manager.yaml").exists(), "somebody has taken it away on purpose");
+    work.put_back().unwrap();
+    assert!(!work.changed);
+    std::fs::remove_file(&manifest).unwrap();
+    work.put_back().unwrap();
+    assert!(manifest.exists() && work.changed);
 }

@@ -88,12 +88,17 @@ fn ends_soon(stage: &Stage, print: &str) -> bool {
     }
 }
 
+/// Its hash never changes, and nobody waits until it does.
 #[test]
-fn etcd_that_kubeadm_would_write_as_it_is_is_not_restarted() {
+fn r05_etcd_that_kubeadm_would_write_as_it_is_is_neither_restarted_nor_waited_for() {
     let etcd = &story().etcd;
     assert_eq!(etcd.before.len(), 3);
     for node in ["k2", "k3"] {
         assert_eq!(etcd.before[node], etcd.after[node], "{node}");
+    }
+    for journal in &story().journals[1..3] {
+        assert!(journal.contains("kubeadm would write it just as it is"), "{journal}");
+        assert!(!journal.contains("timed out waiting"), "{journal}");
     }
 }
 

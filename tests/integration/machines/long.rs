@@ -3,7 +3,7 @@
 
 use super::clients;
 use super::items;
-use super::stage::{Said, Stage, machines, stage};
+use super::stage::{LEASES, Said, Stage, machines, stage};
 use super::story::TO;
 use lab::image::{self, Image};
 use lab::prober::monitor::{Account, Monitor, rule};
@@ -11,7 +11,6 @@ use lab::prober::{Class, Report};
 use lab::{Lab, Spec, Version, build};
 use serde_json::Value;
 
-const LEASES: &str = "/apis/coordination.k8s.io/v1/namespaces/quorate/leases";
 /// The newest patch release of the minor version before the target's that is known to work here.
 const MINOR_BEFORE: &str = "v1.35.4";
 /// Another etcd than the machines', and the tag of its image.

@@ -9,6 +9,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 const PATIENCE: Duration = Duration::from_secs(900);
+/// Where a monitor looks who holds our locks.
+pub(super) const LEASES: &str = "/apis/coordination.k8s.io/v1/namespaces/quorate/leases";
 /// How long nothing may have changed for a cluster to be at rest.
 const REST: Duration = Duration::from_secs(30);
 

@@ -5,7 +5,9 @@ use super::etcd::{self, Etcd};
 use super::left::{self, Left, Pass};
 use super::looks::{self, Looks};
 use super::rights;
-use super::stage::{Said, Stage, kured, machines, stage, until};
+use super::stage::{LEASES, Said, Stage, kured, machines, stage, until};
+use lab::prober::monitor::rule::{Hit, Part};
+use lab::prober::monitor::{Account, Monitor};
 use lab::{Lab, Spec};
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -69,6 +71,8 @@ pub(super) struct Story {
     pub(super) by_hand: String,
     pub(super) left: Left,
     pub(super) etcd: Etcd,
+    /// Jobs of the runs that were refused.
+    pub(super) jobs_of_refusals: Value,
     pub(super) killed_on: String,
     pub(super) killed: Said,
     pub(super) handed_over: HandedOver,
@@ -89,6 +93,8 @@ pub(super) struct Story {
     pub(super) upgrade: Said,
     /// Whether node and Lease stayed taken at each look; none when there was no look.
     pub(super) frozen_in_recovery: Vec<Value>,
+    /// What a monitor outside saw of etcd and the apiservers during the upgrade, and the one fault that was in it.
+    pub(super) monitored: (Account, Option<Hit>),
     /// What the node steps wrote on the hosts of k1 to k4.
     pub(super) journals: Vec<String>,
     pub(super) worker_pods: Value,
@@ -139,6 +145,7 @@ fn tell() -> Story {
     let left = left::left(&stage);
     let mut etcd = etcd::prepare(&stage);
 
+    let jobs_of_refusals = stage.get(["jobs", "-n", "quorate"]);
     let (killed_on, handed_over, killed) = kubeadm_killed(&stage);
     let (nodes_after_kill, lease_after_kill) =
         (stage.get(["nodes"]), stage.get(["lease", "-n", "quorate", "control-plane-disruption"]));
@@ -147,13 +154,15 @@ fn tell() -> Story {
     let (finished, clients) = clients::probed(&stage, || left::reconcile(&stage, &killed_on));
     let interrupted = interrupted(&stage);
     let over = AtomicBool::new(false);
-    let (upgrade, plan_of_the_worker, frozen_in_recovery) = std::thread::scope(|scope| {
+    let monitor = Monitor::start(&stage.lab, LEASES).unwrap();
+    let (upgrade, plan_of_the_worker, (frozen_in_recovery, hit)) = std::thread::scope(|scope| {
         let fault = scope.spawn(|| node_pod_killed(&stage, &over));
-        let frozen = scope.spawn(|| frozen_in_recovery(&stage, &killed_on, &over));
+        let frozen = scope.spawn(|| frozen_in_recovery(&stage, &killed_on, &over, &monitor));
         let said = stage.quorate(["upgrade", "--to", TO]);
         over.store(true, Ordering::Relaxed);
         (said, fault.join().unwrap(), frozen.join().unwrap())
     });
+    let monitored = (monitor.stop().unwrap(), hit);
     // What has just restarted reports itself Ready for a moment longer.
     stage.whole();
     etcd.look_again(&stage);
@@ -190,6 +199,7 @@ fn tell() -> Story {
         by_hand,
         left,
         etcd,
+        jobs_of_refusals,
         killed_on,
         killed,
         handed_over,
@@ -204,6 +214,7 @@ fn tell() -> Story {
         interrupted,
         upgrade,
         frozen_in_recovery,
+        monitored,
         journals,
         worker_pods,
         worker_units,
@@ -489,7 +500,7 @@ fn node_pod_killed(stage: &Stage, over: &AtomicBool) -> Option<Said> {
 
 /// Freezes etcd of the next control plane node when its step on the host is done, for longer than it has to be well to count as
 /// recovered, and looks meanwhile who holds what.
-fn frozen_in_recovery(stage: &Stage, not: &str, over: &AtomicBool) -> Vec<Value> {
+fn frozen_in_recovery(stage: &Stage, not: &str, over: &AtomicBool, monitor: &Monitor) -> (Vec<Value>, Option<Hit>) {
     let node = loop {
         let jobs = stage.get(["jobs", "-n", "quorate"]);
         let done = super::items(&jobs)
@@ -501,10 +512,11 @@ fn frozen_in_recovery(stage: &Stage, not: &str, over: &AtomicBool) -> Vec<Value>
             break node.to_owned();
         }
         if over.load(Ordering::Relaxed) {
-            return Vec::new();
+            return (Vec::new(), None);
         }
         std::thread::sleep(Duration::from_millis(300));
     };
+    let from_ms = monitor.now_ms();
     let machine = stage.lab.machines().into_iter().find(|machine| machine.name() == node).unwrap();
     machine.pause("etcd").unwrap();
     let until = Instant::now() + Duration::from_secs(25);
@@ -524,7 +536,8 @@ fn frozen_in_recovery(stage: &Stage, not: &str, over: &AtomicBool) -> Vec<Value>
         }));
     }
     machine.resume("etcd").unwrap();
-    looks
+    let healed_ms = Some(monitor.now_ms());
+    (looks, Some(Hit { one_of: vec![node], part: Part::Voter, from_ms, healed_ms }))
 }
 
 fn journals(stage: &Stage) -> Vec<String> {

@@ -39,8 +39,9 @@ fn look(stage: &Stage) -> Vec<String> {
             Ok(_) => {}
             Err(error) => found.push(format!("{name}: {error:#}")),
         }
-        match machine.run(["systemctl", "is-active", "--quiet", "quorate-node-step"]) {
-            Ok(said) if said.status.success() => found.push(format!("{name}: quorate-node-step runs")),
+        // One that failed stays loaded.
+        match machine.run_checked(["systemctl", "list-units", "--all", "--no-legend", "--plain", "quorate-*"]) {
+            Ok(units) if !units.trim().is_empty() => found.push(format!("{name}: a unit is left: {}", units.trim())),
             Ok(_) => {}
             Err(error) => found.push(format!("{name}: {error:#}")),
         }

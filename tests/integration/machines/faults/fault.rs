@@ -66,7 +66,7 @@ pub(super) enum Fault {
     /// SIGKILL of kubeadm when it has written the first manifest.
     KubeadmKilled,
     /// The unit on the host is killed between the two moves by which kubeadm swaps a manifest.
-    KubeadmTorn,
+    KubeadmTorn(&'static str),
     /// The target has lost the apiserver's new image.
     ImageMissing,
     /// What the node step and kubeadm write to on the target is full.
@@ -81,6 +81,8 @@ pub(super) enum Fault {
     KillSwitch,
     /// An administrator cordons the bystander.
     Cordoned,
+    /// An administrator uncordons the target.
+    Uncordoned,
     /// All apiservers are stopped for two minutes.
     ApiAway,
 }
@@ -125,8 +127,11 @@ for folder in "$@"; do
   umount -l /run/lab-full
 done"#;
 /// Microseconds lie between the two moves, so the first is made here as kubeadm makes it.
-const TEAR: &str = "systemctl kill --kill-whom=all --signal=KILL quorate-node-step
-mv /etc/kubernetes/manifests/kube-scheduler.yaml $(ls -d /etc/kubernetes/tmp/kubeadm-backup-manifests* | tail -n 1)/";
+const TEAR: &str =
+    "mv /etc/kubernetes/manifests/$1.yaml $(ls -d /etc/kubernetes/tmp/kubeadm-backup-manifests* | tail -n 1)/
+systemctl kill --kill-whom=all --signal=KILL quorate-node-step";
+/// The static pods that are lost so. Without etcd or the apiserver their kubelet hears of no pod.
+const TORN: [&str; 3] = ["kube-scheduler", "kube-apiserver", "etcd"];
 /// kubeadm has at most so long to begin.
 const KUBEADM_BEGINS: Duration = Duration::from_secs(120);
 const PATIENCE: Duration = Duration::from_secs(180);
@@ -148,7 +153,6 @@ impl Fault {
             Self::OneWayLoss,
             Self::HeavyLoss,
             Self::KubeadmKilled,
-            Self::KubeadmTorn,
             Self::ImageMissing,
             Self::DiskFull,
             Self::ScratchReadOnly,
@@ -157,8 +161,10 @@ impl Fault {
             Self::KuredHolds,
             Self::KillSwitch,
             Self::Cordoned,
+            Self::Uncordoned,
             Self::ApiAway,
         ]);
+        all.extend(TORN.map(Self::KubeadmTorn));
         all
     }
 
@@ -172,7 +178,8 @@ impl Fault {
         match self {
             Self::NodePodKilled => matches!(at, Boundary::Host(_)),
             Self::KubeadmKilled => at == Boundary::Host(Step::Kubeadm),
-            Self::KubeadmTorn => !worker && at == Boundary::Host(Step::Kubeadm),
+            Self::Uncordoned => at.position() > Boundary::Lease(SubStep::Cordon).position(),
+            Self::KubeadmTorn(_) => !worker && at == Boundary::Host(Step::Kubeadm),
             // What kubeadm needs goes before it looks; a worker's kubeadm needs neither.
             Self::ImageMissing | Self::ScratchReadOnly => !worker && before(Step::Kubeadm),
             Self::DiskFull => before(Step::Kubeadm),
@@ -199,7 +206,8 @@ impl Fault {
             | Self::StepKilled
             | Self::NodePodKilled
             | Self::KubeadmKilled
-            | Self::KubeadmTorn
+            | Self::KubeadmTorn(_)
+            | Self::Uncordoned
             | Self::LeaseDeleted => Lasts::Moment,
             Self::PowerCut(_) => Lasts::Seconds(20),
             Self::Stopped(Process::Etcd | Process::Apiserver, _) => Lasts::Seconds(30),
@@ -220,7 +228,8 @@ impl Fault {
             Self::StepKilled | Self::StepStopped => Whom::Runner,
             Self::NodePodKilled
             | Self::KubeadmKilled
-            | Self::KubeadmTorn
+            | Self::KubeadmTorn(_)
+            | Self::Uncordoned
             | Self::ImageMissing
             | Self::DiskFull
             | Self::ScratchReadOnly
@@ -253,7 +262,7 @@ impl Fault {
             | Self::NodePodKilled
             | Self::StepStopped
             | Self::KubeadmKilled
-            | Self::KubeadmTorn
+            | Self::KubeadmTorn(_)
             | Self::ImageMissing
             | Self::DiskFull
             | Self::ScratchReadOnly
@@ -261,7 +270,8 @@ impl Fault {
             | Self::LeaseDeleted
             | Self::KuredHolds
             | Self::KillSwitch
-            | Self::Cordoned => Vec::new(),
+            | Self::Cordoned
+            | Self::Uncordoned => Vec::new(),
         }
     }
 
@@ -284,9 +294,9 @@ impl Fault {
             Self::OneWayLoss => on().lose_from(&machine(&scene.target)).map_err(said),
             Self::HeavyLoss => on().lose_percent(30).map_err(said),
             Self::KubeadmKilled => kill_kubeadm(&on(), scene.control_plane.contains(&scene.target)),
-            Self::KubeadmTorn => {
+            Self::KubeadmTorn(component) => {
                 first_manifest(&on(), true)?;
-                on().run_checked(["sh", "-ec", TEAR]).map(drop).map_err(said)
+                on().run_checked(["sh", "-ec", TEAR, "sh", component]).map(drop).map_err(said)
             }
             Self::ImageMissing => {
                 let script = format!(
@@ -316,6 +326,7 @@ impl Fault {
                 kubectl(stage, &["-n", "quorate", "create", "configmap", "quorate-kill-switch", reason])
             }
             Self::Cordoned => kubectl(stage, &["cordon", &scene.bystander]),
+            Self::Uncordoned => kubectl(stage, &["uncordon", &scene.target]),
             Self::ApiAway => {
                 // One that does not run is away already.
                 let stopped = scene.control_plane.iter().map(|name| machine(name).pause(Process::Apiserver.name()));
@@ -363,9 +374,12 @@ impl Fault {
             Self::ApiAway => {
                 scene.control_plane.iter().try_for_each(|name| resume(&stage.machine(name), Process::Apiserver))
             }
-            Self::StepKilled | Self::NodePodKilled | Self::KubeadmKilled | Self::KubeadmTorn | Self::LeaseDeleted => {
-                Ok(())
-            }
+            Self::StepKilled
+            | Self::NodePodKilled
+            | Self::KubeadmKilled
+            | Self::KubeadmTorn(_)
+            | Self::LeaseDeleted
+            | Self::Uncordoned => Ok(()),
         }
     }
 }
@@ -388,7 +402,7 @@ impl fmt::Display for Fault {
             Self::OneWayLoss => f.write_str("one-way-loss"),
             Self::HeavyLoss => f.write_str("loss-30"),
             Self::KubeadmKilled => f.write_str("kill-kubeadm"),
-            Self::KubeadmTorn => f.write_str("tear-manifest"),
+            Self::KubeadmTorn(component) => write!(f, "tear-{component}"),
             Self::ImageMissing => f.write_str("image-missing"),
             Self::DiskFull => f.write_str("disk-full"),
             Self::ScratchReadOnly => f.write_str("scratch-read-only"),
@@ -397,6 +411,7 @@ impl fmt::Display for Fault {
             Self::KuredHolds => f.write_str("kured-holds"),
             Self::KillSwitch => f.write_str("kill-switch"),
             Self::Cordoned => f.write_str("cordoned"),
+            Self::Uncordoned => f.write_str("uncordoned"),
             Self::ApiAway => f.write_str("api-away"),
         }
     }

@@ -1,6 +1,6 @@
 //! One round: a fresh cluster, one upgrade, several faults in it, a monitor over all of it.
 
-use super::super::stage::{Said, Stage, machines, stage};
+use super::super::stage::{LEASES, Said, Stage, machines, stage};
 use super::super::story::TO;
 use super::boundary::{Boundary, Holder, holder, on_host};
 use super::clean;
@@ -16,12 +16,13 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-const LEASES: &str = "/apis/coordination.k8s.io/v1/namespaces/quorate/leases";
 /// An upgrade with all that happens in it must be done in so many runs of the command, and in so long.
 const RUNS: usize = 40;
 const DEADLINE: Duration = Duration::from_secs(45 * 60);
 /// The longest that one run may take before it is interrupted, which leaves the chain.
 const ONE_RUN: &str = "1500";
+/// What the command ends with then.
+const INTERRUPTED: i32 = 124;
 /// Whoever types the command again does not do so at once.
 const BETWEEN_RUNS: Duration = Duration::from_secs(10);
 /// Between two looks for a boundary: some last no longer.
@@ -73,8 +74,8 @@ struct Run {
     ended: Instant,
 }
 
-/// Plays a round to its end.
-pub(super) fn play(commit: &str, seed: Option<u64>, number: usize, plan: &[Planned]) -> Vec<Line> {
+/// Plays a round to its end. What was wrong with it comes beside the lines of its faults: it counts also when none of them struck.
+pub(super) fn play(commit: &str, seed: Option<u64>, number: usize, plan: &[Planned]) -> (Vec<Line>, Vec<String>) {
     let _alone = machines();
     let printed: Vec<String> = plan.iter().map(ToString::to_string).collect();
     println!("seed {seed:?}, round {number}: {}", printed.join(" "));
@@ -103,13 +104,14 @@ pub(super) fn play(commit: &str, seed: Option<u64>, number: usize, plan: &[Plann
     for breach in rule::breaches(&account, &hits, &targets) {
         wrong.push(format!("{}–{} s: {}", breach.from_ms / 1000, breach.to_ms / 1000, breach.what));
     }
+    wrong.extend(runs.iter().filter_map(no_hand));
     let logs = logs(seed, number);
     keep(&logs, &stage, &runs, &format!("{wrong:#?}\n{hits:#?}\n{targets:#?}\n{account:#?}"));
     if !wrong.is_empty() {
         println!("wrong: {wrong:#?}, see {}", logs.display());
     }
     let mut nexts = struck.iter().skip(1).map(|one| one.from_ms).chain([u64::MAX]);
-    struck
+    let lines = struck
         .iter()
         .map(|one| {
             let next = nexts.next().unwrap_or(u64::MAX);
@@ -131,7 +133,21 @@ pub(super) fn play(commit: &str, seed: Option<u64>, number: usize, plan: &[Plann
                 },
             }
         })
-        .collect()
+        .collect();
+    (lines, wrong)
+}
+
+/// A run that did not end well and says neither what holds it nor what to do; none when it does.
+fn no_hand(run: &Run) -> Option<String> {
+    // Interrupted by us after its time: the chain goes on.
+    let told = |text: &str| text.contains("`quorate ") || text.contains("run it again") || reason(text);
+    let silent = run.said.code != 0 && run.said.code != INTERRUPTED && !told(&run.said.out) && !told(&run.said.err);
+    silent.then(|| format!("a run ended with {} and named no way on: {}", run.said.code, run.said.out.trim()))
+}
+
+/// Whether a text names a reason by its code, `Q052`.
+fn reason(text: &str) -> bool {
+    text.as_bytes().windows(4).any(|it| it[0] == b'Q' && it[1..].iter().all(u8::is_ascii_digit))
 }
 
 /// Runs the command until it ends with 0. While a fault is in force it is not run again: who waits for power does not try.
@@ -170,13 +186,24 @@ fn watch(monitor: &Monitor, going: &Going) {
                 if !order.contains(&held.target) {
                     order.push(held.target.clone());
                 }
-                if targets.last().is_none_or(|last| last.node != held.target) {
-                    targets.push(Target { node: held.target.clone(), from_ms: at_ms });
-                }
+                note(targets, held, at_ms);
             }
             *locked(&going.holder) = held;
         }
         std::thread::sleep(LOOK / 2);
+    }
+}
+
+/// Keeps when each node became the target, and when the work on its host began. One that was given up and is taken again begins anew.
+fn note(targets: &mut Vec<Target>, held: &Holder, at_ms: u64) {
+    let on_host = held.step.on_host();
+    match targets.last_mut() {
+        Some(last) if last.node == held.target && (on_host || last.down_ms.is_none()) => {
+            last.down_ms = last.down_ms.or(on_host.then_some(at_ms));
+        }
+        Some(_) | None => {
+            targets.push(Target { node: held.target.clone(), from_ms: at_ms, down_ms: on_host.then_some(at_ms) });
+        }
     }
 }
 
@@ -309,4 +336,29 @@ fn keep(folder: &std::path::Path, stage: &Stage, runs: &[Run], account: &str) {
         let said = stage.lab.run(words.split(' ')).unwrap();
         put(file, &format!("{}{}", String::from_utf8_lossy(&said.stdout), String::from_utf8_lossy(&said.stderr)));
     }
+}
+
+#[test]
+fn a_target_that_is_given_up_and_taken_again_is_taken_down_anew() {
+    let held = |step| Holder { lease: "l".to_owned(), target: "k1".to_owned(), runner: "k2".to_owned(), step };
+    let mut targets = Vec::new();
+    for (at_ms, step) in [(1, SubStep::Acquired), (2, SubStep::Drain), (3, SubStep::NodeStep), (4, SubStep::Recovery)] {
+        note(&mut targets, &held(step), at_ms);
+    }
+    assert_eq!(targets, [Target { node: "k1".to_owned(), from_ms: 1, down_ms: Some(3) }]);
+    note(&mut targets, &held(SubStep::Acquired), 9);
+    note(&mut targets, &held(SubStep::NodeStep), 12);
+    assert_eq!(targets[1], Target { node: "k1".to_owned(), from_ms: 9, down_ms: Some(12) });
+}
+
+#[test]
+fn a_run_that_names_no_way_on_is_found() {
+    let run = |code, out: &str| {
+        let said = Said { code, out: out.to_owned(), err: String::new() };
+        no_hand(&Run { said, ended: Instant::now() }).is_some()
+    };
+    assert!(run(20, "k1 is half done: it failed"));
+    assert!(!run(20, "k1 is half done: it failed. `quorate upgrade --to v1.36.3` goes on from there"));
+    assert!(!run(12, "Q052: k2 is cordoned"));
+    assert!(!run(0, "") && !run(INTERRUPTED, ""));
 }

@@ -2,7 +2,8 @@
 //!
 //! quorate takes one node down at a time, and only when what is left is enough. So fewer than a quorum of voters, or no ready
 //! apiserver, is its doing, unless faults that somebody else injected took away so many that even with nothing but its one
-//! target missing there would have been too few.
+//! target missing there would have been too few. Its target excuses nothing when it began to take it down although another voter had
+//! been out for a while: that is what it has to see.
 
 use std::collections::BTreeSet;
 
@@ -13,6 +14,9 @@ use super::{Account, DEADLINE_MS, Seen};
 pub const ELECTION_MS: u64 = 10_000;
 /// A node that was healed may take so long until it answers: a machine that boots, and its static pods.
 pub const RETURN_MS: u64 = 300_000;
+
+/// What has been out for so long is seen by whoever asks: quorate's last look before it works on a host is seconds old when it begins.
+pub const SEEN_MS: u64 = 15_000;
 
 /// What a fault takes away on a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +49,8 @@ pub struct Target {
     pub node: String,
     /// Since when; until the next one is named.
     pub from_ms: u64,
+    /// When the work on its host began; none before.
+    pub down_ms: Option<u64>,
 }
 
 /// What nothing explains.
@@ -124,8 +130,16 @@ fn taken_away<'a>(
         .map(|hit| hit.one_of.iter().map(String::as_str).collect())
         .collect();
     let target = targets.iter().filter(|target| target.from_ms <= at_ms + DEADLINE_MS).max_by_key(|it| it.from_ms);
-    sets.extend(target.map(|target| vec![target.node.as_str()]));
+    sets.extend(target.filter(|it| !against_better_knowledge(account, hits, it)).map(|it| vec![it.node.as_str()]));
     sets
+}
+
+/// Whether the work on a target's host began when another voter had been out long enough to be seen.
+fn against_better_knowledge(account: &Account, hits: &[Hit], target: &Target) -> bool {
+    target.down_ms.is_some_and(|down| {
+        let others = hits.iter().filter(|hit| hit.part == Part::Voter && !hit.one_of.contains(&target.node));
+        others.filter(|hit| hit.from_ms + SEEN_MS <= down).any(|hit| in_force(account, hit, down))
+    })
 }
 
 fn in_force(account: &Account, hit: &Hit, at_ms: u64) -> bool {
@@ -192,7 +206,7 @@ mod tests {
     }
 
     fn target(node: &str) -> Vec<Target> {
-        vec![Target { node: node.to_owned(), from_ms: 10_000 }]
+        vec![Target { node: node.to_owned(), from_ms: 10_000, down_ms: Some(20_000) }]
     }
 
     fn fails(account: &Account, hits: &[Hit], targets: &[Target]) -> bool {
@@ -211,6 +225,22 @@ mod tests {
         // What is left cannot answer a linearizable read, and no apiserver is ready.
         let seen = account(&NODES, &[], &[], 60_000);
         assert!(!fails(&seen, &[hit(&["k1"], Part::Voter, 59_000)], &target("k2")));
+    }
+
+    #[test]
+    fn a_target_taken_down_after_a_bystander_was_hit_is_our_doing() {
+        let seen = account(&NODES, &["k3"], &["k3"], 60_000);
+        let taken = |down_ms| vec![Target { node: "k2".to_owned(), from_ms: 10_000, down_ms }];
+        let cut = hit(&["k1"], Part::Voter, 50_000);
+        assert!(!fails(&seen, std::slice::from_ref(&cut), &taken(None)));
+        assert!(!fails(&seen, std::slice::from_ref(&cut), &taken(Some(49_000))));
+        // A look may be a moment older than the fault.
+        assert!(!fails(&seen, std::slice::from_ref(&cut), &taken(Some(50_000 + SEEN_MS - 1))));
+        assert!(fails(&seen, std::slice::from_ref(&cut), &taken(Some(50_000 + SEEN_MS))));
+        // It was back when the work began, and went again by itself.
+        let over = Hit { healed_ms: Some(30_000), ..hit(&["k1"], Part::Voter, 20_000) };
+        let again = [over, hit(&["k1"], Part::Voter, 59_000)];
+        assert!(!fails(&seen, &again, &taken(Some(55_000))));
     }
 
     #[test]
@@ -251,7 +281,7 @@ mod tests {
     #[test]
     fn a_node_that_was_the_target_explains_nothing_when_another_is() {
         let mut targets = target("k2");
-        targets.push(Target { node: "k3".to_owned(), from_ms: 90_000 });
+        targets.push(Target { node: "k3".to_owned(), from_ms: 90_000, down_ms: None });
         let seen = account(&NODES, &["k3"], &["k3"], 60_000);
         let cut = [hit(&["k1"], Part::Voter, 59_000)];
         assert_eq!(breaches(&seen, &cut, &targets).len(), 1);
