@@ -38,6 +38,12 @@ fn waits(taken: &Taken) -> &[Wait] {
     }
 }
 
+/// The same as people read it.
+fn told(taken: &Taken) -> String {
+    let reasons: Vec<String> = waits(taken).iter().map(|wait| wait.reason(CONTROL_PLANE).to_string()).collect();
+    reasons.join("\n")
+}
+
 #[tokio::test]
 async fn h04_of_many_that_ask_at_once_exactly_one_gets_the_lease() -> Result<()> {
     let place = Place::new(shared()?, "h04")?;

@@ -2,7 +2,7 @@
 //! always true; `make mutants` tries that.
 
 use super::place::{Place, past_silence};
-use super::{NOW, waits};
+use super::{NOW, told, waits};
 use anyhow::Result;
 use quorate::lock::{CONTROL_PLANE, Taken, take};
 use quorum_safety::lock::{Step, Wait};
@@ -16,13 +16,15 @@ async fn r34_a_killed_holder_is_adopted_once_its_pod_is_seen_to_have_ended_and_n
     holder.process.kill()?;
     // Its deadline passes; its pod still counts as running, as after a power cut. Expiry alone hands nothing over.
     let taken = place.take(CONTROL_PLANE, "cp3", "upgrade", "cp2", past_silence()).await?;
-    assert!(waits(&taken).contains(&Wait::PodRuns), "{taken:?}");
+    // Whoever is woken by it finds the pod.
+    let pod_runs = "control-plane-disruption: the pod of the holder, r34/cp1 on node r34-cp1, has not ended";
+    assert!(told(&taken).contains(pod_runs), "{}", told(&taken));
     assert!(!waits(&taken).contains(&Wait::DeadlineNotPassed), "{taken:?}");
     assert!(waits(&taken).iter().any(|wait| wait.reason(CONTROL_PLANE).code == Code::LeaseHeld), "{taken:?}");
     // Somebody else than the kubelet says so.
     place.pod_given_up("cp1")?;
     let taken = place.take(CONTROL_PLANE, "cp3", "upgrade", "cp2", NOW).await?;
-    assert!(waits(&taken).contains(&Wait::PodRuns), "{taken:?}");
+    assert!(told(&taken).contains(pod_runs), "{}", told(&taken));
     place.pod_ended("cp1")?;
     // Half done: nobody else may have it, not even with the proof.
     let taken = place.take(CONTROL_PLANE, "cp3", "defragment", "cp3", NOW).await?;
@@ -42,7 +44,7 @@ async fn an_adopted_lease_that_has_touched_nothing_counts_as_newly_taken() -> Re
     guard.step(Step::looking("judge")).await?;
     drop(guard);
     let taken = place.take(CONTROL_PLANE, "cp3", "upgrade", "cp2", past_silence()).await?;
-    assert!(waits(&taken).contains(&Wait::PodRuns), "{taken:?}");
+    assert!(matches!(waits(&taken), [Wait::PodRuns { .. }, ..]), "{taken:?}");
     place.pod_ended("cp1")?;
     let Taken::Got(guard) = place.take(CONTROL_PLANE, "cp3", "upgrade", "cp2", NOW).await? else { panic!("held") };
     assert_eq!(guard.step_so_far().await, Step::looking("judge"), "it is the operation of cp1 that goes on");
@@ -88,10 +90,13 @@ async fn a_pod_deleted_on_a_ready_node_hands_the_lease_over_and_on_an_unreachabl
     place.api.finish_pod_deletion("deleted", "cp1")?;
     place.not_ready("cp1")?;
     let taken = place.take(CONTROL_PLANE, "cp3", "defragment", "cp3", past_silence()).await?;
-    assert!(waits(&taken).contains(&Wait::NodeUnreachable), "{taken:?}");
+    let unreachable = "node deleted-cp1 of the holder is not Ready: that its pod deleted/cp1 is missing";
+    assert!(told(&taken).contains(unreachable), "{}", told(&taken));
     place.api.set_node_ready(&place.node("cp1").0, place.api.address(1))?;
     let taken = place.take(CONTROL_PLANE, "cp3", "defragment", "cp3", NOW).await?;
-    assert!(waits(&taken).contains(&Wait::MayStillRun), "deleted by force a moment ago, as far as we know: {taken:?}");
+    // Deleted by force a moment ago, as far as we know.
+    let may_run = "deleted/cp1, is not there, but its processes may still run on node deleted-cp1";
+    assert!(told(&taken).contains(may_run), "{}", told(&taken));
     let Taken::Got(guard) = place.take(CONTROL_PLANE, "cp3", "defragment", "cp3", past_silence()).await? else {
         panic!("held")
     };
