@@ -1,12 +1,15 @@
 //! A Lease that goes from one holder to another: never without a proof that the first is gone. None of these may pass with the proof made
 //! always true; `make mutants` tries that.
 
-use super::place::{Place, past_silence};
+use super::place::{Place, nobody_looks, past_silence, timings};
 use super::{NOW, told, waits};
 use anyhow::Result;
+use lab::api::{Api, Spec};
 use quorate::lock::{CONTROL_PLANE, Taken, take};
-use quorum_safety::lock::{Step, Wait};
+use quorum_safety::lock::{LeaseView, Step, Wait};
 use quorum_safety::{Code, Fact, Mine};
+use serde_json::Value;
+use std::sync::Arc;
 
 #[tokio::test]
 async fn r34_a_killed_holder_is_adopted_once_its_pod_is_seen_to_have_ended_and_not_before() -> Result<()> {
@@ -115,4 +118,62 @@ async fn a_new_boot_id_proves_at_once_and_the_same_one_does_not() -> Result<()> 
     let taken = place.take(CONTROL_PLANE, "cp3", "upgrade", "cp2", NOW).await?;
     assert!(matches!(taken, Taken::Got(_)), "{taken:?}");
     Ok(())
+}
+
+/// The pod of a stopped process is deleted by force, and the process wakes with the Lease in another's hands.
+#[tokio::test]
+async fn r34_a_stopped_holder_is_adopted_when_its_pod_is_gone_and_writes_nothing_when_it_wakes() -> Result<()> {
+    let place = Place::new(Arc::new(Api::start(Spec { audit: true, ..Spec::default() })?), "stopped")?;
+    for pod in ["cp1", "cp3"] {
+        place.node_with_pod(pod, "boot-1")?;
+    }
+    let holder = place.process(CONTROL_PLANE, "cp1", "upgrade", "cp2")?;
+    holder.says("acted")?;
+    holder.process.pause()?;
+    let leases = place.leases().await?;
+    let who = place.claimant("cp3", "upgrade", "cp2").await?;
+    // While it may act, not even a look at the host that finds nothing running makes way.
+    let taken = take(&leases, CONTROL_PLANE, &who, NOW, |_| async { Fact::Known(false) }).await;
+    assert!(waits(&taken).contains(&Wait::DeadlineNotPassed), "{taken:?}");
+    // Longer than its Lease, and nobody looks at the host.
+    let taken = take(&leases, CONTROL_PLANE, &who, past_silence(), nobody_looks).await;
+    assert!(
+        told(&taken).contains("the pod of the holder, stopped/cp1 on node stopped-cp1, has not ended"),
+        "{taken:?}"
+    );
+    assert!(!waits(&taken).contains(&Wait::DeadlineNotPassed), "{taken:?}");
+    place.api.finish_pod_deletion("stopped", "cp1")?;
+    let taken = take(&leases, CONTROL_PLANE, &who, past_silence(), nobody_looks).await;
+    let Taken::Got(guard) = taken else { panic!("{taken:?}") };
+    assert_eq!(guard.adopted(), Some(&Step::touching("drain")));
+    // The successor falls silent, so that whatever is written from here on is the first one's.
+    let successor = guard.identity().await;
+    drop(guard);
+    let (seen, handed_over) = (place.lease(CONTROL_PLANE).await?, leases.clock.now());
+    let woken = leases.clock.boottime();
+    holder.process.resume()?;
+    let last_words = holder.says("stopped")?;
+    assert!(last_words.contains("the deadline passed"), "{last_words}");
+    // Long enough for a renewal.
+    tokio::time::sleep(timings().renew * 2).await;
+    assert_eq!(holder.acted()?.into_iter().filter(|at| *at >= woken).count(), 0, "its request was not refused");
+    assert!(matches!(&seen, LeaseView::Held { identity, .. } if *identity == successor), "{seen:?}");
+    assert_eq!(place.lease(CONTROL_PLANE).await?, seen, "with its resourceVersion");
+    assert_eq!(writes_since(&place.api, handed_over)?, Vec::<String>::new());
+    Ok(())
+}
+
+/// What others than the API server itself wrote, by its own log: it has each request before its answer is sent.
+fn writes_since(api: &Api, time: jiff::Timestamp) -> Result<Vec<String>> {
+    let mut writes = Vec::new();
+    for event in api.audit_events()? {
+        let text = |pointer: &str| event.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+        let reads = matches!(text("/verb"), "get" | "list" | "watch");
+        let own = text("/user/username") == "system:apiserver";
+        let done = event.pointer("/responseStatus/code").and_then(Value::as_u64).is_none_or(|code| code < 300);
+        if !reads && !own && done && text("/requestReceivedTimestamp").parse::<jiff::Timestamp>()? >= time {
+            writes.push(format!("{} {} by {}", text("/verb"), text("/requestURI"), text("/user/username")));
+        }
+    }
+    Ok(writes)
 }
