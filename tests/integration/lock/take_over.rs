@@ -120,6 +120,31 @@ async fn a_new_boot_id_proves_at_once_and_the_same_one_does_not() -> Result<()> 
     Ok(())
 }
 
+/// As after a cut network cable: what the controllers write of the pods of that node says nothing of its processes.
+#[tokio::test]
+async fn r34_a_holder_on_an_unreachable_node_is_adopted_once_that_node_is_back_from_a_reboot() -> Result<()> {
+    let place = Place::with_pods("cut-off", ["cp1", "cp3"])?;
+    let Taken::Got(guard) = place.take(CONTROL_PLANE, "cp1", "upgrade", "cp2", NOW).await? else { panic!("held") };
+    guard.step(Step::touching("drain")).await?;
+    drop(guard);
+    place.not_ready("cp1")?;
+    place.pod_given_up("cp1")?;
+    let unreachable = "node cut-off-cp1 of the holder is not Ready: that its pod cut-off/cp1 is missing or ended there proves nothing";
+    let taken = place.take(CONTROL_PLANE, "cp3", "upgrade", "cp2", past_silence()).await?;
+    assert!(told(&taken).contains(unreachable), "{}", told(&taken));
+    assert!(!waits(&taken).contains(&Wait::DeadlineNotPassed), "{taken:?}");
+    place.api.finish_pod_deletion("cut-off", "cp1")?;
+    let taken = place.take(CONTROL_PLANE, "cp3", "upgrade", "cp2", NOW).await?;
+    assert!(told(&taken).contains(unreachable), "{}", told(&taken));
+    place.boot("cp1", "boot-2")?;
+    place.api.set_node_ready(&place.node("cp1").0, place.api.address(1))?;
+    let taken = place.take(CONTROL_PLANE, "cp3", "upgrade", "cp2", NOW).await?;
+    let Taken::Got(guard) = taken else { panic!("{taken:?}") };
+    assert_eq!(guard.adopted(), Some(&Step::touching("drain")));
+    guard.release().await?;
+    Ok(())
+}
+
 /// The pod of a stopped process is deleted by force, and the process wakes with the Lease in another's hands.
 #[tokio::test]
 async fn r34_a_stopped_holder_is_adopted_when_its_pod_is_gone_and_writes_nothing_when_it_wakes() -> Result<()> {
