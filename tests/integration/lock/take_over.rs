@@ -5,7 +5,8 @@ use super::place::{Place, nobody_looks, past_silence, timings};
 use super::{NOW, told, waits};
 use anyhow::Result;
 use lab::api::{Api, Spec};
-use quorate::lock::{CONTROL_PLANE, Taken, take};
+use quorate::lock::{self, CONTROL_PLANE, Taken, take};
+use quorate::upgrade::sub_step::SubStep;
 use quorum_safety::lock::{LeaseView, Step, Wait};
 use quorum_safety::{Code, Fact, Mine};
 use serde_json::Value;
@@ -117,6 +118,43 @@ async fn a_new_boot_id_proves_at_once_and_the_same_one_does_not() -> Result<()> 
     place.boot("cp1", "boot-2")?;
     let taken = place.take(CONTROL_PLANE, "cp3", "upgrade", "cp2", NOW).await?;
     assert!(matches!(taken, Taken::Got(_)), "{taken:?}");
+    Ok(())
+}
+
+/// Incident R34, each boundary: what was announced before a kill is what the successor goes on with, and so it knows whether the host may
+/// have been changed.
+#[tokio::test]
+async fn r34_a_holder_killed_at_any_sub_step_is_adopted_there_under_either_lease() -> Result<()> {
+    let place = Place::with_pods("sub-steps", ["cp1", "cp3"])?;
+    let leases = [(CONTROL_PLANE.to_owned(), "cp2"), (lock::worker(0), "w1")];
+    for (round, sub_step) in SubStep::ALL.into_iter().enumerate() {
+        let name = sub_step.name();
+        let mut holders = Vec::new();
+        for (lease, target) in &leases {
+            let pod = format!("{target}-{round}");
+            place.pod_on("cp1", &pod)?;
+            holders.push((lease, target, place.process_at(sub_step, lease, &pod, "upgrade", target)?, pod));
+        }
+        for (lease, target, holder, pod) in holders {
+            holder.says("got")?;
+            holder.process.kill()?;
+            let taken = place.take(lease, "cp3", "upgrade", target, NOW).await?;
+            assert!(matches!(waits(&taken), [Wait::PodRuns { pod: p, .. }, ..] if p.name == pod), "{name}: {taken:?}");
+            place.pod_ended(&pod)?;
+            let taken = place.take(lease, "cp3", "upgrade", target, NOW).await?;
+            let Taken::Got(guard) = taken else { panic!("{lease} at {name}: {taken:?}") };
+            assert_eq!(guard.step_so_far().await, Step::from(sub_step), "{lease}");
+            // Nothing is touched before the first one: that is begun anew, and judged so.
+            let adopted = guard.adopted().map(|step| (step.name.as_str(), SubStep::may_be_on_host(step)));
+            let wanted = match name {
+                "acquired" => None,
+                "cordon" | "drain" => Some((name, false)),
+                _ => Some((name, true)),
+            };
+            assert_eq!(adopted, wanted, "{lease}");
+            guard.release().await?;
+        }
+    }
     Ok(())
 }
 
