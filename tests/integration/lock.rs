@@ -3,6 +3,7 @@
 mod kured;
 mod mute;
 mod place;
+mod reconcile;
 mod take_over;
 
 use anyhow::Result;
