@@ -209,7 +209,8 @@ async fn claimant(leases: &Leases, pod: &str, operation: &str, target: &NodeName
 
 const CONTENDER: &str = "QUORATE_TEST_CONTENDER";
 
-/// A contender in a process of its own. It writes lines: `got`, `acted <milliseconds of the boot clock>`, `stopped: …`, `held: …`.
+/// A contender in a process of its own. It writes lines: `got`, `acted <milliseconds of the boot clock>`, `stopped: …`,
+/// `ended: …`, `held: …`.
 pub(super) struct Contender {
     pub(super) process: Process,
 }
@@ -240,7 +241,8 @@ impl Contender {
     }
 }
 
-/// The other process: takes the Lease, announces its step, and acts ten times a second until it may not.
+/// The other process: takes the Lease, announces its step, and acts ten times a second until it may not; then it tries to
+/// write.
 pub(super) async fn contend() -> Result<()> {
     drop(rustls::crypto::ring::default_provider().install_default());
     let Ok(job) = std::env::var(CONTENDER) else { return Ok(()) };
@@ -263,8 +265,16 @@ pub(super) async fn contend() -> Result<()> {
         let acted = guard.act(Duration::from_millis(500), async { clock.boottime() }).await;
         match acted {
             Ok(at) => say(&format!("acted {}", at.as_millis()))?,
-            Err(error) => return Ok(say(&format!("stopped: {error}"))?),
+            Err(error) => {
+                say(&format!("stopped: {error}"))?;
+                break;
+            }
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
+    // All the same it tries to write, and lives on for longer than a renewal takes: what that changes is there to be found.
+    let step = guard.step(SubStep::NodeStep.into()).await;
+    tokio::time::sleep(timings().renew * 2).await;
+    let release = guard.release().await;
+    Ok(say(&format!("ended: step {step:?}, release {release:?}"))?)
 }
