@@ -65,8 +65,7 @@ pub async fn upgrade(chain: &Chain<'_>, fleet: &Fleet, plan: &NodePlan) -> anyho
     let on_host = match hold.guard.adopted() {
         Some(step) => {
             chain.say(&format!("{}: going on with what a step before this one began ({})", node.name, step.name));
-            // A name that is not known is of another version: it may have changed anything.
-            SubStep::named(&step.name).is_none_or(SubStep::on_host)
+            SubStep::may_be_on_host(step)
         }
         None if plan.begun => match unrecorded::look(chain, node, &hold).await? {
             Ok(Found::Finished) => return Ok(unrecorded::leave(chain, node, hold, None).await),

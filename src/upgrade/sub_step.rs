@@ -46,6 +46,12 @@ impl SubStep {
         }
     }
 
+    /// Whether the host may have been changed by who announced this last.
+    pub fn may_be_on_host(step: &Step) -> bool {
+        // A name that is not known is of another version: it may have changed anything.
+        Self::named(&step.name).is_none_or(Self::on_host)
+    }
+
     /// The one of that name.
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|step| step.name() == name)
@@ -81,5 +87,6 @@ mod tests {
     #[test]
     fn an_unknown_name_is_none() {
         assert_eq!(SubStep::named("soak"), None);
+        assert!(SubStep::may_be_on_host(&Step::touching("soak")));
     }
 }

@@ -3,6 +3,7 @@
 mod kured;
 mod mute;
 mod place;
+mod reconcile;
 mod take_over;
 
 use anyhow::Result;
@@ -36,6 +37,12 @@ fn waits(taken: &Taken) -> &[Wait] {
         Taken::Held(waits) => waits,
         Taken::Got(guard) => panic!("it got the Lease: {guard:?}"),
     }
+}
+
+/// The same as people read it.
+fn told(taken: &Taken) -> String {
+    let reasons: Vec<String> = waits(taken).iter().map(|wait| wait.reason(CONTROL_PLANE).to_string()).collect();
+    reasons.join("\n")
 }
 
 #[tokio::test]

@@ -18,13 +18,22 @@ const fn s(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
+fn pod_ref() -> PodRef {
+    PodRef { namespace: "quorate".into(), name: "quorate-upgrade-x".into(), uid: "uid-1".into() }
+}
+
+/// What is said of the holder of [`record`] while its pod runs.
+fn pod_runs() -> Wait {
+    Wait::PodRuns { pod: pod_ref(), node: NodeName::from("cp1") }
+}
+
 fn record(step: Step) -> Record {
     Record {
         identity: "upgrade-v1.36.3/cp2/aaaa".to_owned(),
         operation: "upgrade-v1.36.3".to_owned(),
         target: NodeName::from("cp2"),
         actor: "step control-plane".to_owned(),
-        pod: Some(PodRef { namespace: "quorate".into(), name: "quorate-upgrade-x".into(), uid: "uid-1".into() }),
+        pod: Some(pod_ref()),
         node: NodeName::from("cp1"),
         boot_id: "boot-1".to_owned(),
         step,
@@ -141,9 +150,23 @@ fn a_record_round_trips_and_an_unknown_field_makes_it_unreadable() {
 
 #[test]
 fn a_wait_is_a_reason_that_names_its_lease() {
-    let reason = Wait::PodRuns.reason("control-plane-disruption");
-    let told = "Q070-lease-held: control-plane-disruption: the pod of the holder has not ended";
+    let reason = pod_runs().reason("control-plane-disruption");
+    let told = "Q070-lease-held: control-plane-disruption: the pod of the holder, quorate/quorate-upgrade-x on node cp1, has not ended";
     assert_eq!(reason.to_string(), told);
+    let (pod, node) = (pod_ref, || NodeName::from("cp1"));
+    for named in [
+        Wait::MayStillRun { pod: pod(), node: node() },
+        Wait::NodeUnreachable { node: node(), pod: Some(pod()) },
+        Wait::NodeUnreachable { node: node(), pod: None },
+        Wait::NodeGone { node: node() },
+        Wait::NoPod { node: node() },
+    ] {
+        let told = named.reason("control-plane-disruption").to_string();
+        assert!(told.starts_with("Q070-lease-held: ") && told.contains("node cp1"), "{told}");
+        let of_a_pod =
+            !matches!(named, Wait::NodeUnreachable { pod: None, .. } | Wait::NodeGone { .. } | Wait::NoPod { .. });
+        assert_eq!(told.contains("quorate/quorate-upgrade-x"), of_a_pod, "{told}");
+    }
     let why = || "403".to_owned();
     for unknown in [
         Wait::LeaseUnknown(why()),

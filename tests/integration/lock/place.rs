@@ -6,7 +6,8 @@ use lab::process::{Process, until};
 use quorate::access::Access;
 use quorate::clock::Clock;
 use quorate::lock::{Claimant, Leases, Taken, take};
-use quorum_safety::lock::{LeaseView, Step, Timings};
+use quorate::upgrade::sub_step::SubStep;
+use quorum_safety::lock::{LeaseView, Timings};
 use quorum_safety::{Fact, NodeName};
 use serde_json::{Value, json};
 use std::io::Write;
@@ -88,10 +89,15 @@ impl Place {
 
     /// A pod called like its node, running.
     pub(super) fn pod(&self, short: &str) -> Result<()> {
+        self.pod_on(short, short)
+    }
+
+    /// A running pod on a node that is there.
+    pub(super) fn pod_on(&self, node: &str, short: &str) -> Result<()> {
         let pod = json!({
             "apiVersion": "v1", "kind": "Pod",
             "metadata": {"name": short, "namespace": self.namespace},
-            "spec": {"nodeName": self.node(short).0, "containers": [{"name": "quorate", "image": "localhost/quorate:dev"}]},
+            "spec": {"nodeName": self.node(node).0, "containers": [{"name": "quorate", "image": "localhost/quorate:dev"}]},
         });
         self.api.apply(&pod.to_string())?;
         self.api.set_pod_ready(self.namespace, short)
@@ -151,10 +157,22 @@ impl Place {
 
     /// Starts a contender as a process of its own: this very program, told to run [`contender`].
     pub(super) fn process(&self, lease: &str, pod: &str, operation: &str, target: &str) -> Result<Contender> {
+        self.process_at(SubStep::Drain, lease, pod, operation, target)
+    }
+
+    /// The same, which announces this sub-step.
+    pub(super) fn process_at(
+        &self,
+        step: SubStep,
+        lease: &str,
+        pod: &str,
+        operation: &str,
+        target: &str,
+    ) -> Result<Contender> {
         let program = std::env::current_exe()?;
         let job = json!({
             "kubeconfig": self.api.kubeconfig()?, "namespace": self.namespace, "lease": lease, "pod": pod,
-            "operation": operation, "target": self.node(target).0,
+            "operation": operation, "target": self.node(target).0, "step": step.name(),
         });
         let log = self.api.pki_dir().join(format!("contender-{}-{pod}.log", self.namespace));
         let args = [
@@ -191,7 +209,8 @@ async fn claimant(leases: &Leases, pod: &str, operation: &str, target: &NodeName
 
 const CONTENDER: &str = "QUORATE_TEST_CONTENDER";
 
-/// A contender in a process of its own. It writes lines: `got`, `acted <milliseconds of the boot clock>`, `stopped: …`, `held: …`.
+/// A contender in a process of its own. It writes lines: `got`, `acted <milliseconds of the boot clock>`, `stopped: …`,
+/// `ended: …`, `held: …`.
 pub(super) struct Contender {
     pub(super) process: Process,
 }
@@ -222,7 +241,8 @@ impl Contender {
     }
 }
 
-/// The other process: takes the Lease, announces a step that touches something, and acts ten times a second until it may not.
+/// The other process: takes the Lease, announces its step, and acts ten times a second until it may not; then it tries to
+/// write.
 pub(super) async fn contend() -> Result<()> {
     drop(rustls::crypto::ring::default_provider().install_default());
     let Ok(job) = std::env::var(CONTENDER) else { return Ok(()) };
@@ -233,19 +253,28 @@ pub(super) async fn contend() -> Result<()> {
     let clock = Clock::system();
     let say = |line: &str| writeln!(std::io::stdout(), "\n{line}");
     let name = text("lease")?;
+    let step = SubStep::named(&text("step")?).context("no such sub-step")?;
     let guard =
         match take(&leases, &name, &who, Duration::from_secs(2), |_| async { Fact::Unknown("no look".into()) }).await {
             Taken::Got(guard) => guard,
             Taken::Held(waits) => return Ok(say(&format!("held: {waits:?}"))?),
         };
-    guard.step(Step::touching("drain")).await?;
+    guard.step(step.into()).await?;
     say("got")?;
     loop {
         let acted = guard.act(Duration::from_millis(500), async { clock.boottime() }).await;
         match acted {
             Ok(at) => say(&format!("acted {}", at.as_millis()))?,
-            Err(error) => return Ok(say(&format!("stopped: {error}"))?),
+            Err(error) => {
+                say(&format!("stopped: {error}"))?;
+                break;
+            }
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
+    // All the same it tries to write, and lives on for longer than a renewal takes: what that changes is there to be found.
+    let step = guard.step(SubStep::NodeStep.into()).await;
+    tokio::time::sleep(timings().renew * 2).await;
+    let release = guard.release().await;
+    Ok(say(&format!("ended: step {step:?}, release {release:?}"))?)
 }

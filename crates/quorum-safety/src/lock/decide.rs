@@ -1,7 +1,7 @@
 //! What an actor does about a Lease.
 
 use super::facts::{HolderFacts, Life, NodeState, PodState, Proof, prove_gone};
-use super::record::{LeaseView, Record, Stage, Step};
+use super::record::{LeaseView, PodRef, Record, Stage, Step};
 use crate::membership::NodeName;
 use crate::observation::Fact;
 use crate::reason::{Code, Reason};
@@ -67,23 +67,49 @@ pub enum Wait {
     #[error("a release is recorded, but not of this holder, or its deadline has not passed")]
     ReleaseTooFresh,
     /// The holder's pod runs.
-    #[error("the pod of the holder has not ended")]
-    PodRuns,
+    #[error("the pod of the holder, {pod} on node {node}, has not ended")]
+    PodRuns {
+        /// The pod.
+        pod: PodRef,
+        /// Its node.
+        node: NodeName,
+    },
     /// The holder's pod could not be read.
     #[error("the pod of the holder could not be read: {0}")]
     PodUnknown(String),
     /// The holder is no pod.
-    #[error("the holder does not run in a pod")]
-    NoPod,
+    #[error("the holder does not run in a pod, but as a process on node {node}")]
+    NoPod {
+        /// Its node.
+        node: NodeName,
+    },
     /// The holder's pod is not there; it may have been deleted by force.
-    #[error("the pod of the holder is not there, but its processes may still run until its deadline has passed")]
-    MayStillRun,
+    #[error(
+        "the pod of the holder, {pod}, is not there, but its processes may still run on node {node} until its deadline has passed"
+    )]
+    MayStillRun {
+        /// The pod.
+        pod: PodRef,
+        /// Its node.
+        node: NodeName,
+    },
     /// The holder's node is not Ready.
-    #[error("the node of the holder is not Ready: that its pod is missing or ended there proves nothing")]
-    NodeUnreachable,
+    #[error(
+        "node {node} of the holder is not Ready: that {} is missing or ended there proves nothing",
+        pod.as_ref().map_or_else(|| "its process".to_owned(), |pod| format!("its pod {pod}"))
+    )]
+    NodeUnreachable {
+        /// The node.
+        node: NodeName,
+        /// The holder's pod, if it is one.
+        pod: Option<PodRef>,
+    },
     /// The holder's node is not in the API.
-    #[error("the node of the holder is not in the API: the machine may run all the same")]
-    NodeGone,
+    #[error("node {node} of the holder is not in the API: the machine may run all the same")]
+    NodeGone {
+        /// The node.
+        node: NodeName,
+    },
     /// The holder's node could not be read.
     #[error("the node of the holder could not be read: {0}")]
     NodeUnknown(String),
@@ -121,11 +147,11 @@ impl Wait {
             Self::MineReleased(_) => Code::LeaseNotMine,
             Self::FactsOfAnother
             | Self::ReleaseTooFresh
-            | Self::PodRuns
-            | Self::NoPod
-            | Self::MayStillRun
-            | Self::NodeUnreachable
-            | Self::NodeGone
+            | Self::PodRuns { .. }
+            | Self::NoPod { .. }
+            | Self::MayStillRun { .. }
+            | Self::NodeUnreachable { .. }
+            | Self::NodeGone { .. }
             | Self::UnitRuns
             | Self::DeadlineNotPassed
             | Self::HalfDone { .. } => Code::LeaseHeld,

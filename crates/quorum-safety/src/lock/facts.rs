@@ -168,6 +168,7 @@ pub fn prove_gone(record: &Fact<Record>, release: Option<&Release>, facts: &Hold
         doubts.push(Wait::FactsOfAnother);
         return Err(doubts);
     }
+    let node = || record.node.clone();
     match &facts.node {
         Fact::Known(NodeState::Present { boot_id, .. }) if *boot_id != record.boot_id => {
             return Ok(Proof::NodeRebooted { boot_id: boot_id.clone() });
@@ -175,15 +176,21 @@ pub fn prove_gone(record: &Fact<Record>, release: Option<&Release>, facts: &Hold
         Fact::Known(NodeState::Present { ready: true, .. }) => match (&record.pod, &facts.pod) {
             (Some(_), Fact::Known(PodState::Terminal)) => return Ok(Proof::PodEnded),
             (Some(_), Fact::Known(PodState::NotFound)) if facts.silent => return Ok(Proof::PodDeleted),
-            (Some(_), Fact::Known(PodState::NotFound)) => doubts.push(Wait::MayStillRun),
-            (Some(_), Fact::Known(PodState::Running | PodState::Terminating)) => doubts.push(Wait::PodRuns),
+            (Some(pod), Fact::Known(PodState::NotFound)) => {
+                doubts.push(Wait::MayStillRun { pod: pod.clone(), node: node() });
+            }
+            (Some(pod), Fact::Known(PodState::Running | PodState::Terminating)) => {
+                doubts.push(Wait::PodRuns { pod: pod.clone(), node: node() });
+            }
             (Some(_), Fact::Unknown(why)) => doubts.push(Wait::PodUnknown(why.clone())),
-            (None, _) => doubts.push(Wait::NoPod),
+            (None, _) => doubts.push(Wait::NoPod { node: node() }),
         },
         // Neither a pod's end nor its absence means anything where no kubelet speaks: eviction by the node controller marks and
         // deletes pods of nodes that it cannot reach.
-        Fact::Known(NodeState::Present { ready: false, .. }) => doubts.push(Wait::NodeUnreachable),
-        Fact::Known(NodeState::Gone) => doubts.push(Wait::NodeGone),
+        Fact::Known(NodeState::Present { ready: false, .. }) => {
+            doubts.push(Wait::NodeUnreachable { node: node(), pod: record.pod.clone() });
+        }
+        Fact::Known(NodeState::Gone) => doubts.push(Wait::NodeGone { node: node() }),
         Fact::Unknown(why) => doubts.push(Wait::NodeUnknown(why.clone())),
     }
     match &facts.unit {

@@ -267,7 +267,8 @@ fn a_holder_without_a_pod_is_proven_gone_by_a_reboot_or_a_look_at_the_host_only(
     let view = Fact::Known(held(Record { pod: None, ..record(Step::touching("drain")) }));
     for pod in [PodState::Terminal, PodState::NotFound] {
         let facts = HolderFacts { pod: Fact::Known(pod), silent: true, ..alive() };
-        assert!(waits(&decide(&view, &me, &facts)));
+        let Decision::Wait(reasons) = decide(&view, &me, &facts) else { panic!("taken: {pod:?}") };
+        assert!(reasons.contains(&Wait::NoPod { node: NodeName::from("cp1") }), "{reasons:?}");
     }
     let looked = HolderFacts { unit: Fact::Known(false), silent: true, ..alive() };
     assert!(matches!(decide(&view, &me, &looked), Decision::Adopt { .. }));
@@ -279,8 +280,9 @@ fn life_tells_alive_gone_and_unproven_apart() {
     assert_eq!(life(&view, &alive()), Life::Alive);
     let ended = HolderFacts { pod: Fact::Known(PodState::Terminal), ..alive() };
     assert_eq!(life(&view, &ended), Life::Gone(Proof::PodEnded));
+    let unreachable = Wait::NodeUnreachable { node: NodeName::from("cp1"), pod: Some(pod_ref()) };
     let cut_off = HolderFacts { node: node(false, "boot-1"), ..alive() };
-    assert!(matches!(life(&view, &cut_off), Life::Unproven(doubts) if doubts.contains(&Wait::NodeUnreachable)));
+    assert!(matches!(life(&view, &cut_off), Life::Unproven(doubts) if doubts.contains(&unreachable)));
     assert_eq!(life(&LeaseView::Absent, &alive()), Life::Nobody);
 }
 
@@ -289,13 +291,22 @@ fn all_that_stands_in_the_way_is_said() {
     let me = claim("upgrade-v1.36.3", "cp2");
     let view = Fact::Known(held(record(Step::acquired())));
     let unit_unknown = || Wait::UnitUnknown("nobody looked".to_owned());
+    let cp1 = || NodeName::from("cp1");
     let rows = [
-        (alive(), vec![Wait::PodRuns, unit_unknown(), Wait::DeadlineNotPassed]),
-        (HolderFacts { silent: true, ..alive() }, vec![Wait::PodRuns, unit_unknown()]),
-        (HolderFacts { unit: Fact::Known(false), ..alive() }, vec![Wait::PodRuns, Wait::DeadlineNotPassed]),
+        (alive(), vec![pod_runs(), unit_unknown(), Wait::DeadlineNotPassed]),
+        (HolderFacts { silent: true, ..alive() }, vec![pod_runs(), unit_unknown()]),
+        (HolderFacts { unit: Fact::Known(false), ..alive() }, vec![pod_runs(), Wait::DeadlineNotPassed]),
         (
             HolderFacts { node: Fact::Known(NodeState::Gone), unit: Fact::Known(true), ..alive() },
-            vec![Wait::NodeGone, Wait::UnitRuns, Wait::DeadlineNotPassed],
+            vec![Wait::NodeGone { node: cp1() }, Wait::UnitRuns, Wait::DeadlineNotPassed],
+        ),
+        (
+            HolderFacts { pod: Fact::Known(PodState::NotFound), unit: Fact::Known(false), ..alive() },
+            vec![Wait::MayStillRun { pod: pod_ref(), node: cp1() }, Wait::DeadlineNotPassed],
+        ),
+        (
+            HolderFacts { node: node(false, "boot-1"), silent: true, ..alive() },
+            vec![Wait::NodeUnreachable { node: cp1(), pod: Some(pod_ref()) }, unit_unknown()],
         ),
     ];
     for (facts, wanted) in rows {
