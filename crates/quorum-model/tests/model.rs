@@ -3,6 +3,7 @@
 
 use quorum_model::{Actor, Budget, Defect, Ends, Kind, Move, Plan, Role, Scenario, State};
 use stateright::{Checker, Expectation, HasDiscoveries, Model, Property};
+use std::collections::BTreeSet;
 use std::path::Path;
 
 const NOTHING: Budget = Budget {
@@ -300,6 +301,7 @@ fn each_defect_is_found() {
          nodes, both from 0; made by `UPDATE=1 cargo test -p quorum-model`.\n",
     );
     let mut harmless = Vec::new();
+    let mut breakable = BTreeSet::new();
     for defect in Defect::ALL {
         let began = std::time::Instant::now();
         let Some((properties, moves)) = found(defect) else {
@@ -310,9 +312,16 @@ fn each_defect_is_found() {
         println!("{defect:?}: {properties:?}, {} moves, {:.1} s", moves.len(), began.elapsed().as_secs_f32());
         let moves: Vec<String> = moves.iter().map(|one| format!("{one:?}")).collect();
         let moves = if moves.is_empty() { "(no move)".to_owned() } else { moves.join(", ") };
+        if let [only] = properties[..] {
+            breakable.insert(only);
+        }
         let properties = properties.join("\" and \"");
         page.push_str(&format!("\n## {defect:?}\n\nBreaks \"{properties}\", in \"{scenario}\":\n\n{moves}\n"));
     }
     assert!(harmless.is_empty(), "nothing comes of {harmless:?}");
+    // A property that no defect breaks by itself may be one that cannot be broken, or says nothing of its own.
+    let scenario = scenario(3, &ONE, NOTHING);
+    let all: BTreeSet<_> = scenario.properties().iter().filter(|one| is_always(one)).map(|one| one.name).collect();
+    assert_eq!(breakable, all);
     is_committed("defects.md", &page);
 }
