@@ -160,6 +160,41 @@ fn larger() -> Vec<(&'static str, Scenario)> {
     ]
 }
 
+/// What meets in none of the others.
+fn meetings() -> Vec<(&'static str, Scenario)> {
+    let defragment = actor(Kind::Defragment, 1, 2);
+    let join = |runner| actor(Kind::Members(Plan::Join), 3, runner);
+    let killed = Budget { kills: 1, ..NOTHING };
+    vec![
+        (
+            "five voters, a sentinel, kured on other nodes",
+            Scenario {
+                flagged: vec![0],
+                ..scenario(5, &[sentinel(0), TWO[2]], Budget { kured: 1, pauses: 1, ..killed })
+            },
+        ),
+        (
+            "a sentinel and a replacement",
+            Scenario {
+                dead: vec![2],
+                flagged: vec![0],
+                ..scenario(3, &[sentinel(0), REPLACEMENT[0], REPLACEMENT[1]], Budget { pauses: 1, ..killed })
+            },
+        ),
+        (
+            "clocks, two operations",
+            scenario(3, &[ONE[0], ONE[1], defragment], Budget { drifts: 1, pauses: 1, ..killed }),
+        ),
+        (
+            "a defragmentation and a join",
+            Scenario {
+                joiners: vec![Role::None],
+                ..scenario(3, &[defragment, join(0), join(1)], Budget { power_cuts: 1, ..killed })
+            },
+        ),
+    ]
+}
+
 /// Searches through all of them, and compares how many states there were with what the file says. None of these searches ends early, so
 /// that is a fact about the model, whichever thread comes first: a change of it is one that somebody should have meant. How deep they went
 /// depends on the threads.
@@ -182,6 +217,12 @@ fn search(file: &str, bound: &str, all: impl IntoIterator<Item = (&'static str, 
 #[test]
 fn nothing_is_found_in_earnest() {
     search("searches.md", "of `make test`", scenarios(&ONE));
+}
+
+#[test]
+#[ignore = "minutes"]
+fn nothing_is_found_in_earnest_where_more_meets() {
+    search("searches-meetings.md", "of what rarely meets", meetings());
 }
 
 #[test]
