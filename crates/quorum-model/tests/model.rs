@@ -195,10 +195,9 @@ fn meetings() -> Vec<(&'static str, Scenario)> {
     ]
 }
 
-/// Searches through all of them, and compares how many states there were with what the file says. None of these searches ends early, so
-/// that is a fact about the model, whichever thread comes first: a change of it is one that somebody should have meant. How deep they went
-/// depends on the threads.
-fn search(file: &str, bound: &str, all: impl IntoIterator<Item = (&'static str, Scenario)>) {
+/// Searches through all of them, and says how many states there were. None of these searches ends early, so that is a fact about the model,
+/// whichever thread comes first: a change of it is one that somebody should have meant. How deep they went depends on the threads.
+fn search(bound: &str, all: impl IntoIterator<Item = (&'static str, Scenario)>) -> String {
     let mut page = format!(
         "# How many states the model has\n\nEach search {bound}, and the states that it came to: all that there are. Reported, not aimed at.\n\n\
          | search | states |\n|---|---|\n"
@@ -211,18 +210,18 @@ fn search(file: &str, bound: &str, all: impl IntoIterator<Item = (&'static str, 
         checker.assert_properties();
         page.push_str(&format!("| {name} | {states} |\n"));
     }
-    is_committed(file, &page);
+    page
 }
 
 #[test]
 fn nothing_is_found_in_earnest() {
-    search("searches.md", "of `make test`", scenarios(&ONE));
+    is_committed("searches.md", &search("of `make test`", scenarios(&ONE)));
 }
 
 #[test]
 #[ignore = "minutes"]
 fn nothing_is_found_in_earnest_where_more_meets() {
-    search("searches-meetings.md", "of what rarely meets", meetings());
+    is_committed("searches-meetings.md", &search("of what meets in no other", meetings()));
 }
 
 #[test]
@@ -233,7 +232,8 @@ fn nothing_is_found_in_earnest_with_more_actors_and_pauses() {
         let budget = Budget { pauses: scenario.budget.pauses + 2, ..scenario.budget };
         (name, Scenario { budget, ..scenario })
     });
-    search("searches-larger.md", "that `make test` has no time for", paused);
+    // Not compared: whoever changes the model would have to run all of it.
+    search("with more", paused);
 }
 
 /// Which of the searches has what it takes for a defect to do harm.
