@@ -37,6 +37,10 @@ pub enum Defect {
     ReleaseCountsAtOnce,
     /// Whoever is killed leaves kured's lock behind, and nobody takes it for stale.
     StaleBlockOfKuredStays,
+    /// A defragmentation takes kured's lock before the Lease and all others after it; each waits for its second with the first in its hand.
+    LocksInEitherOrder,
+    /// Who has looked at a Lease already does not adopt what is half done under it: that is for the next run.
+    WhoHasWaitedDoesNotAdopt,
     /// A sentinel knows of no file that it has not made itself.
     FileOfTheDeadIsNotLookedFor,
     /// A sentinel makes its file, and asks for the Lease then.
@@ -75,7 +79,7 @@ pub enum Defect {
 
 impl Defect {
     /// All of them.
-    pub const ALL: [Self; 34] = [
+    pub const ALL: [Self; 36] = [
         Self::ExpiryHandsOver,
         Self::HalfDoneIsTakenOver,
         Self::HostNotLookedAt,
@@ -93,6 +97,8 @@ impl Defect {
         Self::KuredIgnored,
         Self::ReleaseCountsAtOnce,
         Self::StaleBlockOfKuredStays,
+        Self::LocksInEitherOrder,
+        Self::WhoHasWaitedDoesNotAdopt,
         Self::FileOfTheDeadIsNotLookedFor,
         Self::FileBeforeTheLease,
         Self::FileNotAnnounced,

@@ -11,6 +11,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// Turns that this may take; in each everybody gets as far as it gets, and then time passes.
 const TURNS: usize = 60;
+/// Turns in which one of them has a start over the next, where not all may begin at once.
+const START: usize = 12;
 
 /// Moments from which it was tried already.
 #[derive(Clone, Debug, Default)]
@@ -19,6 +21,7 @@ pub struct Ends(Arc<Mutex<HashMap<(Tried, State), bool>>>);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Tried {
     End,
+    EndByTheLiving,
     Repair,
 }
 
@@ -35,12 +38,54 @@ impl Ends {
 }
 
 impl Scenario {
-    /// Nothing befalls anybody any more, whoever lives goes on, and the next run of each operation is started: everything is ended. That
-    /// none of those who live waits for another without end is part of it.
+    /// Nothing befalls anybody any more, whoever lives goes on, and the next run of each operation is started: everything is ended.
     pub(crate) fn ends(&self, state: &State) -> bool {
         let mut calm = state.clone();
         self.calms_down(&mut calm, true);
-        self.ends.known(Tried::End, calm, |calm| self.runs_to_the_end(calm))
+        self.ends.known(Tried::End, calm, |mut calm| {
+            let mut scenario = self.clone();
+            for actor in self.operations() {
+                // Never on its target. A sentinel is started again where it was.
+                if actor.kind != Kind::Sentinel {
+                    scenario.actors.push(Actor { runner: (actor.target + 1) % self.nodes(), ..actor });
+                }
+            }
+            calm.lives.resize(scenario.actors.len(), Life::new());
+            scenario.runs_to_the_end(&calm)
+        })
+    }
+
+    /// The same with nobody newly started, from where everything that is under way is in the hands of those who live.
+    pub(crate) fn the_living_end(&self, state: &State) -> bool {
+        let mut calm = state.clone();
+        self.calms_down(&mut calm, true);
+        if !self.is_in_living_hands(&calm) {
+            return true;
+        }
+        self.ends.known(Tried::EndByTheLiving, calm, |mut calm| {
+            // None of them has to be late.
+            for actor in 0..self.actors.len() {
+                self.goes(&mut calm, Move::Renew(actor));
+            }
+            self.runs_to_the_end(&calm)
+        })
+    }
+
+    fn is_in_living_hands(&self, state: &State) -> bool {
+        let goes_on = |actor: usize| {
+            let life = &state.lives[actor];
+            life.process && (life.left.is_none() || self.holds(state, actor))
+        };
+        let actors = || 0..self.actors.len();
+        let is_cared_for = |of: usize| {
+            let own = self.actors[of].operation();
+            actors().any(|actor| goes_on(actor) && self.actors[actor].operation() == own)
+        };
+        let kured = |of: usize| state.kured == KuredLock::Ours(of);
+        let lease = |of: usize| state.lease.is_some_and(|holder| holder.actor == of);
+        let joins = |of: usize| state.nodes[self.actors[of].target].is_joining();
+        let under_way = |of: &usize| state.begun & self.bit(*of) != 0 || kured(*of) || lease(*of) || joins(*of);
+        actors().filter(under_way).all(is_cared_for)
     }
 
     /// Machines without power stay so, and all our processes have been killed: as long as there is a majority, the members that are lost are
@@ -104,27 +149,32 @@ impl Scenario {
         }
     }
 
-    fn runs_to_the_end(&self, mut state: State) -> bool {
-        let mut scenario = self.clone();
-        for actor in self.operations() {
-            // Never on its target. A sentinel is started again where it was.
-            if actor.kind != Kind::Sentinel {
-                scenario.actors.push(Actor { runner: (actor.target + 1) % self.nodes(), ..actor });
-            }
-        }
-        state.lives.resize(scenario.actors.len(), Life::new());
-        (0..TURNS).any(|_| {
-            scenario.takes_a_turn(&mut state);
-            scenario.is_clean(&state)
-        })
+    /// Whether there is an order in which everything is ended: all at once nearly always is one, else whoever begins has a start. What no
+    /// order ends is stuck; what only some order does not end becomes stuck on the way, and that state is searched, too.
+    fn runs_to_the_end(&self, state: &State) -> bool {
+        let ends = |first: usize, start: usize| {
+            let (mut state, actors) = (state.clone(), self.actors.len());
+            let order: Vec<usize> = (first..actors).chain(0..first).collect();
+            (0..TURNS + start * actors).any(|turn| {
+                let begun = turn.checked_div(start).map_or(actors, |others| (others + 1).min(actors));
+                self.takes_a_turn(&mut state, &order[..begun]);
+                self.is_clean(&state)
+            })
+        };
+        ends(0, 0) || (0..self.actors.len()).any(|first| ends(first, START))
     }
 
-    /// Everybody gets as far as it gets, and then time passes.
-    fn takes_a_turn(&self, state: &mut State) {
+    /// These get as far as they get, all others keep what they have, and then time passes.
+    fn takes_a_turn(&self, state: &mut State, these: &[usize]) {
         tick(state, None);
         for actor in 0..self.actors.len() {
             self.goes(state, Move::ReportEnd(actor));
-            let [acts, waits] = self.of_actor(actor);
+            if !these.contains(&actor) {
+                self.goes(state, Move::Renew(actor));
+            }
+        }
+        for actor in these {
+            let [acts, waits] = self.of_actor(*actor);
             while acts.iter().any(|one| self.goes(state, *one)) {}
             for one in waits {
                 self.goes(state, one);
@@ -151,8 +201,9 @@ impl Scenario {
             let Some(runner) = nodes().find(|at| *at != target && state.nodes[*at].powered) else { return false };
             scenario.actors.push(Actor { kind: Kind::Members(Plan::Remove), target, runner });
             state.lives.push(Life::new());
+            let everybody: Vec<usize> = (0..scenario.actors.len()).collect();
             (0..TURNS).any(|_| {
-                scenario.takes_a_turn(&mut state);
+                scenario.takes_a_turn(&mut state, &everybody);
                 state.nodes[target].role == Role::None && state.lease.is_none()
             })
         })

@@ -210,6 +210,10 @@ impl Scenario {
         if self.is(Defect::StaleBlockOfKuredStays) {
             live = (0..self.actors.len()).map(|actor| identity(self, actor, 0)).collect();
         }
+        if self.is(Defect::LocksInEitherOrder) {
+            // Else whoever waits without the Lease loses its block to whoever holds it.
+            live.extend((0..self.actors.len()).filter(|of| state.lives[*of].process).map(|of| identity(self, of, 0)));
+        }
         kured_step(&Fact::Known(Some(self.kured(state))), &self.me(state, actor), &Fact::Known(live))
     }
 }

@@ -217,7 +217,7 @@ impl Scenario {
         sees.then(|| node.kured = KuredPod::Looked)
     }
 
-    /// It asks for its lock. One that has not looked is one for which nobody keeps a gate.
+    /// It asks for its lock. One that has not looked is one for which nobody keeps a gate: with a gate its file is its only reason.
     pub(crate) fn kured_takes(&self, state: &mut State, at: usize) -> Option<()> {
         let node = state.nodes[at];
         if !node.is_reached() || node.rebooting || !state.api() {
@@ -225,7 +225,7 @@ impl Scenario {
         }
         match node.kured {
             KuredPod::Looked => {}
-            KuredPod::Idle if state.kured == KuredLock::Free => spend(&mut state.left.kured)?,
+            KuredPod::Idle if state.kured == KuredLock::Free && !self.has_gate(at) => spend(&mut state.left.kured)?,
             KuredPod::Idle | KuredPod::Locked | KuredPod::Drains | KuredPod::Starts => return None,
         }
         if state.kured == KuredLock::Free {

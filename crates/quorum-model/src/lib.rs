@@ -68,6 +68,9 @@ impl Model for Scenario {
             Property::<Self>::always(KURED_IS_COVERED, |_, state| !state.wrong.uncovered_reboot),
             Property::<Self>::always(ADOPTED_IS_HALF_DONE, |_, state| !state.wrong.ghost),
             Property::<Self>::always(CAN_BE_ENDED, |scenario, state| !scenario.searches_ends || scenario.ends(state)),
+            Property::<Self>::always(THE_LIVING_END, |scenario, state| {
+                !scenario.searches_ends || scenario.the_living_end(state)
+            }),
             Property::<Self>::always(REPAIR_STAYS_POSSIBLE, |scenario, state| {
                 !scenario.searches_ends || scenario.can_be_repaired(state)
             }),
@@ -95,8 +98,11 @@ pub const KURED_IS_COVERED: &str = "kured reboots under the Lease";
 /// Nobody adopts, or takes for its own, what was never begun or is over.
 pub const ADOPTED_IS_HALF_DONE: &str = "only what is half done is adopted";
 /// From every state: once machines run, nobody is cut off and hands are off, those who live and the next runs end everything that was
-/// begun. So nobody waits for another without end, with all actors alive neither. kured ends what it has its lock for, and begins nothing.
+/// begun. kured ends what it has its lock for, and begins nothing.
 pub const CAN_BE_ENDED: &str = "whatever is half done can be adopted and ended";
+/// From every state in which somebody lives, and was not told to stop, for everything that is under way: those end it as they are, and nobody
+/// is newly started but a sentinel in its pod. So no two of them wait for each other, and none for a next run.
+pub const THE_LIVING_END: &str = "those who live end what is under way, with no next run";
 /// From every state with machines that are lost, as long as there is a majority: their members can be removed, and so can whoever was
 /// joining; a hand gives up what was half done before, by the real rules for that.
 pub const REPAIR_STAYS_POSSIBLE: &str = "repair stays possible";

@@ -274,9 +274,14 @@ impl Scenario {
         if self.is_sentinel(actor) && !self.sentinel_asks(next, actor) {
             return None;
         }
+        if self.wants_kured_first(actor) && next.kured != KuredLock::Ours(actor) {
+            return None;
+        }
+        let waited = self.is(Defect::WhoHasWaitedDoesNotAdopt) && next.lives[actor].sighted.is_some();
         next.lives[actor].sighted.get_or_insert(0);
         let permitted = !self.is(Defect::JudgedBeforeTheLease) || self.permits(next, actor, true);
-        let decided = self.decided(next, actor).filter(|_| permitted);
+        let adopts = |decided: &Decided| matches!(decided, Decided::Adopt(_));
+        let decided = self.decided(next, actor).filter(|one| permitted && !(waited && adopts(one)));
         next.lives[actor].phase = decided.map_or(Phase::Idle, Phase::Decided);
         next.lives[actor].fresh = decided.is_some();
         Some(())
@@ -326,7 +331,16 @@ impl Scenario {
         Some(())
     }
 
+    fn wants_kured_first(&self, actor: usize) -> bool {
+        self.is(Defect::LocksInEitherOrder) && self.actors[actor].kind == Kind::Defragment
+    }
+
     fn take_kured(&self, next: &mut State, actor: usize) -> Option<()> {
+        let first = self.wants_kured_first(actor) && next.lives[actor].phase == Phase::Idle;
+        if first && next.kured == KuredLock::Free && self.connected(next, actor) {
+            next.kured = KuredLock::Ours(actor);
+            return Some(());
+        }
         let asks = next.lives[actor].phase == Phase::Holding && !self.is_sentinel(actor);
         if !asks || !self.connected(next, actor) || !self.holds(next, actor) {
             return None;
@@ -342,7 +356,9 @@ impl Scenario {
                 next.lives[actor].phase = Phase::Locked;
             }
             // Nobody waits for kured with the Lease; but what is half done keeps it.
-            KuredStep::GiveLeaseBack(_) if next.lives[actor].adopted => return None,
+            KuredStep::GiveLeaseBack(_) if next.lives[actor].adopted || self.is(Defect::LocksInEitherOrder) => {
+                return None;
+            }
             KuredStep::GiveLeaseBack(_) => {
                 next.lease = None;
                 next.lease_written();
