@@ -1,8 +1,7 @@
 //! Static pods that kubeadm replaces. The kubelet does not start the new one while the old one is there, and looks again only 10 to 15 s
 //! later (kubelet 1.36, `allowPodStart` in pod_workers.go: requeued by backOffPeriod), or as soon as it hears anything of that pod. That the
 //! old one's mirror pod was deleted is such a thing; the kubelet deletes and makes it anew itself when it starts the new one. So once the
-//! old pod is gone from the host its mirror pod is deleted, with the kubelet's own account and within its own rights. The apiserver's can
-//! only be deleted when the new one serves; the kubelet, which was refused before, would come to it up to 10 s later.
+//! old pod is gone from the host its mirror pod is deleted, with the kubelet's own account and within its own rights.
 
 use super::command::Deadline;
 use crate::access::Access;
@@ -13,18 +12,18 @@ use kube::api::{DeleteParams, Preconditions};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Those whose kubelet hears of it: while etcd is away it hears nothing.
-pub(super) const COMPONENTS: [&str; 3] = ["kube-apiserver", "kube-controller-manager", "kube-scheduler"];
+/// Those whose kubelet hears of it. While etcd or the node's apiserver is away it hears nothing; and of a mirror pod that was deleted before
+/// its watch is back it makes no new one (seen: 73 s, instead of the 10 that it takes by itself).
+pub(super) const COMPONENTS: [&str; 2] = ["kube-controller-manager", "kube-scheduler"];
 
 const NAMESPACE: &str = "kube-system";
 /// The kubelet's own account.
 const ACCOUNT: &str = "/etc/kubernetes/kubelet.conf";
 /// Annotation of a mirror pod: the static pod that it mirrors, by the hash that the kubelet takes for its UID.
 const HASH: &str = "kubernetes.io/config.hash";
-/// How long the API may take, and how long it is asked again: an apiserver that has just started knows for a moment of no pod that is the
-/// kubelet's.
+/// How long the API may take, and how long it is asked again: an apiserver that has just started may not know yet whose pod it is.
 const ANSWER: Duration = Duration::from_secs(5);
-const TRIES: Duration = Duration::from_secs(180);
+const TRIES: Duration = Duration::from_secs(10);
 /// Between two looks.
 const POLL: Duration = Duration::from_millis(250);
 
