@@ -529,7 +529,8 @@ impl Work<'_, '_> {
         };
         match drain::uncordon(chain.access, &node.name.0, &self.owner().await, &self.hold.guard).await {
             Ok(_) => match self.hold.release().await {
-                Ok(()) => stop.and("; everything is as it was"),
+                Ok(()) => stop
+                    .and(&format!("; everything is as it was, and `quorate upgrade --to {}` begins again", chain.to)),
                 Err(error) => left(format!("the lock could not be given back: {error}")),
             },
             Err(error) => left(format!("{} could not be uncordoned: {error}", node.name)),
