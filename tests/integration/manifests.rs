@@ -217,7 +217,12 @@ fn only_reconcile_starts_by_itself_and_all_fail_on_our_codes() {
             "{name}: an evicted pod is no failure of its own"
         );
         for codes in rules.iter().filter_map(|rule| rule.on_exit_codes.as_ref()) {
-            let expected = [ExitStatus::Usage, ExitStatus::Midway].map(|status| i32::from(status.code()));
+            let mut expected = vec![ExitStatus::Usage, ExitStatus::Midway];
+            if name == "quorate-node" {
+                // Its order is too old for another try by then, which would only hide why the first one ended.
+                expected.insert(1, ExitStatus::Unknown);
+            }
+            let expected: Vec<i32> = expected.into_iter().map(|status| i32::from(status.code())).collect();
             assert_eq!(codes.values, expected, "{name}");
         }
         let labels = spec.job_template.metadata.as_ref().unwrap().labels.as_ref().unwrap();
