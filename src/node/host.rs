@@ -5,6 +5,7 @@ use super::packages::{PackageError, PackageManager};
 use super::plan::State;
 use super::report::Versions;
 use super::{etcd, manifests};
+use crate::output;
 use crate::version::Version;
 use std::collections::BTreeMap;
 use std::io;
@@ -201,8 +202,9 @@ impl Host {
         Ok(found)
     }
 
-    /// Puts a copy back, whole or not at all.
+    /// Puts a copy back, whole or not at all, and says so.
     pub(super) fn put_back(&self, component: &str, copy: &Path) -> Result<(), HostError> {
+        output::progress(&format!("{component}: its manifest is missing; {} is put back", copy.display()));
         let path = self.manifest(component);
         copy_over(copy, &path).map_err(|source| HostError::File { path, source })
     }

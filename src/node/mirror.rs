@@ -87,9 +87,8 @@ async fn delete_mirror(old: &Running) -> Result<bool, String> {
 
 /// The static pod whose program runs; none when it does not, or its pod is not told from its cgroups.
 fn running(root: &Path, component: &str) -> Result<Option<Running>, String> {
-    let wrong = |path: &Path| format!("{}", path.display());
     let folder = root.join("proc");
-    let entries = std::fs::read_dir(&folder).map_err(|error| format!("{}: {error}", wrong(&folder)))?;
+    let entries = std::fs::read_dir(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
     for entry in entries.flatten() {
         // A process may end while we look, and what is no process has no such files: then it is not the one.
         let Ok(words) = std::fs::read(entry.path().join("cmdline")) else { continue };

@@ -104,21 +104,18 @@ pub(super) async fn upgrade(order: &Upgrade, clock: Clock) -> Report {
 pub(super) fn too_late(order: &Upgrade, now: jiff::Timestamp, mark: &Mark) -> Option<Report> {
     let until = order.start_before.filter(|until| now.as_second() >= *until)?;
     let over = now.as_second().saturating_sub(until);
-    let mut report = Report::new(order.to);
-    report.outcome = Outcome::Refused;
-    report.message = Some(format!(
-        "this order was to be begun {over} s ago at the latest, by this node's clock ({now}): whoever gave it may hold the lock no more; nothing was started"
-    ));
-    report.untouched = !mark.names_target();
-    Some(report)
+    let why = format!(
+        "this order was to be begun {over} s ago at the latest, by this node's clock ({now}): whoever gave it may hold the lock no more"
+    );
+    Some(not_begun(order, mark, Outcome::Refused, &why))
 }
 
-/// The report of a unit that could not be started, while none runs.
-pub(super) fn not_begun(order: &Upgrade, why: String) -> Report {
+/// The report of a unit that was not started, while none runs.
+pub(super) fn not_begun(order: &Upgrade, mark: &Mark, outcome: Outcome, why: &str) -> Report {
     let mut report = Report::new(order.to);
-    report.outcome = Outcome::Unknown;
-    report.message = Some(why);
-    report.untouched = !Mark::new(Path::new("/"), order.to).names_target();
+    report.outcome = outcome;
+    report.message = Some(format!("{why}; nothing was started"));
+    report.untouched = !mark.names_target();
     report
 }
 
@@ -127,7 +124,6 @@ pub(super) fn put_back_after(order: &PutBack) -> anyhow::Result<()> {
     if Mark::new(Path::new("/"), order.to).unfinished() {
         let host = Host::here()?;
         for (component, copy) in host.torn()? {
-            output::progress(&format!("{component}: its manifest is missing; {} is put back", copy.display()));
             host.put_back(component, &copy)?;
         }
     }
@@ -369,7 +365,6 @@ impl<'a> Work<'a> {
     fn put_back(&mut self) -> Result<(), Failure> {
         for (component, copy) in self.host.torn()? {
             self.touch()?;
-            output::progress(&format!("{component}: its manifest is missing; {} is put back", copy.display()));
             self.host.put_back(component, &copy)?;
         }
         Ok(())
@@ -436,7 +431,6 @@ impl<'a> Work<'a> {
             let etcd = kubeadm::Etcd { stays: self.etcd_stays, on_target: now.etcd_on_target() };
             let arguments = kubeadm::arguments(self.order, attempt, &etcd);
             let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-            self.touch()?;
             let ended = tokio::select! {
                 ended = run("kubeadm", &arguments, self.deadline.within(KUBEADM), Echo::Lines) => ended,
                 never = self.beside_kubeadm(&state.manifests) => never,

@@ -4,7 +4,7 @@ use super::command::{Deadline, Echo, PATH, ToolError, ask, run};
 use super::enter::Container;
 use super::manifests::hex;
 use super::mark::Mark;
-use super::report::Report;
+use super::report::{Outcome, Report};
 use super::{RESULT, UNIT, run as work};
 use crate::cli::node::Upgrade;
 use crate::clock::Clock;
@@ -35,7 +35,7 @@ pub(super) fn description(order: &Upgrade) -> String {
 pub(super) enum UnitError {
     #[error("{0}")]
     Tool(#[from] ToolError),
-    #[error("cannot write {path}: {source}", path = path.display())]
+    #[error("{path}: {source}", path = path.display())]
     File { path: PathBuf, source: io::Error },
     #[error("another node step runs on this host (`{running}`), this one is `{wanted}`: wait for its end")]
     Other { running: String, wanted: String },
@@ -96,13 +96,14 @@ pub(super) async fn start_or_attach(
     let mut found = look(deadline).await?;
     if !found.runs() {
         // The unit asks again: this process may be stopped between here and there.
-        if let Some(refusal) = work::too_late(order, clock.now(), &Mark::new(Path::new("/"), order.to)) {
+        let mark = Mark::new(Path::new("/"), order.to);
+        if let Some(refusal) = work::too_late(order, clock.now(), &mark) {
             return Ok(refusal);
         }
         let program = match install(&mut container.program) {
             Ok(program) => program,
             // Nothing runs and nothing was begun now: such as a disk that is full.
-            Err(error) => return Ok(work::not_begun(order, format!("{error}; nothing was started"))),
+            Err(error) => return Ok(work::not_begun(order, &mark, Outcome::Unknown, &error.to_string())),
         };
         // A report is never a decision; an old one would only be taken for the new one's.
         remove(Path::new(RESULT))?;

@@ -255,8 +255,7 @@ impl Work<'_, '_> {
             if !passes(&stop.reasons) || chain.clock.boottime() >= end || chain.stopped().await.is_some() {
                 return Ok(Err(stop));
             }
-            chain.say(&format!("{}: not now, looking again: {}", node.name, lines(&stop.reasons)));
-            tokio::time::sleep(Duration::from_secs(2)).await;
+            self.looks_again(&stop.reasons).await;
         }
     }
 
@@ -286,9 +285,14 @@ impl Work<'_, '_> {
                 let stop = not_permitted(format!("{} must not go down", node.name), verdict.reasons());
                 return Ok(Err(stop.on(&seen.observation)));
             }
-            chain.say(&format!("{}: not now, looking again: {}", node.name, lines(verdict.reasons())));
-            tokio::time::sleep(Duration::from_secs(2)).await;
+            self.looks_again(verdict.reasons()).await;
         }
+    }
+
+    /// Says what is waited for, before another look.
+    async fn looks_again(&self, reasons: &[Reason]) {
+        self.chain.say(&format!("{}: not now, looking again: {}", self.node.name, lines(reasons)));
+        tokio::time::sleep(Duration::from_secs(2)).await;
     }
 
     fn still_holds(&self, disrupting: &Disrupting, seen: &Seen) -> Result<(), End> {

@@ -42,12 +42,15 @@ const QUOTED: &str = "quoted: the published plan's shell loop (drain, `kubeadm u
 /// The folder of the shell loop's account.
 const LOOP: &str = "demo-loop";
 
-/// What the shell loop did: as measured by `make demo-loop`, whose folder stands beside this one, or as quoted.
+/// A file of the shell loop's account, as measured by `make demo-loop`, whose folder stands beside this one; none where it was not.
+fn of_the_loop(folder: &Path, file: &str) -> Option<PathBuf> {
+    let path = folder.with_file_name(LOOP).join(file);
+    (!folder.ends_with(LOOP) && path.exists()).then_some(path)
+}
+
+/// What the shell loop did: as measured, or as quoted.
 fn shell_loop(folder: &Path) -> Result<String> {
-    let path = folder.with_file_name(LOOP).join("vip.json");
-    if folder.ends_with(LOOP) || !path.exists() {
-        return Ok(QUOTED.to_owned());
-    }
+    let Some(path) = of_the_loop(folder, "vip.json") else { return Ok(QUOTED.to_owned()) };
     let mut vip = Sum::default();
     vip.add("VIP", &document(&path)?);
     let failed: u64 = vip.classes.values().map(|tally| tally.failed).sum();
@@ -258,12 +261,9 @@ fn goals(out: &mut String, sums: &[(&str, &Sum)]) -> std::fmt::Result {
     Ok(())
 }
 
-/// Hundredths of the shell loop's time, where `make demo-loop` has measured it.
-fn of_the_loop(folder: &Path, upgrade: &Upgrade) -> Result<Option<u64>> {
-    let path = folder.with_file_name(LOOP).join("upgrade.json");
-    if folder.ends_with(LOOP) || !path.exists() {
-        return Ok(None);
-    }
+/// Hundredths of the shell loop's time, where that was measured.
+fn part_of_the_loop(folder: &Path, upgrade: &Upgrade) -> Result<Option<u64>> {
+    let Some(path) = of_the_loop(folder, "upgrade.json") else { return Ok(None) };
     let by_loop: Upgrade = document(&path)?;
     let both = upgrade.exit == 0 && by_loop.exit == 0;
     Ok(both.then(|| (upgrade.seconds * 100).div_ceil(by_loop.seconds.max(1))))
@@ -328,7 +328,7 @@ pub fn text(folder: &Path) -> Result<String> {
     writeln!(out, "\nthis run: through the VIP: {failed} failed of {}, longest gap {gap}", vip.requests())?;
     writeln!(out, "{}", shell_loop(folder)?)?;
     goals(&mut out, &[("VIP", &vip), ("Service", &service)])?;
-    if let Some(hundredths) = of_the_loop(folder, &upgrade)? {
+    if let Some(hundredths) = part_of_the_loop(folder, &upgrade)? {
         goal(
             &mut out,
             "time of the whole upgrade at most 0.70 of the shell loop's",

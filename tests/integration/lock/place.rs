@@ -59,7 +59,16 @@ impl Place {
 
     /// The same on the shared API server, with a Ready node and a running pod of each of these names.
     pub(super) fn with_pods<const N: usize>(namespace: &'static str, pods: [&str; N]) -> Result<Self> {
-        let place = Self::new(shared()?, namespace)?;
+        Self::with_pods_on(shared()?, namespace, pods)
+    }
+
+    /// The same on an API server of the test's own.
+    pub(super) fn with_pods_on<const N: usize>(
+        api: Arc<Api>,
+        namespace: &'static str,
+        pods: [&str; N],
+    ) -> Result<Self> {
+        let place = Self::new(api, namespace)?;
         pods.iter().try_for_each(|pod| place.node_with_pod(pod, "boot-1"))?;
         Ok(place)
     }

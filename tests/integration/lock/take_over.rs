@@ -186,10 +186,8 @@ async fn r34_a_holder_on_an_unreachable_node_is_adopted_once_that_node_is_back_f
 /// The pod of a stopped process is deleted by force, and the process wakes with the Lease in another's hands.
 #[tokio::test]
 async fn r34_a_stopped_holder_is_adopted_when_its_pod_is_gone_and_writes_nothing_when_it_wakes() -> Result<()> {
-    let place = Place::new(Arc::new(Api::start(Spec { audit: true, ..Spec::default() })?), "stopped")?;
-    for pod in ["cp1", "cp3"] {
-        place.node_with_pod(pod, "boot-1")?;
-    }
+    let api = Arc::new(Api::start(Spec { audit: true, ..Spec::default() })?);
+    let place = Place::with_pods_on(api, "stopped", ["cp1", "cp3"])?;
     let holder = place.process(CONTROL_PLANE, "cp1", "upgrade", "cp2")?;
     holder.says("acted")?;
     holder.process.pause()?;
