@@ -114,7 +114,7 @@ pub struct Times {
     pub lease: Period,
     /// Between two renewals.
     pub renew: Period,
-    /// Until a Job's pod must run before the next node is tried.
+    /// Until a kubelet must have begun a Job's pod, and three times that until the pod must run, before the next node is tried.
     pub job_start: Period,
 }
 

@@ -13,7 +13,7 @@ use std::time::Duration;
 mod pod;
 mod render;
 
-use pod::{end_of, phase, why_pending};
+use pod::{end_of, is_begun, phase, why_pending};
 use render::tell_apiservers;
 pub use render::{Placement, Request, name, render, short_hash, unique_name};
 
@@ -320,12 +320,21 @@ impl<'a> Jobs<'a> {
     /// # Errors
     /// When it does not within the deadline: why it is Pending.
     pub async fn wait_started(&self, name: &str, deadline: Duration) -> Result<(), JobError> {
-        let until = tokio::time::Instant::now() + deadline;
+        self.wait_started_or_begun(name, deadline, deadline).await
+    }
+
+    /// The same, with more time for a pod whose kubelet is at work on it than for one of which no kubelet has said a word.
+    async fn wait_started_or_begun(&self, name: &str, silent: Duration, begun: Duration) -> Result<(), JobError> {
+        let since = tokio::time::Instant::now();
+        let mut until = since + silent;
         let mut state = "no pod yet".to_owned();
         loop {
             match self.pod(name).await {
                 Ok(Some(pod)) => match phase(&pod) {
-                    "Pending" => state = why_pending(&pod),
+                    "Pending" => {
+                        state = why_pending(&pod);
+                        until = since + if is_begun(&pod) { begun } else { silent };
+                    }
                     _ => return Ok(()),
                 },
                 Ok(None) => {}
@@ -430,7 +439,9 @@ impl Jobs<'_> {
         self.wait_end(&name, deadline).await
     }
 
-    /// Starts a Job on the first candidate whose kubelet runs it, and gives its name.
+    /// Starts a Job on the first candidate whose kubelet runs it, and gives its name. `start` is for a kubelet that says nothing:
+    /// it may be dead. One that has begun gets three times as long: a node that has just booted, or whose apiserver has just lost its
+    /// etcd, is slow, and the next candidate may be the one that is broken.
     ///
     /// # Errors
     /// `NotStarted` with each candidate's reason when none did.
@@ -456,7 +467,7 @@ impl Jobs<'_> {
                 }
                 Err(error) => return Err(error),
             };
-            match self.wait_started(&request.name, start).await {
+            match self.wait_started_or_begun(&request.name, start, start * 3).await {
                 Ok(()) => return Ok(request.name),
                 Err(JobError::NotStarted(why)) => said.push(why),
                 Err(error) => return Err(error),

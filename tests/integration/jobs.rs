@@ -126,21 +126,50 @@ fn r09_a_job_of_that_name_is_followed_while_it_runs_and_replaced_when_it_has_end
     });
 }
 
+/// What a kubelet writes of a container that waits.
+fn waits(api: &Api, pod: &str, reason: &str, message: &str) {
+    let waiting = json!({"reason": reason, "message": message});
+    let container = json!({"name": "quorate", "image": "", "imageID": "", "ready": false, "restartCount": 0,
+        "state": {"waiting": waiting}});
+    patch_status(api, "pod", pod, &json!({"phase": "Pending", "containerStatuses": [container]}));
+}
+
+fn pod_on(api: &Api, node: &str) -> String {
+    wait(&format!("a pod on {node}"), || {
+        let pods = pods(api);
+        let there = pods.iter().find(|pod| pod["spec"]["nodeName"] == node);
+        there.map(|pod| pod["metadata"]["name"].as_str().unwrap().to_owned()).ok_or_else(|| "none".to_owned())
+    })
+}
+
+#[test]
+fn a_kubelet_that_is_slow_is_given_more_time_than_one_that_is_silent() {
+    let api = cluster();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let pod = pod_on(&api, "k1");
+            waits(&api, &pod, "ContainerCreating", "");
+            // The slowness itself: longer than a silent kubelet is given.
+            std::thread::sleep(START + Duration::from_secs(3));
+            api.set_pod_ready(NAMESPACE, &pod).unwrap();
+        });
+        run(&api, async |jobs| {
+            let candidates = ["k1", "k2"].map(NodeName::from);
+            jobs.start_somewhere(&candidates, |node| on(&node.0), START).await.unwrap();
+        });
+    });
+    let nodes: Vec<String> =
+        pods(&api).iter().map(|pod| pod["spec"]["nodeName"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(nodes, ["k1"]);
+}
+
 #[test]
 fn r23_a_job_that_does_not_start_says_why_for_each_node_that_was_tried() {
     let api = cluster();
     let error = std::thread::scope(|scope| {
         // The kubelet of k1 says why; that of k2 says nothing.
         scope.spawn(|| {
-            let pod = wait("a pod on k1", || {
-                let pods = pods(&api);
-                let there = pods.iter().find(|pod| pod["spec"]["nodeName"] == "k1");
-                there.map(|pod| pod["metadata"]["name"].as_str().unwrap().to_owned()).ok_or_else(|| "none".to_owned())
-            });
-            let waiting = json!({"reason": "ErrImageNeverPull", "message": "the image is not there"});
-            let container = json!({"name": "quorate", "image": "", "imageID": "", "ready": false, "restartCount": 0,
-                "state": {"waiting": waiting}});
-            patch_status(&api, "pod", &pod, &json!({"phase": "Pending", "containerStatuses": [container]}));
+            waits(&api, &pod_on(&api, "k1"), "ErrImageNeverPull", "the image is not there");
         });
         run(&api, async |jobs| {
             let candidates = ["k1", "k2"].map(NodeName::from);

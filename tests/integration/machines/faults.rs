@@ -11,6 +11,7 @@ mod round;
 
 use draw::Planned;
 use record::Line;
+use round::By;
 
 /// The rounds of `make test-long`; `make faults` says others.
 const SEED: u64 = 1;
@@ -36,13 +37,18 @@ struct Played {
     wrong: Vec<String>,
 }
 
-fn play(seed: Option<u64>, number: usize, plan: &[Planned]) -> Played {
-    let (lines, wrong) = round::play(&commit(), seed, number, plan);
+fn play(seed: Option<u64>, number: usize, plan: &[Planned], by: By) -> Played {
+    let (lines, wrong) = round::play(&commit(), seed, number, plan, by);
     record::keep(&lines);
     Played { lines, wrong }
 }
 
 impl Played {
+    fn add(&mut self, other: Self) {
+        self.lines.extend(other.lines);
+        self.wrong.extend(other.wrong);
+    }
+
     /// Nothing was wrong, and the rounds were not empty.
     fn assert_done(&self) {
         assert!(self.wrong.is_empty(), "{:#?}", self.wrong);
@@ -55,23 +61,27 @@ fn named(text: &str) -> Vec<Planned> {
     text.split_whitespace().map(|word| Planned::named(word).unwrap_or_else(|| panic!("{word} is no fault"))).collect()
 }
 
-/// `FAULT_SEED` and `FAULT_ROUNDS` choose the rounds, `FAULT_FIRST` the one to begin with; `FAULTS` names faults of one round instead.
+/// `FAULT_SEED` and `FAULT_ROUNDS` choose the rounds, `FAULT_FIRST` the one to begin with; `FAULTS` names faults instead, those of one
+/// round and the next apart by `/`; `FAULT_BY` is `upgrade` or `reconcile`.
 #[test]
 #[ignore = "hours on the machines: make faults, make test-long"]
 fn faults_drawn_from_a_seed_are_survived() {
-    let asked = std::env::var("FAULTS").unwrap_or_default();
-    if !asked.is_empty() {
-        return play(None, 0, &named(&asked)).assert_done();
+    let set = |variable: &str| std::env::var(variable).ok().filter(|text| !text.is_empty());
+    let by = set("FAULT_BY")
+        .map_or(By::Hand, |text| By::named(&text).unwrap_or_else(|| panic!("FAULT_BY={text} is nobody")));
+    let mut all = Played::default();
+    if let Some(asked) = set("FAULTS") {
+        for (number, round) in asked.split('/').enumerate() {
+            all.add(play(None, number, &named(round), by));
+        }
+        return all.assert_done();
     }
     let (seed, first) = (number("FAULT_SEED", SEED), number("FAULT_FIRST", 0));
     let end = first + number("FAULT_ROUNDS", ROUNDS);
     let plans = draw::rounds(seed, end);
-    let mut all = Played::default();
     // All of them, also after one that failed.
     for (round, plan) in plans.iter().enumerate().take(end).skip(first) {
-        let one = play(Some(seed), round, plan);
-        all.lines.extend(one.lines);
-        all.wrong.extend(one.wrong);
+        all.add(play(Some(seed), round, plan, by));
     }
     all.assert_done();
 }
@@ -82,7 +92,7 @@ fn faults_drawn_from_a_seed_are_survived() {
 fn faults_of_a_short_choice_are_survived() {
     let plan =
         named("kill-step@1:lease:drain stop-etcd-bystander@2:host:kubeadm power-cut-target@3:host:kubelet-packages");
-    let played = play(None, 0, &plan);
+    let played = play(None, 0, &plan, By::Hand);
     assert!(played.lines.iter().all(|line| line.struck.is_some()), "{:#?}", played.lines);
     played.assert_done();
 }

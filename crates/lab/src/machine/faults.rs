@@ -64,7 +64,18 @@ impl Machine {
         self.run_checked(["nft", &lines.join("; ")]).map(drop)
     }
 
-    /// Nothing is lost any more. No error when nothing was.
+    /// Whoever connects to this TCP port is refused, as if nobody listened, and what is connected is reset; until
+    /// [`lose_nothing`](Self::lose_nothing).
+    ///
+    /// # Errors
+    /// It is off, or nft refuses.
+    pub fn refuse(&self, port: u16) -> Result<()> {
+        let chain = format!("add chain {TABLE} input {{ type filter hook input priority 0; policy accept; }}");
+        let rule = format!("add rule {TABLE} input tcp dport {port} counter reject with tcp reset");
+        self.run_checked(["nft", &format!("add table {TABLE}; {chain}; {rule}")]).map(drop)
+    }
+
+    /// Nothing is lost or refused any more. No error when nothing was.
     ///
     /// # Errors
     /// It is off, or nft refuses.

@@ -81,10 +81,10 @@ pub(super) fn holder(leases: &Value) -> Option<Holder> {
 
 /// How far the unit on a host has come in its present run; none when it does not run, or the machine is off.
 pub(super) fn on_host(machine: &Machine) -> Option<Step> {
-    // Lines of an earlier run say nothing of this one.
-    const LOOK: &str = "systemctl is-active --quiet quorate-node-step || exit 0; \
-        journalctl --quiet --no-pager --output=cat \
-        _SYSTEMD_INVOCATION_ID=$(systemctl show --property=InvocationID --value quorate-node-step)";
+    // Lines of an earlier run say nothing of this one. Some sub-steps last a few tenths of a second: two programs, no more.
+    const LOOK: &str = "eval $(systemctl show --property=ActiveState,InvocationID quorate-node-step); \
+        case $ActiveState in active | activating) ;; *) exit 0 ;; esac; \
+        journalctl --quiet --no-pager --output=cat _SYSTEMD_INVOCATION_ID=$InvocationID";
     let said = machine.run(["sh", "-c", LOOK]).ok()?;
     last_step(&String::from_utf8_lossy(&said.stdout))
 }

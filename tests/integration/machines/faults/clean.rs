@@ -101,15 +101,16 @@ fn leases(list: &Value) -> Vec<String> {
         .collect()
 }
 
-fn jobs(list: &Value) -> Vec<String> {
+/// Names of the Jobs that work on a node, or are about to.
+pub(super) fn active(list: &Value) -> Vec<&str> {
     let active = |job: &&Value| job["status"]["active"].as_u64().unwrap_or(0) > 0;
     let word = |job: &Value| job["spec"]["template"]["spec"]["containers"][0]["args"][0].clone();
-    items(list)
-        .iter()
-        .filter(active)
-        .filter(|job| word(job) == "step" || word(job) == "node")
-        .map(|job| format!("Job {} is active", name(job)))
-        .collect()
+    let works = |job: &&Value| word(job) == "step" || word(job) == "node";
+    items(list).iter().filter(active).filter(works).map(name).collect()
+}
+
+fn jobs(list: &Value) -> Vec<String> {
+    active(list).into_iter().map(|name| format!("Job {name} is active")).collect()
 }
 
 fn kured(list: &Value) -> Vec<String> {

@@ -85,6 +85,8 @@ pub(super) enum Fault {
     Uncordoned,
     /// All apiservers are stopped for two minutes.
     ApiAway,
+    /// All apiservers refuse connections for two minutes.
+    ApiRefused,
 }
 
 /// How long it lasts.
@@ -163,6 +165,7 @@ impl Fault {
             Self::Cordoned,
             Self::Uncordoned,
             Self::ApiAway,
+            Self::ApiRefused,
         ]);
         all.extend(TORN.map(Self::KubeadmTorn));
         all
@@ -196,7 +199,8 @@ impl Fault {
             | Self::KuredHolds
             | Self::KillSwitch
             | Self::Cordoned
-            | Self::ApiAway => true,
+            | Self::ApiAway
+            | Self::ApiRefused => true,
         }
     }
 
@@ -215,7 +219,7 @@ impl Fault {
             Self::Stopped(Process::Kubelet, _) | Self::Cut(_) => Lasts::Seconds(60),
             Self::OneWayLoss | Self::HeavyLoss => Lasts::Seconds(60),
             Self::StepStopped => Lasts::Seconds(90),
-            Self::ApiAway => Lasts::Seconds(120),
+            Self::ApiAway | Self::ApiRefused => Lasts::Seconds(120),
             Self::ImageMissing | Self::DiskFull | Self::ScratchReadOnly | Self::PackagesGone => Lasts::Run(300),
             Self::KuredHolds | Self::KillSwitch | Self::Cordoned => Lasts::Run(90),
         }
@@ -235,7 +239,9 @@ impl Fault {
             | Self::ScratchReadOnly
             | Self::PackagesGone => Whom::Target,
             Self::OneWayLoss | Self::HeavyLoss | Self::Cordoned => Whom::Bystander,
-            Self::LeaseDeleted | Self::KuredHolds | Self::KillSwitch | Self::ApiAway => return None,
+            Self::LeaseDeleted | Self::KuredHolds | Self::KillSwitch | Self::ApiAway | Self::ApiRefused => {
+                return None;
+            }
         };
         Some(match whom {
             Whom::Target => scene.target.clone(),
@@ -255,7 +261,9 @@ impl Fault {
             Self::Stopped(Process::Apiserver, _) => one(Part::Apiserver),
             // Either may be the one that cannot be followed.
             Self::OneWayLoss => vec![(vec![scene.target.clone(), scene.bystander.clone()], Part::Path)],
-            Self::ApiAway => scene.control_plane.iter().map(|node| (vec![node.clone()], Part::Apiserver)).collect(),
+            Self::ApiAway | Self::ApiRefused => {
+                scene.control_plane.iter().map(|node| (vec![node.clone()], Part::Apiserver)).collect()
+            }
             // Static pods run without a kubelet; what is missing on the target is missing on our one target.
             Self::Stopped(Process::Kubelet, _)
             | Self::StepKilled
@@ -333,6 +341,10 @@ impl Fault {
                 let failed: Vec<anyhow::Error> = stopped.filter_map(Result::err).collect();
                 if failed.len() < scene.control_plane.len() { Ok(()) } else { Err(format!("{failed:?}")) }
             }
+            Self::ApiRefused => {
+                let mut refusing = scene.control_plane.iter().map(|name| machine(name).refuse(6443));
+                refusing.try_for_each(|done| done.map_err(said))
+            }
         }
     }
 
@@ -374,6 +386,10 @@ impl Fault {
             Self::ApiAway => {
                 scene.control_plane.iter().try_for_each(|name| resume(&stage.machine(name), Process::Apiserver))
             }
+            Self::ApiRefused => {
+                let mut healed = scene.control_plane.iter().map(|name| stage.machine(name).lose_nothing());
+                healed.try_for_each(|done| done.map_err(said))
+            }
             Self::StepKilled
             | Self::NodePodKilled
             | Self::KubeadmKilled
@@ -413,6 +429,7 @@ impl fmt::Display for Fault {
             Self::Cordoned => f.write_str("cordoned"),
             Self::Uncordoned => f.write_str("uncordoned"),
             Self::ApiAway => f.write_str("api-away"),
+            Self::ApiRefused => f.write_str("api-refused"),
         }
     }
 }
@@ -498,5 +515,5 @@ fn what_a_fault_takes_away_is_on_control_plane_nodes_only() {
     };
     assert_eq!(Fault::PowerCut(Whom::Target).hits(&scene), Vec::new());
     assert_eq!(Fault::PowerCut(Whom::Runner).hits(&scene), vec![(vec!["k1".to_owned()], Part::Voter)]);
-    assert_eq!(Fault::ApiAway.hits(&scene).len(), 3);
+    assert_eq!((Fault::ApiAway.hits(&scene).len(), Fault::ApiRefused.hits(&scene).len()), (3, 3));
 }

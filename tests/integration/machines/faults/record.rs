@@ -3,6 +3,7 @@
 use super::boundary::Boundary;
 use super::draw::Planned;
 use super::fault::Fault;
+use super::round::By;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::io::Write as _;
@@ -16,6 +17,8 @@ pub(super) struct Line {
     /// None for faults that were asked for by name.
     pub(super) seed: Option<u64>,
     pub(super) round: usize,
+    /// Who went on after a run that did not end well.
+    pub(super) by: By,
     pub(super) planned: Planned,
     /// The boundary at which it struck; none when it never did.
     pub(super) struck: Option<Boundary>,
@@ -34,7 +37,7 @@ pub(super) struct Line {
 impl Line {
     fn json(&self) -> Value {
         json!({
-            "commit": self.commit, "seed": self.seed, "round": self.round, "fault": self.planned.fault.to_string(),
+            "commit": self.commit, "seed": self.seed, "round": self.round, "by": self.by.name(), "fault": self.planned.fault.to_string(),
             "nth": self.planned.nth, "boundary": self.planned.at.to_string(),
             "struck": self.struck.map(|at| at.to_string()), "node": self.node, "exits": self.exits,
             "seconds": self.seconds, "fewestVoters": self.fewest_voters, "verdict": self.verdict,

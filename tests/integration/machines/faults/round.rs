@@ -25,8 +25,10 @@ const ONE_RUN: &str = "1500";
 const INTERRUPTED: i32 = 124;
 /// Whoever types the command again does not do so at once.
 const BETWEEN_RUNS: Duration = Duration::from_secs(10);
+/// The CronJob's own schedule is every ten minutes; this is for one that could do nothing yet.
+const BETWEEN_PASSES: Duration = Duration::from_secs(60);
 /// Between two looks for a boundary: some last no longer.
-const LOOK: Duration = Duration::from_millis(100);
+const LOOK: Duration = Duration::from_millis(50);
 
 /// Everything about a round that its threads tell each other.
 #[derive(Default)]
@@ -75,10 +77,16 @@ struct Run {
 }
 
 /// Plays a round to its end. What was wrong with it comes beside the lines of its faults: it counts also when none of them struck.
-pub(super) fn play(commit: &str, seed: Option<u64>, number: usize, plan: &[Planned]) -> (Vec<Line>, Vec<String>) {
+pub(super) fn play(
+    commit: &str,
+    seed: Option<u64>,
+    number: usize,
+    plan: &[Planned],
+    by: By,
+) -> (Vec<Line>, Vec<String>) {
     let _alone = machines();
     let printed: Vec<String> = plan.iter().map(ToString::to_string).collect();
-    println!("seed {seed:?}, round {number}: {}", printed.join(" "));
+    println!("seed {seed:?}, round {number}, gone on by {}: {}", by.name(), printed.join(" "));
     let stage = stage(Spec { workers: 1, ..Spec::default() });
     stage.whole();
     let monitor = Monitor::start(&stage.lab, LEASES).unwrap();
@@ -88,7 +96,7 @@ pub(super) fn play(commit: &str, seed: Option<u64>, number: usize, plan: &[Plann
         scope.spawn(|| watch(&monitor, &going));
         let injector =
             scope.spawn(|| plan.iter().map(|one| strike(&stage, &monitor, &going, *one)).collect::<Vec<_>>());
-        let runs = drive(&stage, &going);
+        let runs = drive(&stage, &going, by);
         drop(over);
         (runs, injector.join().unwrap())
     });
@@ -120,6 +128,7 @@ pub(super) fn play(commit: &str, seed: Option<u64>, number: usize, plan: &[Plann
                 commit: commit.to_owned(),
                 seed,
                 round: number,
+                by,
                 planned: one.planned,
                 struck: one.at.clone().ok(),
                 node: one.node.clone(),
@@ -150,8 +159,52 @@ fn reason(text: &str) -> bool {
     text.as_bytes().windows(4).any(|it| it[0] == b'Q' && it[1..].iter().all(u8::is_ascii_digit))
 }
 
+/// Who goes on after a run that did not end well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum By {
+    /// Somebody types the command again.
+    Hand,
+    /// `reconcile` finishes or undoes what is half done; only then somebody types it again.
+    Reconcile,
+}
+
+impl By {
+    /// As it is asked for, and kept.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Hand => "upgrade",
+            Self::Reconcile => "reconcile",
+        }
+    }
+
+    pub(super) fn named(name: &str) -> Option<Self> {
+        [Self::Hand, Self::Reconcile].into_iter().find(|it| it.name() == name)
+    }
+}
+
+/// Lets the CronJob's Job run, as its schedule would, until it has left no Lease held. What it could not do is told by the next run.
+fn reconcile(stage: &Stage, going: &Going, end: Instant) {
+    let mut next = Instant::now();
+    for number in 1.. {
+        let held = locked(&going.holder).clone();
+        let quiet = stage.try_get(["jobs", "-n", "quorate"]).is_some_and(|jobs| clean::active(&jobs).is_empty());
+        if (held.is_none() && quiet) || Instant::now() >= end {
+            return;
+        }
+        if Instant::now() >= next {
+            let name = format!("reconcile-{}-{number}", going.ended.load(Ordering::Relaxed));
+            let from = "--from=cronjob/quorate-reconcile";
+            let words = ["kubectl", "--request-timeout=4s", "-n", "quorate", "create", "job", from, &name];
+            let said = Said::from(stage.lab.run(words).unwrap());
+            println!("{name}: {}{}", said.out.trim(), said.err.trim());
+            next = Instant::now() + BETWEEN_PASSES;
+        }
+        std::thread::sleep(LOOK * 20);
+    }
+}
+
 /// Runs the command until it ends with 0. While a fault is in force it is not run again: who waits for power does not try.
-fn drive(stage: &Stage, going: &Going) -> Vec<Run> {
+fn drive(stage: &Stage, going: &Going, by: By) -> Vec<Run> {
     let end = Instant::now() + DEADLINE;
     let mut runs: Vec<Run> = Vec::new();
     while runs.len() < RUNS && Instant::now() < end {
@@ -168,6 +221,9 @@ fn drive(stage: &Stage, going: &Going) -> Vec<Run> {
         let again = Instant::now() + BETWEEN_RUNS;
         while (going.in_force.load(Ordering::Relaxed) || Instant::now() < again) && Instant::now() < end {
             std::thread::sleep(LOOK);
+        }
+        if by == By::Reconcile {
+            reconcile(stage, going, end);
         }
     }
     runs
@@ -231,7 +287,7 @@ fn strike(stage: &Stage, monitor: &Monitor, going: &Going, planned: Planned) -> 
         }
         // What it would hit is not there just now, such as the pod of a step that has ended.
         going.in_force.store(false, Ordering::Relaxed);
-        std::thread::sleep(LOOK * 10);
+        std::thread::sleep(LOOK * 20);
     };
     struck.node = planned.fault.node(&scene);
     wait(planned.fault.lasts(), struck.began, struck.runs, going);
