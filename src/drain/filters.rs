@@ -100,11 +100,12 @@ fn own(pod: &Pod, around: &Surroundings<'_>) -> Option<Fate> {
     }
     match subcommand(pod) {
         Some("node") => Some(Fate::Skip(SkipReason::NodeJob)),
-        Some(actor @ ("step" | "reconcile" | "drain")) => Some(Fate::Block(
+        Some(actor @ ("step" | "drain")) => Some(Fate::Block(
             BlockKind::OwnActor,
             format!("it runs `quorate {actor}` of operation {operation} on the node that it would take down"),
         )),
-        // Gates, backups and the like disrupt nothing: they go like any other pod.
+        // Gates, backups and the like disrupt nothing: they go like any other pod. So does a pass of reconcile: what it starts is a Job of
+        // its own, and the next pass does what this one did not.
         Some(_) => None,
         None => Some(Fate::Block(
             BlockKind::Unknown,
@@ -326,7 +327,7 @@ mod tests {
             (&["--log", "info", "node", "upgrade"], "Pending", "node job"),
             (&["step", "control-plane", "--node", "k1"], "Running", "actor"),
             (&["step", "control-plane", "--node", "k1"], "Succeeded", "record"),
-            (&["reconcile"], "Running", "actor"),
+            (&["reconcile"], "Running", "evict"),
             (&["gate", "--node", "step"], "Running", "evict"),
             (&[], "Running", "unknown"),
         ] {

@@ -99,7 +99,8 @@ async fn run_at(nice: i32, program: &str, args: &[&str], limit: Duration, echo: 
     command.env("LC_ALL", "C").env("DEBIAN_FRONTEND", "noninteractive").process_group(0).kill_on_drop(true);
     let mut child = command.spawn().map_err(|error| ToolError::Start { tool: tool.clone(), why: error.to_string() })?;
     let group = child.id().and_then(|id| i32::try_from(id).ok()).and_then(rustix::process::Pid::from_raw);
-    if nice != 0
+    // Never to more than this process has itself.
+    if rustix::process::getpriority_process(None).is_ok_and(|own| own < nice)
         && let Err(error) = rustix::process::setpriority_process(group, nice)
     {
         tracing::debug!(%error, "The tool runs at the usual priority");

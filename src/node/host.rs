@@ -22,6 +22,8 @@ const SCRATCH: &str = "etc/kubernetes/tmp";
 const RESTARTS: Duration = Duration::from_secs(5);
 /// Scratch older than this is removed: long enough to look at what a failed upgrade left (incident R19).
 const SCRATCH_KEPT: i64 = 3 * 24 * 60 * 60;
+/// How many of kubeadm's copies of etcd stay until then: the last, and the one before it.
+const COPIES_OF_ETCD_KEPT: usize = 2;
 
 /// The host, seen from its own root.
 #[derive(Clone, Debug)]
@@ -250,20 +252,27 @@ impl Host {
         self.path(manifests::FOLDER).join(format!("{component}.yaml"))
     }
 
-    /// Folders that an upgrade of kubeadm left behind, older than three days.
+    /// Folders that an upgrade of kubeadm left behind, older than three days; and of its copies of etcd all but the newest two, however
+    /// young: each further attempt leaves one more.
     pub(super) fn old_scratch(&self, now: jiff::Timestamp) -> Result<Vec<PathBuf>, HostError> {
         let folder = self.path(SCRATCH);
         let wrong = |source| HostError::File { path: folder.clone(), source };
-        let mut found = Vec::new();
+        let (mut found, mut of_etcd) = (Vec::new(), Vec::new());
         for entry in entries(&folder).map_err(wrong)? {
             let entry = entry.map_err(wrong)?;
             let name = entry.file_name();
             let name = name.to_string_lossy();
+            let modified = entry.metadata().map_err(wrong)?.mtime();
             let kubeadms = name.starts_with("kubeadm-backup-") || name.starts_with("kubeadm-upgraded-manifests");
-            if kubeadms && entry.metadata().map_err(wrong)?.mtime() < now.as_second() - SCRATCH_KEPT {
+            if kubeadms && modified < now.as_second() - SCRATCH_KEPT {
                 found.push(entry.path());
+            } else if name.starts_with("kubeadm-backup-etcd-") {
+                of_etcd.push((modified, entry.path()));
             }
         }
+        of_etcd.sort();
+        of_etcd.truncate(of_etcd.len().saturating_sub(COPIES_OF_ETCD_KEPT));
+        found.extend(of_etcd.into_iter().map(|(_, path)| path));
         found.sort();
         Ok(found)
     }
@@ -443,6 +452,23 @@ mod tests {
                 .all(|path| path.to_string_lossy().contains("2026-05")
                     || path.ends_with("kubeadm-upgraded-manifests123"))
         );
+    }
+
+    #[test]
+    fn r19_of_kubeadms_copies_of_etcd_two_are_kept() {
+        let root = tempfile::tempdir().unwrap();
+        let now = jiff::Timestamp::from_second(1_800_000_000).unwrap();
+        let tmp = root.path().join(SCRATCH);
+        for minutes in 1..=4 {
+            for kind in ["etcd", "manifests"] {
+                let folder = tmp.join(format!("kubeadm-backup-{kind}-{minutes}-minutes-ago"));
+                std::fs::create_dir_all(&folder).unwrap();
+                let at = UNIX_EPOCH + Duration::from_secs(1_800_000_000 - 60 * minutes);
+                std::fs::File::open(&folder).unwrap().set_modified(at).unwrap();
+            }
+        }
+        let found = host(root.path()).old_scratch(now).unwrap();
+        assert_eq!(found, [3, 4].map(|minutes| tmp.join(format!("kubeadm-backup-etcd-{minutes}-minutes-ago"))));
     }
 
     #[test]

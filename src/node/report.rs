@@ -100,6 +100,9 @@ pub struct Report {
     /// files are not the node.
     #[serde(default)]
     pub untouched: bool,
+    /// Whether it was refused only since the order came after its time; given again, it may be carried out.
+    #[serde(default)]
+    pub late: bool,
     /// Whether this pod found the unit running and attached to it.
     pub attached: bool,
     /// systemd's invocation id of the unit; empty outside it.
@@ -124,6 +127,7 @@ impl Report {
             hand_over: HandOverReport { on: false, because: "not reached".to_owned() },
             manifests_changed: Vec::new(),
             untouched: false,
+            late: false,
             attached: false,
             invocation: String::new(),
         }

@@ -107,7 +107,7 @@ pub(super) fn too_late(order: &Upgrade, now: jiff::Timestamp, mark: &Mark) -> Op
     let why = format!(
         "this order was to be begun {over} s ago at the latest, by this node's clock ({now}): whoever gave it may hold the lock no more"
     );
-    Some(not_begun(order, mark, Outcome::Refused, &why))
+    Some(Report { late: true, ..not_begun(order, mark, Outcome::Refused, &why) })
 }
 
 /// The report of a unit that was not started, while none runs.
@@ -457,8 +457,9 @@ impl<'a> Work<'a> {
                 return Err(failure.into());
             }
             attempt += 1;
-            // Killed, it has not put back what it had moved.
+            // Killed, it has not put back what it had moved; and each attempt leaves a copy of etcd.
             self.put_back()?;
+            self.prune_scratch()?;
             tokio::time::sleep(BETWEEN).await;
         }
     }

@@ -248,6 +248,11 @@ impl<'a> Chain<'a> {
         jobs.start_somewhere(&candidates, make, self.config.times.job_start.get()).await
     }
 
+    /// The name of the Job that works on a node's host: one for each target, so that whoever comes next follows it.
+    pub fn node_job(&self, node: &NodeName) -> String {
+        job::name("node", Some(&self.to.to_string()), Some(node))
+    }
+
     /// Runs a read-only node Job and reads its answer.
     pub async fn node_preflight(&self, node: &NodeName) -> Fact<Preflight> {
         let jobs = Jobs::new(self.access, Vec::new());

@@ -5,16 +5,14 @@
 //! Given up before anything was changed on the host: undone. After it: left as it is, lock and cordon included, and adopted by the
 //! next run. The kill switch stops what would change something, never the way back.
 
-use crate::cli::node::{Mode as KubeadmMode, Role, Upgrade as NodeUpgrade};
 use crate::drain::{self, Cordoned, DrainError, Owner, Uncordoned};
-use crate::job::{self, JobError, Jobs, Placement, Request};
 use crate::lock::{self, Claimant, Hold, Leases, Outcome as LockOutcome};
-use crate::node::{NodeOutcome, NodeReport};
+use crate::node::{NodeReport, Preflight, Versions};
 use crate::report::{Outcome, Report};
 use crate::seen::Seen;
 use crate::upgrade::chain::{Chain, End, end, not_permitted, unknown};
 use crate::upgrade::fleet::{Fleet, FleetNode};
-use crate::upgrade::kubeadm_config::{self, ClusterConfiguration};
+use crate::upgrade::kubeadm_config::ClusterConfiguration;
 use crate::upgrade::plan::{Mode, NodePlan};
 use crate::upgrade::recover::{self, Expected};
 use crate::upgrade::sub_step::SubStep;
@@ -22,11 +20,13 @@ use crate::upgrade::timeline::Timeline;
 use crate::upgrade::unrecorded::{self, Found};
 use anyhow::Context;
 use leadership::leads;
+use on_host::Unfinished;
 use passing::passes;
 use quorum_safety::{Disrupting, Disruption, Fact, Mine, NodeName, Permit, Reason, Verdict};
 use std::time::Duration;
 
 mod leadership;
+mod on_host;
 mod passing;
 mod watcher;
 
@@ -34,13 +34,6 @@ mod watcher;
 const PATIENCE: Duration = Duration::from_secs(180);
 /// How long is waited for a permit while nothing refuses: an answer was late, an election is going on.
 const PASSING: Duration = Duration::from_secs(90);
-/// How long the request that makes the node Job may take.
-const MAKE_JOB: Duration = Duration::from_secs(20);
-/// How long after that a node's step may still start. By the clocks of two machines, hence long.
-const START_WITHIN: Duration = Duration::from_secs(120);
-/// How much later its pod is given up, for clocks that differ.
-const NO_POD_YET: Duration = Duration::from_secs(60);
-
 /// Takes one node through the whole disruption. `Ok(None)`: it is on target and recovered.
 ///
 /// # Errors
@@ -81,6 +74,13 @@ pub async fn upgrade(chain: &Chain<'_>, fleet: &Fleet, plan: &NodePlan) -> anyho
             let undone = format!("{}: what was begun had changed nothing on the host and was taken back", node.name);
             Ok(Some(work.give_up(end(Outcome::Ok, undone)).await))
         }
+        None if work.was_ended_on_host() => match work.whole_on_host().await {
+            Ok(answer) => work.only_back_in_service(&answer.versions).await,
+            Err(why) => {
+                chain.say(&format!("{}: its host is worked on again: {why}", node.name));
+                work.run().await
+            }
+        },
         None => work.run().await,
     }
 }
@@ -165,16 +165,10 @@ impl Work<'_, '_> {
             Ok(Err(stop)) => return Ok(Some(self.give_up(stop).await)),
             Err(error) => return Ok(Some(self.give_up(unknown(format!("{error:#}"))).await)),
         };
-        // Nothing of the host was announced yet: what cannot be read now is no reason to leave it half done.
-        let order = match self.ordered(&before).await {
-            Ok(order) => order,
-            Err(error) => return Ok(Some(self.give_up(unknown(format!("{error:#}"))).await)),
-        };
-        let report = match self.node_step(order, &disrupting).await {
-            Ok(Ok(report)) => report,
-            Ok(Err(Unfinished::Untouched(stop))) => return Ok(Some(self.give_up(stop).await)),
-            Ok(Err(Unfinished::Midway(stop))) => return Ok(Some(stop)),
-            Err(error) => return Ok(Some(self.midway(format!("{error:#}")))),
+        let (before, report) = match self.on_host(before, &disrupting).await {
+            Ok(done) => done,
+            Err(Unfinished::Untouched(stop)) => return Ok(Some(self.give_up(stop).await)),
+            Err(Unfinished::Midway(stop)) => return Ok(Some(stop)),
         };
         // What a step before this one has changed shows in `before` already.
         let changed = (!self.on_host).then_some(report.manifests_changed.as_slice());
@@ -190,29 +184,45 @@ impl Work<'_, '_> {
         if !self.on_host {
             return Ok(Some(self.give_up(engaged).await));
         }
-        let answer = match chain.node_preflight(&node.name).await {
-            Fact::Known(answer) => answer,
-            Fact::Unknown(why) => return Ok(Some(self.left_as_it_is(engaged.and(&format!("; {why}"))))),
+        let answer = match self.whole_on_host().await {
+            Ok(answer) => answer,
+            Err(why) => return Ok(Some(self.left_as_it_is(engaged.and(&format!("; {why}"))))),
         };
-        let mut behind = recover::behind(&answer.versions, chain.to);
+        chain.say(&format!(
+            "{}: the kill switch is engaged; its step was done, so it goes back into service",
+            node.name
+        ));
+        match self.only_back_in_service(&answer.versions).await? {
+            Some(stop) => Ok(Some(stop)),
+            None => Ok(Some(engaged)),
+        }
+    }
+
+    /// Whether whoever held the locks before us had come to the end of the work on the host.
+    fn was_ended_on_host(&self) -> bool {
+        let adopted = self.hold.guard.adopted().and_then(|step| SubStep::named(&step.name));
+        adopted.is_some_and(|step| step > SubStep::NodeStep)
+    }
+
+    /// What the host says while it is on target and nothing works on it; else what is not so.
+    async fn whole_on_host(&self) -> Result<Preflight, String> {
+        let answer = match self.chain.node_preflight(&self.node.name).await {
+            Fact::Known(answer) => answer,
+            Fact::Unknown(why) => return Err(why),
+        };
+        let mut behind = recover::behind(&answer.versions, self.chain.to);
         match &answer.running {
             Fact::Known(None) => {}
             Fact::Known(Some(_)) => behind.push("its step still runs".to_owned()),
             Fact::Unknown(why) => behind.push(format!("whether its step still runs is not known: {why}")),
         }
-        if !behind.is_empty() {
-            return Ok(Some(self.left_as_it_is(engaged.and(&format!("; {}", behind.join(", "))))));
-        }
-        chain.say(&format!(
-            "{}: the kill switch is engaged; its step was done, so it goes back into service",
-            node.name
-        ));
-        let before = chain.look(self.mine().await).await;
-        let expected = Expected { before: &before, after: &answer.versions, changed: None };
-        match self.back_in_service(expected, None).await? {
-            Some(stop) => Ok(Some(stop)),
-            None => Ok(Some(engaged)),
-        }
+        if behind.is_empty() { Ok(answer) } else { Err(behind.join(", ")) }
+    }
+
+    /// Back into service without a touch of the host: all that is left of what was adopted.
+    async fn only_back_in_service(self, versions: &Versions) -> anyhow::Result<Option<End>> {
+        let before = self.chain.look(self.mine().await).await;
+        self.back_in_service(Expected { before: &before, after: versions, changed: None }, None).await
     }
 
     /// What `judge` is to be told of this Lease: the host of an operation may have to be finished on a control plane that is not whole;
@@ -243,13 +253,19 @@ impl Work<'_, '_> {
         if let Some(stop) = self.drain(&disrupting).await? {
             return Ok(Err(stop));
         }
-        // A drain takes minutes: whoever else has failed meanwhile counts. What passes is waited for: it would all be for nothing.
+        // A drain takes minutes: whoever else has failed meanwhile counts.
+        Ok(self.still_permitted(&disrupting).await?.map(|seen| (seen, disrupting)))
+    }
+
+    /// What is seen while the permit still holds. What passes is waited for: all that was done would be for nothing.
+    async fn still_permitted(&self, disrupting: &Disrupting) -> anyhow::Result<Result<Seen, End>> {
+        let chain = self.chain;
         let end = chain.clock.boottime() + PASSING;
         loop {
             self.hold.guard.check()?;
             let seen = chain.look(self.mine().await).await;
-            let stop = match self.following(&disrupting, seen).await? {
-                Ok(seen) => return Ok(Ok((seen, disrupting))),
+            let stop = match self.following(disrupting, seen).await? {
+                Ok(seen) => return Ok(Ok(seen)),
                 Err(stop) => stop,
             };
             if !passes(&stop.reasons) || chain.clock.boottime() >= end || chain.stopped().await.is_some() {
@@ -414,111 +430,6 @@ impl Work<'_, '_> {
         Ok(None)
     }
 
-    /// The order for the host, and the record of who gets `apply`.
-    async fn ordered(&self, before: &Seen) -> anyhow::Result<NodeUpgrade> {
-        let order = self.order(before).await?;
-        if self.plan.mode == Mode::Apply {
-            // Written before it starts: this node resumes first, and no other one gets `apply`.
-            let name = self.node.name.clone();
-            self.chain.record(|record| record.apply_node = Some(name.clone())).await?;
-        }
-        Ok(order)
-    }
-
-    /// Runs the node Job and reads its report.
-    async fn node_step(&self, order: NodeUpgrade, _: &Disrupting) -> anyhow::Result<Result<NodeReport, Unfinished>> {
-        let (chain, node) = (self.chain, self.node);
-        self.announce(SubStep::NodeStep).await?;
-        let mut args = vec!["node".to_owned(), "upgrade".to_owned()];
-        args.extend(order.to_args());
-        let request = Request {
-            template: "quorate-node",
-            name: job::name("node", Some(&chain.to.to_string()), Some(&node.name)),
-            args,
-            operation: chain.operation(),
-            target: Some(node.name.clone()),
-            placement: Placement::OnTarget,
-        };
-        chain.say(&format!("{}: kubeadm upgrade {}, then kubelet and kubectl", node.name, order.mode));
-        let jobs = Jobs::new(chain.access, vec![node.address.clone()]);
-        // Under the Lease's deadline like every disruptive request; and a pod that comes late starts nothing (`--start-before`).
-        self.hold.guard.act(MAKE_JOB, jobs.start(&request)).await??;
-        // From then on it would begin nothing.
-        if let Err(JobError::NotStarted(why)) = jobs.wait_started(&request.name, START_WITHIN + NO_POD_YET).await {
-            let text = format!("its work on the host was not begun: {why}");
-            return Ok(Err(Unfinished::Midway(self.midway(text))));
-        }
-        let deadline = chain.config.times.node_step.get() + Duration::from_secs(120);
-        let ended = tokio::select! {
-            ended = jobs.wait_end(&request.name, deadline) => ended?,
-            // The unit on the host goes on and its Job reports; the next step adopts it.
-            late = self.hold.guard.stopped() => {
-                return Ok(Err(Unfinished::Midway(self.midway(format!("the lock was lost: {late}")))));
-            }
-        };
-        let report: NodeReport = match serde_json::from_str(&ended.message) {
-            Ok(report) => report,
-            Err(_) => {
-                let text =
-                    format!("the node step's pod ended with {} and left no report: {}", ended.exit_code, ended.message);
-                return Ok(Err(Unfinished::Midway(self.midway(text))));
-            }
-        };
-        match report.outcome {
-            NodeOutcome::Done => {
-                for step in report.steps.iter().filter(|step| step.skipped.is_none()) {
-                    chain.say(&format!("{}:   {:?} {} s", node.name, step.name, step.seconds));
-                }
-                let on = if report.hand_over.on { "handed over" } else { "not handed over" };
-                if node.control_plane {
-                    chain.say(&format!("{}:   new connections were {on}: {}", node.name, report.hand_over.because));
-                }
-                Ok(Ok(report))
-            }
-            NodeOutcome::Refused | NodeOutcome::Unknown | NodeOutcome::Midway => {
-                let step = report.failed_step.map(|step| format!("{step:?}: ")).unwrap_or_default();
-                let message = report.message.clone().unwrap_or_default();
-                if report.untouched && !self.on_host {
-                    let outcome = if report.outcome == NodeOutcome::Refused { Outcome::Held } else { Outcome::Unknown };
-                    let summary = format!("{}: {step}{message}; nothing was changed on it", node.name);
-                    let stop = Report::with_blockers(outcome, summary, &[], &report.last_lines);
-                    return Ok(Err(Unfinished::Untouched(stop)));
-                }
-                let mut stop = self.midway(format!("{step}{message}"));
-                stop.blockers = report.last_lines;
-                Ok(Err(Unfinished::Midway(stop.fitted())))
-            }
-        }
-    }
-
-    async fn order(&self, before: &Seen) -> anyhow::Result<NodeUpgrade> {
-        let (chain, node) = (self.chain, self.node);
-        let client = chain.access.live(std::slice::from_ref(&node.address)).await?;
-        let configuration = ClusterConfiguration::read(&client).await.map_err(|why| anyhow::anyhow!("{why}"))?;
-        let service = kubeadm_config::service_address(&client).await.map_err(|why| anyhow::anyhow!("{why}"))?;
-        let nodes = before.observation.nodes.known().map(Vec::as_slice).unwrap_or_default();
-        let peers = before
-            .observation
-            .apiservers
-            .iter()
-            .filter(|server| server.node != node.name && server.ready == Fact::Known(true))
-            .filter_map(|server| nodes.iter().find(|peer| peer.name == server.node)?.address.known()?.parse().ok())
-            .collect();
-        Ok(NodeUpgrade {
-            to: chain.to,
-            mode: if self.plan.mode == Mode::Apply { KubeadmMode::Apply } else { KubeadmMode::Node },
-            role: Some(if node.control_plane { Role::ControlPlane } else { Role::Worker }),
-            skip_phases: chain.config.upgrade.skip_phases.clone(),
-            ignore_preflight_errors: chain.config.upgrade.ignore_preflight_errors.keys().cloned().collect(),
-            peers: if node.control_plane { peers } else { Vec::new() },
-            service_address: node.control_plane.then_some(service),
-            etcd_image_tag: node.control_plane.then(|| configuration.etcd_image_tag()),
-            cluster_configuration: node.control_plane.then(|| configuration.document.clone()),
-            timeout: chain.config.times.node_step.get(),
-            start_before: Some(chain.clock.unix().0.saturating_add(START_WITHIN.as_secs().cast_signed())),
-        })
-    }
-
     /// Given up. What may have changed the host stays locked and cordoned; else all is undone: uncordon, give the locks back.
     async fn give_up(self, stop: End) -> End {
         if self.on_host {
@@ -548,20 +459,16 @@ impl Work<'_, '_> {
     }
 
     fn midway(&self, what: String) -> End {
+        let stays = match self.hold.guard.check() {
+            Ok(_) => "It stays locked and cordoned".to_owned(),
+            Err(late) => format!("It stays cordoned; its lock is not ours any more ({late})"),
+        };
         let summary = format!(
-            "{} is half done: {what}. It stays locked and cordoned; `quorate upgrade --to {}` goes on from there",
+            "{} is half done: {what}. {stays}; `quorate upgrade --to {}` goes on from there",
             self.node.name, self.chain.to
         );
         end(Outcome::Midway, summary)
     }
-}
-
-/// Why the node step is not done.
-enum Unfinished {
-    /// Nothing was changed on the host: all is undone.
-    Untouched(End),
-    /// Something may have been.
-    Midway(End),
 }
 
 fn lines(reasons: &[Reason]) -> String {

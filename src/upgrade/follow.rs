@@ -210,7 +210,10 @@ async fn look(
         let mut is_running = job::ended(job).is_none();
         if is_running && let State::Stranded(why) = jobs.look(&name_of(job)).await? {
             is_running = false;
-            stranded = Some(Last { step: name_of(job), report: missing(&why), finishes_only: false });
+            let summary =
+                "nothing more is heard of the last step; run the same command again: it goes on from what is there";
+            let report = Report::with_blockers(Outcome::Midway, summary, &[], &[why]);
+            stranded = Some(Last { step: name_of(job), report, finishes_only: job::finishes_only(job) });
         }
         running |= is_running;
         // A finished Job of an earlier run has nothing new to say.

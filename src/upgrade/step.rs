@@ -241,7 +241,10 @@ async fn one_node(chain: &Chain<'_>, node: &NodeName) -> anyhow::Result<End> {
     };
     if let Some(left) = plan.steps.iter().find(|left| left.node == *node) {
         let missing = left.missing.join(", ");
-        let summary = format!("{node} was upgraded and recovered, and is still not on target: {missing}; run it again");
+        let summary = format!(
+            "{node} was upgraded and recovered, and is still not on target: {missing}; `quorate upgrade --to {}` goes on",
+            chain.to
+        );
         return Ok(end(Outcome::Midway, summary));
     }
     if !step.control_plane

@@ -1,5 +1,6 @@
 //! What is half done on a node whose record is gone: its Lease was deleted, emptied by hand, or given back while this step waited for it.
 
+use crate::job::{self, Jobs};
 use crate::lock::Hold;
 use crate::node::Preflight;
 use crate::report::Outcome;
@@ -37,7 +38,13 @@ pub async fn look(chain: &Chain<'_>, node: &FleetNode, hold: &Hold) -> anyhow::R
             Err(stop) => return Ok(Err(stop)),
         }
     }
-    let Some(why) = changed(said) else { return Ok(Ok(Found::Begun)) };
+    let why = match changed(said) {
+        Some(why) => why,
+        None => match ordered(chain, node).await {
+            Some(why) => why,
+            None => return Ok(Ok(Found::Begun)),
+        },
+    };
     chain.say(&format!("{}: going on with what a step began whose lock is gone: {why}", node.name));
     hold.guard.step(SubStep::NodeStep.into()).await?;
     Ok(Ok(Found::OnHost))
@@ -86,6 +93,16 @@ pub async fn leave(chain: &Chain<'_>, node: &FleetNode, hold: Hold, stop: Option
             let what = stop.map_or_else(|| "it is finished".to_owned(), |stop| stop.summary);
             Some(end(Outcome::Midway, format!("{}: {what}; its lock could not be given back: {error}", node.name)))
         }
+    }
+}
+
+/// Why its host may be changed any moment although nothing runs on it: an order was given, and its pod has not started or not ended.
+/// None when there is no such order.
+async fn ordered(chain: &Chain<'_>, node: &FleetNode) -> Option<String> {
+    let name = chain.node_job(&node.name);
+    match Jobs::new(chain.access, Vec::new()).get(&name).await {
+        Ok(job) => job.filter(|job| job::ended(job).is_none()).map(|_| format!("Job {name} has not ended")),
+        Err(error) => Some(error.to_string()),
     }
 }
 

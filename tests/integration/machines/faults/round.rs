@@ -149,7 +149,7 @@ pub(super) fn play(
 /// A run that did not end well and says neither what holds it nor what to do; none when it does.
 fn no_hand(run: &Run) -> Option<String> {
     // Interrupted by us after its time: the chain goes on.
-    let told = |text: &str| text.contains("`quorate ") || text.contains("run it again") || reason(text);
+    let told = |text: &str| text.contains("`quorate ") || text.contains("run the same command again") || reason(text);
     let silent = run.said.code != 0 && run.said.code != INTERRUPTED && !told(&run.said.out) && !told(&run.said.err);
     silent.then(|| format!("a run ended with {} and named no way on: {}", run.said.code, run.said.out.trim()))
 }
@@ -415,6 +415,10 @@ fn a_run_that_names_no_way_on_is_found() {
     };
     assert!(run(20, "k1 is half done: it failed"));
     assert!(!run(20, "k1 is half done: it failed. `quorate upgrade --to v1.36.3` goes on from there"));
+    assert!(!run(
+        20,
+        "the last step ended without a report; run the same command again: it goes on from what is there"
+    ));
     assert!(!run(12, "Q052: k2 is cordoned"));
     assert!(!run(0, "") && !run(INTERRUPTED, ""));
 }
