@@ -22,7 +22,7 @@ export QUORATE_BIN := $(CURDIR)/dist/quorate
 export QUORATE_IMAGE := $(CURDIR)/dist/quorate-image.tar
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-loop demo-down test test-long faults mutants lint image prober-image binary bench setup lab lab-build lab-down built ours
+.PHONY: help demo demo-loop demo-both demo-down test test-long faults mutants lint image prober-image binary bench setup lab lab-build lab-down built ours
 
 # Cargo names what it builds by the path inside the workspace and judges it by age, so in a target folder that several
 # checkouts share an older checkout would get a newer one's code. Whoever comes after another checkout builds its own again.
@@ -43,6 +43,10 @@ demo: setup lab image prober-image
 demo-loop: setup lab image prober-image
 	$(LAB) build --version $(FROM) --version $(TO)
 	LAB=$(LAB) PROBER=$(PROBER) FROM=$(FROM) TO=$(TO) scripts/demo loop
+
+## make demo-both  the loop and then quorate, on one machine in one run: the account names their ratio
+demo-both: demo-loop
+	$(MAKE) --no-print-directory demo
 
 ## make demo-down  takes it away; nothing is left
 demo-down: lab-down

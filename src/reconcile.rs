@@ -17,7 +17,7 @@ use crate::report::{Outcome, Report};
 use crate::upgrade::chain::{kind_of_step, step_request};
 use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::Job;
-use plan::{Act, Finish, JobState, LeaseLook, StepJob, decide};
+use plan::{About, Act, Finish, JobState, LeaseLook, StepJob, decide};
 use quorum_safety::{Cordon, Fact, NodeName, NodeView};
 use std::time::Duration;
 
@@ -108,9 +108,12 @@ async fn reconcile(access: &Access, config: &Config, pod: &OwnPod, clock: Clock)
                 }
             }
             Act::Leave(why) => told.left.push(why),
-            Act::Hand(what) => {
+            Act::Hand(about, what) => {
                 let event = Told { warning: true, reason: "QuorateNeedsAHand", note: what.clone() };
-                event::about_lease(access, lock::CONTROL_PLANE, event, clock).await;
+                match about {
+                    About::Lease(lease) => event::about_lease(access, &lease, event, clock).await,
+                    About::Node(node) => event::about_node(access, &node, event, clock).await,
+                }
                 told.hands.push(what);
             }
         }

@@ -94,8 +94,17 @@ pub enum Act {
     },
     /// Nothing now, and why: somebody is at it, or it was tried a moment ago.
     Leave(String),
-    /// A person has to do something: what.
-    Hand(String),
+    /// A person has to do something: about what it is, and what.
+    Hand(About, String),
+}
+
+/// Where somebody who looks for it would look first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum About {
+    /// A Lease.
+    Lease(String),
+    /// A node that is cordoned although no Lease is held.
+    Node(NodeName),
 }
 
 /// A step that finishes or undoes.
@@ -115,6 +124,7 @@ pub struct Finish {
 
 /// Something half done.
 struct Half<'a> {
+    about: About,
     operation: &'a str,
     target: &'a NodeName,
     what: String,
@@ -129,11 +139,12 @@ pub fn decide(leases: &[LeaseLook], nodes: &[NodeView], jobs: &[StepJob], now: T
         let LeaseView::Held { identity, record, release, .. } = &lease.view else { continue };
         let record = match (record, release) {
             (_, Fact::Unknown(why)) | (Fact::Unknown(why), _) => {
-                acts.push(Act::Hand(format!(
+                let what = format!(
                     "Lease {} is held by `{identity}` and cannot be understood ({why}): see what that was about, then `quorate lease \
                      release {} --because …`",
                     lease.name, lease.name
-                )));
+                );
+                acts.push(Act::Hand(About::Lease(lease.name.clone()), what));
                 continue;
             }
             (Fact::Known(record), Fact::Known(Some(release))) if in_hand(release, now) => {
@@ -153,7 +164,8 @@ pub fn decide(leases: &[LeaseLook], nodes: &[NodeView], jobs: &[StepJob], now: T
         } else if record.step.touched || cordoned(nodes, &record.target, &record.operation) {
             // Nothing touched, and cordoned: the record of what was done before is lost. The step asks the host.
             let what = format!("Lease {} is held for it ({})", lease.name, record.step);
-            halves.push(Half { operation: &record.operation, target: &record.target, what });
+            let about = About::Lease(lease.name.clone());
+            halves.push(Half { about, operation: &record.operation, target: &record.target, what });
         } else {
             let (operation, target) = (record.operation.clone(), record.target.clone());
             acts.push(Act::Free { lease: lease.name.clone(), operation, target });
@@ -172,7 +184,7 @@ pub fn decide(leases: &[LeaseLook], nodes: &[NodeView], jobs: &[StepJob], now: T
             )));
         } else if !leases.iter().any(|lease| names(&lease.view, operation, &node.name)) {
             let what = "it is cordoned for it, and no Lease is held".to_owned();
-            halves.push(Half { operation, target: &node.name, what });
+            halves.push(Half { about: About::Node(node.name.clone()), operation, target: &node.name, what });
         }
     }
     for half in &halves {
@@ -210,17 +222,19 @@ fn names(view: &LeaseView, operation: &str, target: &NodeName) -> bool {
 }
 
 fn finish(half: &Half<'_>, nodes: &[NodeView], jobs: &[StepJob], now: Timestamp) -> Act {
-    let Half { operation, target, what } = half;
+    let Half { about, operation, target, what } = half;
     let Some(to) = operation.strip_prefix(OPERATION).and_then(|to| to.parse::<Version>().ok()) else {
-        return Act::Hand(format!(
+        let what = format!(
             "{operation} on {target} is half done ({what}), and is nothing that this version of quorate can finish"
-        ));
+        );
+        return Act::Hand(about.clone(), what);
     };
     let Some(node) = nodes.iter().find(|node| node.name == **target) else {
-        return Act::Hand(format!(
+        let what = format!(
             "{operation} on {target} is half done ({what}), and no such node is in the API: bring it back, or, if it is gone for good, \
              `quorate lease release … --abandon --because …`"
-        ));
+        );
+        return Act::Hand(about.clone(), what);
     };
     let mut attempt = 1;
     // A preflight that somebody has made from the template by plain kubectl has the template's own label.

@@ -77,7 +77,7 @@ fn finishes(acts: &[Act]) -> Vec<(&str, u32)> {
     acts.iter()
         .filter_map(|act| match act {
             Act::Finish(finish) => Some((finish.node.0.as_str(), finish.attempt)),
-            Act::Free { .. } | Act::Leave(_) | Act::Hand(_) => None,
+            Act::Free { .. } | Act::Leave(_) | Act::Hand(..) => None,
         })
         .collect()
 }
@@ -236,8 +236,14 @@ fn what_cannot_be_understood_or_finished_asks_for_a_hand() {
     let nowhere = held(record(UPGRADE, "k9", Step::touching("drain")), None, gone());
     for (look, said) in [(unreadable, "unknown field `later`"), (defrag, "etcd-defrag on k2"), (nowhere, "k9")] {
         let acts = decide(&[look], &nodes(|_| {}), &[], now());
-        assert!(matches!(acts.as_slice(), [Act::Hand(what)] if what.contains(said)), "{acts:?}");
+        assert!(
+            matches!(acts.as_slice(), [Act::Hand(About::Lease(lease), what)]
+            if lease == "control-plane-disruption" && what.contains(said)),
+            "{acts:?}"
+        );
     }
+    let acts = decide(&[], &cordoned("k2", "etcd-defrag"), &[], now());
+    assert!(matches!(acts.as_slice(), [Act::Hand(About::Node(node), _)] if node.0 == "k2"), "{acts:?}");
 }
 
 #[test]
