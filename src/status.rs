@@ -402,6 +402,23 @@ mod tests {
         }
     }
 
+    #[test]
+    fn what_is_at_zero_is_told_and_so_is_that_it_is_not_known() {
+        let told = |quiesced: Option<Fact<Vec<String>>>| {
+            let cluster = healthy(3);
+            let seen = Seen { observation: cluster.seen, in_flight: cluster.in_flight };
+            let status = Status { quiesced, ..Status::of(&seen, &Config::default()) };
+            let text = status.text(seen.observation.taken_at);
+            text.lines().find(|line| line.starts_with("quiesced:")).map(str::to_owned)
+        };
+        let lines =
+            ["Deployment shop/operator (from 2, by me)", "StatefulSet shop/broker (from 3, by me)"].map(str::to_owned);
+        let both = "quiesced: Deployment shop/operator (from 2, by me); StatefulSet shop/broker (from 3, by me)";
+        assert_eq!(told(Some(Fact::Known(lines.into()))).as_deref(), Some(both));
+        assert_eq!(told(Some(unknown())).as_deref(), Some("quiesced: not known: no answer within 3 s"));
+        assert_eq!((told(None), told(Some(Fact::Known(Vec::new())))), (None, None));
+    }
+
     /// Safety review, finding 20: a member that is cut off answers Status, and the line said that one more may fail.
     #[test]
     fn who_answers_is_told_from_who_is_healthy() {
