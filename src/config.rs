@@ -8,6 +8,9 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+mod workload;
+pub use workload::{Workload, WorkloadKind};
+
 /// Name of the ConfigMap.
 pub const CONFIG_MAP: &str = "quorate-config";
 /// Key of the document in it.
@@ -146,6 +149,9 @@ pub struct Upgrade {
     pub ignore_preflight_errors: BTreeMap<String, String>,
     /// kubeadm phases to skip, such as `addon/coredns` where CoreDNS is managed elsewhere (incident R11).
     pub skip_phases: Vec<String>,
+    /// Workloads that are scaled to zero while a control plane node is worked on, such as operators that crash when the API restarts
+    /// (incidents R04, R13). Needs the rights of `kustomize/components/quiesce`.
+    pub quiesce: Vec<Workload>,
 }
 
 /// Draining nodes.
@@ -247,6 +253,9 @@ impl Config {
                 return wrong(format!("`upgrade.ignorePreflightErrors.{check}` is empty: say why it may be ignored"));
             }
         }
+        if let Err(what) = workload::check(&self.upgrade.quiesce) {
+            return wrong(format!("`upgrade.quiesce` {what}"));
+        }
         if self.kured != "auto"
             && self.kured != "none"
             && self.kured.split('/').filter(|part| !part.is_empty()).count() != 2
@@ -314,6 +323,15 @@ mod tests {
     }
 
     #[test]
+    fn a_workload_is_a_deployment_unless_it_says_otherwise() {
+        let text =
+            "upgrade: {quiesce: [{namespace: shop, name: a.b-1}, {namespace: shop, name: a.b-1, kind: StatefulSet}]}";
+        let listed = Config::parse(text).unwrap().upgrade.quiesce;
+        let told: Vec<String> = listed.iter().map(ToString::to_string).collect();
+        assert_eq!(told, ["Deployment shop/a.b-1", "StatefulSet shop/a.b-1"]);
+    }
+
+    #[test]
     fn bad_values_are_named_with_what_would_be_right() {
         for (text, expected) in [
             ("time: {}", "did you mean `times`?"),
@@ -325,6 +343,18 @@ mod tests {
             ("upgrade: {ignorePreflightErrors: {all: x}}", "name each check"),
             ("upgrade: {ignorePreflightErrors: {Swap: ''}}", "say why"),
             ("upgrade: {target: latest}", "v1.36.3"),
+            ("upgrade: {quiesce: [{namespace: Shop, name: a}]}", "`upgrade.quiesce` names namespace `Shop`"),
+            ("upgrade: {quiesce: [{namespace: shop.a, name: a}]}", "such as shop"),
+            ("upgrade: {quiesce: [{namespace: shop, name: a_b}]}", "`a_b` in namespace shop"),
+            ("upgrade: {quiesce: [{namespace: shop, name: a..b}]}", "such as operator"),
+            ("upgrade: {quiesce: [{namespace: shop, name: ''}]}", "such as operator"),
+            ("upgrade: {quiesce: [{namespace: shop}]}", "name"),
+            ("upgrade: {quiesce: [{namespace: shop, name: a, kind: DaemonSet}]}", "StatefulSet"),
+            ("upgrade: {quiesce: [{namespace: shop, nam: a}]}", "did you mean `name`?"),
+            (
+                "upgrade: {quiesce: [{namespace: shop, name: a}, {namespace: shop, name: a, kind: Deployment}]}",
+                "names Deployment shop/a twice",
+            ),
             ("kured: kube-system", "NAMESPACE/NAME"),
             ("loadBalancer: pfsense", "pfsense"),
         ] {

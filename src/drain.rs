@@ -12,7 +12,7 @@ pub mod cordon;
 mod evict;
 mod eviction;
 pub mod filters;
-mod link;
+pub(crate) mod link;
 mod rehearse;
 
 pub use cordon::{Cordoned, Owner, Uncordoned, cordon, uncordon};

@@ -15,6 +15,7 @@ pub mod node;
 pub mod observe;
 pub mod output;
 pub mod place;
+pub mod quiesce;
 pub mod reconcile;
 pub mod report;
 pub mod seen;

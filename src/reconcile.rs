@@ -13,6 +13,7 @@ use crate::job::{self, JobError, Jobs, Placement, Request, State};
 use crate::lock::{self, Claimant, Guard, Leases, Taken, take};
 use crate::output;
 use crate::place::{self, OwnPod};
+use crate::quiesce;
 use crate::report::{Outcome, Report};
 use crate::upgrade::chain::{kind_of_step, step_request};
 use jiff::Timestamp;
@@ -27,6 +28,8 @@ pub mod plan;
 const JOB_DEADLINE: Duration = Duration::from_secs(300);
 /// How long to wait for the proof that a holder is gone that has changed nothing.
 const PATIENCE: Duration = Duration::from_secs(90);
+/// The reason of the Event of what was given back.
+const RELEASED: &str = "QuorateReleased";
 
 /// Runs the command.
 ///
@@ -103,11 +106,12 @@ async fn reconcile(access: &Access, config: &Config, pod: &OwnPod, clock: Clock)
             }
             Act::Free { lease, operation, target } => {
                 match free(&leases, config, pod, &lease, (&operation, &target)).await {
-                    Ok(note) => told.released(access, &lease, note, clock).await,
+                    Ok(note) => told.did(access, RELEASED, &lease, note, clock).await,
                     Err(note) => told.left.push(note),
                 }
             }
             Act::Leave(why) => told.left.push(why),
+<<<<<<< HEAD
             Act::Hand(about, what) => {
                 let event = Told { warning: true, reason: "QuorateNeedsAHand", note: what.clone() };
                 match about {
@@ -116,6 +120,9 @@ async fn reconcile(access: &Access, config: &Config, pod: &OwnPod, clock: Clock)
                 }
                 told.hands.push(what);
             }
+=======
+            Act::Hand(what) => told.hand(access, what, clock).await,
+>>>>>>> quiesce
         }
     }
     // With anything half done, or not known, our block may be all that keeps kured from a second node; whoever finishes it takes it over.
@@ -127,9 +134,20 @@ async fn reconcile(access: &Access, config: &Config, pod: &OwnPod, clock: Clock)
         Ok(None) => {}
         Ok(Some(block)) => {
             let note = format!("kured's lock was left by {block}, which is over: given back");
-            told.released(access, lock::CONTROL_PLANE, note, clock).await;
+            told.did(access, RELEASED, lock::CONTROL_PLANE, note, clock).await;
         }
         Err(why) => told.left.push(format!("whether kured's lock was left by somebody is not known: {why}")),
+    }
+    let restored = quiesce::restore_left(access, config, &leases).await;
+    for note in restored.told {
+        told.did(access, "QuorateRestored", lock::CONTROL_PLANE, note, clock).await;
+    }
+    for error in restored.failed {
+        if error.is_unknown() {
+            told.left.push(error.to_string());
+        } else {
+            told.hand(access, error.to_string(), clock).await;
+        }
     }
     Ok(told.report(next))
 }
@@ -164,10 +182,16 @@ struct Said {
 }
 
 impl Said {
-    async fn released(&mut self, access: &Access, lease: &str, note: String, clock: Clock) {
-        let event = Told { warning: false, reason: "QuorateReleased", note: note.clone() };
+    async fn did(&mut self, access: &Access, reason: &'static str, lease: &str, note: String, clock: Clock) {
+        let event = Told { warning: false, reason, note: note.clone() };
         event::about_lease(access, lease, event, clock).await;
         self.done.push(note);
+    }
+
+    async fn hand(&mut self, access: &Access, what: String, clock: Clock) {
+        let event = Told { warning: true, reason: "QuorateNeedsAHand", note: what.clone() };
+        event::about_lease(access, lock::CONTROL_PLANE, event, clock).await;
+        self.hands.push(what);
     }
 
     fn report(self, next: Option<String>) -> Report {

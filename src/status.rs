@@ -9,6 +9,7 @@ use crate::exit::ExitStatus;
 use crate::job::{self, Jobs, Placement, Request};
 use crate::output;
 use crate::place::{self, InPlace};
+use crate::quiesce;
 use crate::report::{Outcome, Report};
 use crate::seen::{self, Seen};
 use comfy_table::{Table, presets};
@@ -38,6 +39,9 @@ pub struct Status {
     /// How many voters the rule counts as healthy; none from a version that did not say so.
     #[serde(default)]
     pub healthy_voters: Option<usize>,
+    /// What is at zero for an upgrade now, a line each; none where it was not asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quiesced: Option<Fact<Vec<String>>>,
     /// For each node, whether it may go down now.
     pub nodes: Vec<MayGo>,
 }
@@ -74,6 +78,7 @@ impl Status {
             kind: "Status".to_owned(),
             seen,
             healthy_voters: Some(healthy),
+            quiesced: None,
             nodes,
         }
     }
@@ -98,6 +103,13 @@ impl Status {
         text.push_str(&under_way(&self.seen.in_flight));
         text.push('\n');
         text.push_str(&budgets(&seen.budgets));
+        match &self.quiesced {
+            Some(Fact::Known(lines)) if !lines.is_empty() => {
+                text.push_str(&format!("\nquiesced: {}", lines.join("; ")))
+            }
+            Some(Fact::Unknown(why)) => text.push_str(&format!("\nquiesced: not known: {why}")),
+            Some(Fact::Known(_)) | None => {}
+        }
         let mut table = Table::new();
         table.load_style(presets::NOTHING);
         table.set_header(["NODE", "ROLE", "KUBELET", "READY", "CORDON", "ETCD", "APISERVER", "MAY GO"]);
@@ -256,7 +268,11 @@ pub async fn run(global: &Global, options: &crate::cli::upgrade::Status, clock: 
         let place = InPlace::new(global).await?;
         let config = place.configuration(global).await?;
         let seen = seen::look(&place.sources(), &config, Mine::Nothing, clock).await;
-        return show(global, &Status::of(&seen, &config), clock);
+        let quiesced = match &place.access {
+            Ok(access) => quiesce::seen(access, &config, clock).await,
+            Err(why) => Fact::Unknown(why.clone()),
+        };
+        return show(global, Status::of(&seen, &config), quiesced, clock);
     }
     let access = Access::new(global).await?;
     if options.fresh {
@@ -270,7 +286,10 @@ pub async fn run(global: &Global, options: &crate::cli::upgrade::Status, clock: 
         None
     });
     match published {
-        Some(seen) => show(global, &Status::of(&seen, &config), clock),
+        Some(seen) => {
+            let quiesced = quiesce::seen(&access, &config, clock).await;
+            show(global, Status::of(&seen, &config), quiesced, clock)
+        }
         None => {
             output::progress("no observation to show: looking now, by a Job");
             fresh(global, &access, clock).await
@@ -308,7 +327,7 @@ pub async fn fresh(global: &Global, access: &Access, clock: Clock) -> anyhow::Re
         tracing::warn!(%error, "The Job stays until its time to live is over");
     }
     match crate::gate::document::<Status>(&log) {
-        Some(status) => show(global, &status, clock),
+        Some(status) => show(global, status, quiesce::seen(access, &config, clock).await, clock),
         None => {
             let why = format!("pod {} on {} left no answer: {}", end.pod, end.node, end.message);
             unseen(global, "nobody has told what was seen", why)
@@ -323,8 +342,9 @@ fn unseen(global: &Global, what: &str, why: String) -> anyhow::Result<ExitStatus
     Ok(report.outcome.status())
 }
 
-fn show(global: &Global, status: &Status, clock: Clock) -> anyhow::Result<ExitStatus> {
-    output::answer(global.output, status, || status.text(clock.unix()))?;
+fn show(global: &Global, mut status: Status, quiesced: Fact<Vec<String>>, clock: Clock) -> anyhow::Result<ExitStatus> {
+    status.quiesced = Some(quiesced);
+    output::answer(global.output, &status, || status.text(clock.unix()))?;
     Ok(ExitStatus::Ok)
 }
 
@@ -380,6 +400,23 @@ mod tests {
             let text = status.text(seen.observation.taken_at);
             assert!(text.lines().any(|line| line.ends_with(wanted)), "{wanted}:\n{text}");
         }
+    }
+
+    #[test]
+    fn what_is_at_zero_is_told_and_so_is_that_it_is_not_known() {
+        let told = |quiesced: Option<Fact<Vec<String>>>| {
+            let cluster = healthy(3);
+            let seen = Seen { observation: cluster.seen, in_flight: cluster.in_flight };
+            let status = Status { quiesced, ..Status::of(&seen, &Config::default()) };
+            let text = status.text(seen.observation.taken_at);
+            text.lines().find(|line| line.starts_with("quiesced:")).map(str::to_owned)
+        };
+        let lines =
+            ["Deployment shop/operator (from 2, by me)", "StatefulSet shop/broker (from 3, by me)"].map(str::to_owned);
+        let both = "quiesced: Deployment shop/operator (from 2, by me); StatefulSet shop/broker (from 3, by me)";
+        assert_eq!(told(Some(Fact::Known(lines.into()))).as_deref(), Some(both));
+        assert_eq!(told(Some(unknown())).as_deref(), Some("quiesced: not known: no answer within 3 s"));
+        assert_eq!((told(None), told(Some(Fact::Known(Vec::new())))), (None, None));
     }
 
     /// Safety review, finding 20: a member that is cut off answers Status, and the line said that one more may fail.

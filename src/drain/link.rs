@@ -22,14 +22,14 @@ const PAUSE: Duration = Duration::from_millis(500);
 const DENIED_GRACE: Duration = Duration::from_secs(5);
 
 /// The API through whichever apiserver answers.
-pub(super) struct Link<'a> {
+pub(crate) struct Link<'a> {
     access: &'a Access,
     request: Duration,
     client: Option<Client>,
 }
 
 impl<'a> Link<'a> {
-    pub(super) fn new(access: &'a Access, request: Duration) -> Self {
+    pub(crate) fn new(access: &'a Access, request: Duration) -> Self {
         Self { access, request, client: None }
     }
 
@@ -76,7 +76,7 @@ impl<'a> Link<'a> {
     ///
     /// # Errors
     /// As [`Link::once`], or why it may not be sent.
-    pub(super) async fn send<T, F>(
+    pub(crate) async fn send<T, F>(
         &mut self,
         fence: &impl Fence,
         request: impl FnOnce(Client, Duration) -> F,
@@ -101,6 +101,32 @@ impl<'a> Link<'a> {
     ///
     /// # Errors
     /// The last answer.
+    pub(crate) async fn answer<T, F>(&mut self, until: Instant, request: impl Fn(Client) -> F) -> Result<T, Failure>
+    where
+        F: Future<Output = Result<T, kube::Error>>,
+    {
+        let patience = until.min(Instant::now() + DENIED_GRACE);
+        loop {
+            let (failure, end) = match self.once(&request).await {
+                Ok(value) => return Ok(value),
+                Err(failure @ Failure::NoAnswer(_)) => (failure, until),
+                Err(failure @ Failure::Denied(_)) => {
+                    self.lost();
+                    (failure, patience)
+                }
+                Err(failure) => return Err(failure),
+            };
+            if Instant::now() + PAUSE >= end {
+                return Err(failure);
+            }
+            sleep(PAUSE).await;
+        }
+    }
+
+    /// The same, of a drain.
+    ///
+    /// # Errors
+    /// As [`Link::answer`], with what was asked.
     pub(super) async fn ask<T, F>(
         &mut self,
         what: &str,
@@ -110,22 +136,8 @@ impl<'a> Link<'a> {
     where
         F: Future<Output = Result<T, kube::Error>>,
     {
-        let patience = until.min(Instant::now() + DENIED_GRACE);
-        loop {
-            let (said, end) = match self.once(&request).await {
-                Ok(value) => return Ok(value),
-                Err(Failure::NoAnswer(said)) => (said, until),
-                Err(Failure::Denied(said)) => {
-                    self.lost();
-                    (said, patience)
-                }
-                Err(failure) => return Err(DrainError::Api { what: what.to_owned(), said: failure.to_string() }),
-            };
-            if Instant::now() + PAUSE >= end {
-                return Err(DrainError::Api { what: what.to_owned(), said });
-            }
-            sleep(PAUSE).await;
-        }
+        let failed = |failure: Failure| DrainError::Api { what: what.to_owned(), said: failure.to_string() };
+        self.answer(until, request).await.map_err(failed)
     }
 
     /// The pods bound to a node.
@@ -217,7 +229,7 @@ impl<'a> Link<'a> {
 
 /// Why a request has no result.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Failure {
+pub(crate) enum Failure {
     /// No answer, or one that says that this apiserver cannot answer now.
     #[error("{0}")]
     NoAnswer(String),
@@ -256,7 +268,7 @@ impl From<kube::Error> for Failure {
 }
 
 /// A request that the server gives up when we do: it must not be carried out long after its Lease is somebody else's.
-pub(super) fn bounded<B>(mut request: http::Request<B>, limit: Duration) -> Result<http::Request<B>, kube::Error> {
+pub(crate) fn bounded<B>(mut request: http::Request<B>, limit: Duration) -> Result<http::Request<B>, kube::Error> {
     let between = if request.uri().query().is_some() { '&' } else { '?' };
     let uri = format!("{}{between}timeout={}ms", request.uri(), limit.as_millis().max(1));
     let unfit = |error: http::uri::InvalidUri| {

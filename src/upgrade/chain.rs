@@ -4,9 +4,11 @@ use crate::access::Access;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::job::{self, JobError, Jobs, Placement, Request};
+use crate::lock::{self, Leases};
 use crate::node::Preflight;
 use crate::output;
 use crate::place::{self, OwnPod};
+use crate::quiesce::{self, QuiesceError};
 use crate::report::{Outcome, Report};
 use crate::seen::{self, Seen};
 use crate::upgrade::fleet::Fleet;
@@ -176,6 +178,14 @@ impl<'a> Chain<'a> {
             }
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
+    }
+
+    /// Gives workloads their replicas back that were left at zero by what is over (incident R13); says which not, and why.
+    pub async fn restore_left(&self) -> Vec<QuiesceError> {
+        let leases = Leases::new(self.access.clone(), Vec::new(), lock::timings(self.config), self.clock);
+        let restored = quiesce::restore_left(self.access, self.config, &leases).await;
+        restored.told.iter().for_each(|line| self.say(line));
+        restored.failed
     }
 
     /// The image id of this pod; the kubelet reports it a moment after the container has started.

@@ -1,7 +1,7 @@
 //! One node, from the lock to its release: the order of design and SAFETY.md. Control plane nodes and workers go through the
 //! same sub-steps; a worker has no member, no leadership, no hand-over.
 //!
-//! lock → judge → move leadership → cordon → drain → judge again → node step → proven recovery → uncordon → release.
+//! lock → judge → move leadership → cordon → drain → quiesce → judge again → node step → proven recovery → restore → uncordon → release.
 //! Given up before anything was changed on the host: undone. After it: left as it is, lock and cordon included, and adopted by the
 //! next run. The kill switch stops what would change something, never the way back.
 
@@ -28,6 +28,7 @@ use std::time::Duration;
 mod leadership;
 mod on_host;
 mod passing;
+mod quiesce;
 mod watcher;
 
 /// How long to wait for a Lease whose holder has just ended, or whose proof of being gone takes time.
@@ -107,12 +108,13 @@ async fn ready_to_begin(chain: &Chain<'_>, plan: &NodePlan) -> anyhow::Result<Op
 async fn rehearse(chain: &Chain<'_>, node: &FleetNode) -> anyhow::Result<Option<End>> {
     let options = drain::Options::new(chain.config, Some(chain.pod.uid.clone()));
     let rehearsal = drain::rehearse(chain.access, &node.name.0, &options).await?;
-    let stopping: Vec<String> = rehearsal.stopping().iter().map(ToString::to_string).collect();
+    let mut stopping: Vec<String> = rehearsal.stopping().iter().map(ToString::to_string).collect();
+    stopping.extend(quiesce::blockers(chain, node).await?);
     if stopping.is_empty() {
         chain.say(&format!("{}: the drain was rehearsed, {} pods would go", node.name, rehearsal.pods.len()));
         return Ok(None);
     }
-    let summary = format!("{} cannot be drained; nothing was touched", node.name);
+    let summary = format!("{} cannot be emptied; nothing was touched", node.name);
     Ok(Some(Report::with_blockers(Outcome::Held, summary, &[], &stopping)))
 }
 
@@ -251,6 +253,9 @@ impl Work<'_, '_> {
             return Ok(Err(stop));
         }
         if let Some(stop) = self.drain(&disrupting).await? {
+            return Ok(Err(stop));
+        }
+        if let Some(stop) = self.quiesce(&disrupting).await? {
             return Ok(Err(stop));
         }
         // A drain takes minutes: whoever else has failed meanwhile counts.
@@ -417,6 +422,7 @@ impl Work<'_, '_> {
             return Ok(Some(stop));
         }
         self.announce(SubStep::Uncordon).await?;
+        self.restore().await?;
         match drain::uncordon(chain.access, &node.name.0, &self.owner().await, &self.hold.guard).await? {
             Uncordoned::Schedulable => chain.say(&format!("{}: recovered, schedulable again", node.name)),
             Uncordoned::StaysCordoned => {
@@ -442,6 +448,9 @@ impl Work<'_, '_> {
             stop.blockers.insert(0, format!("{what}; `quorate upgrade --to {}` takes it back or goes on", chain.to));
             stop.fitted()
         };
+        if let Err(error) = self.restore().await {
+            return left(format!("{error:#}"));
+        }
         match drain::uncordon(chain.access, &node.name.0, &self.owner().await, &self.hold.guard).await {
             Ok(_) => match self.hold.release().await {
                 Ok(()) => stop

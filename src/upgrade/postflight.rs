@@ -47,6 +47,7 @@ pub async fn run(chain: &Chain<'_>) -> anyhow::Result<End> {
 
 async fn wrong(chain: &Chain<'_>, seen: &Seen) -> Vec<String> {
     let mut wrong = seen_wrong(seen, &chain.operation());
+    wrong.extend(chain.restore_left().await.iter().map(ToString::to_string));
     let nodes = seen.observation.nodes.known().map(Vec::as_slice).unwrap_or_default();
     for node in nodes.iter().filter(|node| node.control_plane) {
         if let Some(address) = node.address.known()

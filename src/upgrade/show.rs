@@ -10,6 +10,7 @@ use crate::exit::ExitStatus;
 use crate::observe::cluster;
 use crate::output;
 use crate::place;
+use crate::quiesce;
 use crate::report::{Outcome, Report};
 use crate::seen::Seen;
 use crate::upgrade::fleet::Fleet;
@@ -56,6 +57,8 @@ struct Shown {
     estimate: u64,
     /// What the estimate rests on.
     pace: Paces,
+    /// What is done with the workloads of `upgrade.quiesce` while a control plane node is worked on, a line each.
+    quiesce: Vec<String>,
     /// What would stop it now.
     blockers: Vec<String>,
     /// Why the first node may not go now, by the last published observation.
@@ -107,6 +110,12 @@ pub async fn run(global: &Global, to: Version, clock: Clock) -> anyhow::Result<E
         let rehearsal = drain::rehearse(&access, &step.node.0, &options).await?;
         blockers.extend(rehearsal.stopping().iter().map(|blocker| format!("{}: {blocker}", step.node)));
     }
+    let mut quiesced = Vec::new();
+    if plan.steps.iter().any(|step| step.control_plane) {
+        let rehearsal = quiesce::rehearse(&access, &config, clock).await?;
+        quiesced = rehearsal.told;
+        blockers.extend(rehearsal.blockers);
+    }
     let blocked = Outcome::of_blockers(&blockers, &unknown);
     blockers.extend(unknown);
     let age = published.map(|seen| clock.unix().0.saturating_sub(seen.observation.taken_at.0));
@@ -124,6 +133,7 @@ pub async fn run(global: &Global, to: Version, clock: Clock) -> anyhow::Result<E
         kind: "Plan",
         estimate: pace.estimate(&plan, config.times.worker_soak.get()),
         pace,
+        quiesce: quiesced,
         blockers,
         reasons,
         observation_age: age,
@@ -219,6 +229,9 @@ fn text(shown: &Shown) -> String {
     if !plan.done.is_empty() {
         let names: Vec<String> = plan.done.iter().map(ToString::to_string).collect();
         text.push_str(&format!("left alone, on target: {}\n", names.join(", ")));
+    }
+    for line in &shown.quiesce {
+        text.push_str(&format!("while a control plane node is worked on: {line}\n"));
     }
     let (minutes, basis) = (shown.estimate.div_ceil(60), shown.pace.text(plan));
     text.push_str(&format!("about {minutes} min, without waiting for drains: {basis}\n"));

@@ -10,6 +10,7 @@ use crate::exit::{ExitStatus, UsageError};
 use crate::lock::{self, Leases};
 use crate::node::Preflight;
 use crate::place::{self, OwnPod};
+use crate::quiesce;
 use crate::report::{Outcome, Report};
 use crate::seen::Seen;
 use crate::upgrade::chain::{Chain, End, end, not_permitted, unknown};
@@ -103,6 +104,10 @@ async fn preflight(chain: &Chain<'_>) -> anyhow::Result<End> {
         return Ok(not_permitted("nothing was begun", &[reason]));
     }
     let seen = if give_block_back(chain).await { chain.look(Mine::Nothing).await } else { seen };
+    // What fails is met again by the rehearsal.
+    for error in chain.restore_left().await {
+        chain.say(&format!("preflight: {error}"));
+    }
     let checked = check_nodes(chain, &fleet).await?;
     // Once more with the packages' versions: a node whose kubeadm lags is not done.
     let (_, plan) = match chain.plan(&seen).await? {
@@ -115,6 +120,11 @@ async fn preflight(chain: &Chain<'_>) -> anyhow::Result<End> {
     let needed = |node: &NodeName| plan.steps.iter().any(|step| step.node == *node);
     let (mut blockers, mut unknowns) = fleet.unwell_workers();
     blockers.extend(rehearsals(chain, &plan).await?);
+    if plan.steps.iter().any(|step| step.control_plane) {
+        let rehearsal = quiesce::rehearse(chain.access, chain.config, chain.clock).await?;
+        rehearsal.told.iter().for_each(|line| chain.say(&format!("preflight: {line}")));
+        blockers.extend(rehearsal.blockers);
+    }
     unknowns.extend(checked.unheard);
     for (node, answer) in checked.answers.iter().filter(|(node, _)| needed(node)) {
         blockers.extend(answer.blockers.iter().map(|text| format!("{node}: {text}")));

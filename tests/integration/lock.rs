@@ -3,6 +3,7 @@
 mod kured;
 mod mute;
 mod place;
+mod quiesce;
 mod reconcile;
 mod take_over;
 

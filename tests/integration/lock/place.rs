@@ -5,7 +5,10 @@ use lab::api::{Api, Spec};
 use lab::process::{Process, until};
 use quorate::access::Access;
 use quorate::clock::Clock;
-use quorate::lock::{Claimant, Leases, Taken, take};
+use quorate::config::Config;
+use quorate::drain::{self, Owner};
+use quorate::lock::{CONTROL_PLANE, Claimant, Leases, Taken, take};
+use quorate::quiesce;
 use quorate::upgrade::sub_step::SubStep;
 use quorum_safety::lock::{LeaseView, Timings};
 use quorum_safety::{Fact, NodeName};
@@ -126,7 +129,7 @@ impl Place {
         self.patch_status("pod", short, &json!({"phase": "Failed"}))
     }
 
-    fn patch_status(&self, kind: &str, name: &str, status: &Value) -> Result<()> {
+    pub(super) fn patch_status(&self, kind: &str, name: &str, status: &Value) -> Result<()> {
         let patch = json!({"status": status}).to_string();
         let args =
             ["patch", kind, name, "-n", self.namespace, "--subresource=status", "--type=strategic", "-p", &patch];
@@ -178,11 +181,36 @@ impl Place {
         operation: &str,
         target: &str,
     ) -> Result<Contender> {
+        self.process_of(
+            pod,
+            json!({
+                "kubeconfig": self.api.kubeconfig()?, "namespace": self.namespace, "lease": lease, "pod": pod,
+                "operation": operation, "target": self.node(target).0, "step": step.name(),
+            }),
+        )
+    }
+
+    /// The same under the Lease of the control plane, as the account of the steps: it cordons its target, and scales to zero what this
+    /// configuration lists, before it says `got`.
+    pub(super) fn process_that_quiesces(
+        &self,
+        pod: &str,
+        operation: &str,
+        target: &str,
+        config: &str,
+    ) -> Result<Contender> {
+        self.process_of(
+            pod,
+            json!({
+                "kubeconfig": self.api.kubeconfig_for(self.namespace, "quorate-step")?, "namespace": self.namespace,
+                "lease": CONTROL_PLANE, "pod": pod, "operation": operation, "target": self.node(target).0,
+                "step": SubStep::Drain.name(), "config": config,
+            }),
+        )
+    }
+
+    fn process_of(&self, pod: &str, job: Value) -> Result<Contender> {
         let program = std::env::current_exe()?;
-        let job = json!({
-            "kubeconfig": self.api.kubeconfig()?, "namespace": self.namespace, "lease": lease, "pod": pod,
-            "operation": operation, "target": self.node(target).0, "step": step.name(),
-        });
         let log = self.api.pki_dir().join(format!("contender-{}-{pod}.log", self.namespace));
         let args = [
             format!("{CONTENDER}={job}"),
@@ -265,10 +293,18 @@ pub(super) async fn contend() -> Result<()> {
     let step = SubStep::named(&text("step")?).context("no such sub-step")?;
     let guard =
         match take(&leases, &name, &who, Duration::from_secs(2), |_| async { Fact::Unknown("no look".into()) }).await {
-            Taken::Got(guard) => guard,
+            Taken::Got(guard) => *guard,
             Taken::Held(waits) => return Ok(say(&format!("held: {waits:?}"))?),
         };
     guard.step(step.into()).await?;
+    if let Some(config) = job["config"].as_str() {
+        let access = Access::from_file(Path::new(&text("kubeconfig")?), &text("namespace")?).await?;
+        let (operation, identity) = (text("operation")?, guard.identity().await);
+        let owner = Owner { operation, identity: identity.clone(), adopted: false };
+        drain::cordon(&access, &text("target")?, &owner, clock.now(), &guard).await?;
+        let told = quiesce::quiesce(&access, &Config::parse(config)?, &identity, clock.now(), &guard).await?;
+        say(&told.join("\n"))?;
+    }
     say("got")?;
     loop {
         let acted = guard.act(Duration::from_millis(500), async { clock.boottime() }).await;

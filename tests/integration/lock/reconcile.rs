@@ -13,7 +13,7 @@ use std::process::{Command, Output};
 use std::sync::Arc;
 
 /// One pass, as in the pod of that name.
-fn reconcile(place: &Place, pod: &str) -> Result<Output> {
+pub(super) fn reconcile(place: &Place, pod: &str) -> Result<Output> {
     let uid = place.api.kubectl(["get", "pod", pod, "-n", place.namespace, "-o", "jsonpath={.metadata.uid}"])?;
     let mut command = Command::new(env!("CARGO_BIN_EXE_quorate"));
     command.arg("--kubeconfig").arg(place.api.kubeconfig_for(place.namespace, "quorate-reconcile")?);
@@ -23,7 +23,7 @@ fn reconcile(place: &Place, pod: &str) -> Result<Output> {
 }
 
 /// Events as `reason type kind/name`, with their note.
-fn events(place: &Place) -> Result<Vec<(String, String)>> {
+pub(super) fn events(place: &Place) -> Result<Vec<(String, String)>> {
     let list = place.api.kubectl(["get", "events.events.k8s.io", "-A", "-o", "json"])?;
     let list: Value = serde_json::from_str(&list)?;
     let events = list["items"].as_array().context("no items")?.iter();
@@ -39,7 +39,7 @@ fn events(place: &Place) -> Result<Vec<(String, String)>> {
 }
 
 /// The note of the one Event that is told so.
-fn note(events: &[(String, String)], told: &str) -> String {
+pub(super) fn note(events: &[(String, String)], told: &str) -> String {
     let notes: Vec<&str> = events.iter().filter(|event| event.0 == told).map(|event| event.1.as_str()).collect();
     let [note] = notes.as_slice() else { panic!("not one Event `{told}` among {events:#?}") };
     (*note).to_owned()
