@@ -28,6 +28,7 @@ mod packages;
 mod plan;
 mod preflight;
 mod probe;
+mod program;
 mod report;
 mod repository;
 mod run;
