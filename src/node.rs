@@ -29,6 +29,7 @@ mod plan;
 mod preflight;
 mod probe;
 mod program;
+mod replace;
 mod report;
 mod repository;
 mod run;
