@@ -28,6 +28,8 @@ mod packages;
 mod plan;
 mod preflight;
 mod probe;
+mod program;
+mod replace;
 mod report;
 mod repository;
 mod run;

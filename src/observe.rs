@@ -15,6 +15,7 @@ pub mod budgets;
 pub mod certificate;
 pub mod cluster;
 pub mod etcd;
+pub mod leaders;
 
 /// Where to look.
 pub struct Sources<'a> {

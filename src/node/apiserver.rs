@@ -3,10 +3,12 @@
 use super::command::Deadline;
 use super::connections;
 use super::probe::Probe;
+use super::program;
 use crate::output;
 use rustix::process::{Pid, Signal, kill_process};
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -170,19 +172,8 @@ fn alive(old: Pid, address: SocketAddr) -> Result<bool, String> {
 /// The process of this node's apiserver: its name and the address that it advertises.
 fn process(address: SocketAddr) -> Result<Option<Pid>, String> {
     let flag = format!("--advertise-address={}", address.ip());
-    let entries = std::fs::read_dir("/proc").map_err(|error| format!("/proc: {error}"))?;
-    for entry in entries.flatten() {
-        let name = entry.file_name();
-        let Some(pid) = name.to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw) else { continue };
-        // A process may end while we look: then it is not the one.
-        let Ok(words) = std::fs::read(entry.path().join("cmdline")) else { continue };
-        let mut words = words.split(|byte| *byte == 0);
-        let program = words.next().unwrap_or_default();
-        if program.ends_with(b"kube-apiserver") && words.any(|word| word == flag.as_bytes()) {
-            return Ok(Some(pid));
-        }
-    }
-    Ok(None)
+    let mut all = program::running(Path::new("/"), "kube-apiserver")?.into_iter();
+    Ok(all.find(|process| process.words.iter().any(|word| word == flag.as_bytes())).map(|process| process.pid))
 }
 
 #[cfg(test)]

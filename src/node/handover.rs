@@ -1,7 +1,7 @@
 //! Keeps the hand-over rule in force while this process lives, and not longer: an nft process is fed a refresh every five seconds;
 //! without it the rule's elements time out, and with an owner the whole table goes away with the process.
 
-use super::command::{Deadline, PATH, ask};
+use super::command::{Deadline, PATH, ToolError, ask};
 use super::nft::Target;
 use super::probe::Probe;
 use crate::output;
@@ -60,6 +60,8 @@ impl HandOver {
         probe: Probe,
         deadline: Deadline,
     ) -> Result<Self, Absent> {
+        // Or what is in force below would be another's.
+        ask("nft", &[&target.clear()], deadline).await.map_err(|error| Absent::Impossible(said(&error)))?;
         let mut why = String::new();
         for (owned, relies_on) in [(true, "owner and timeout"), (false, "timeout")] {
             let mut nft = Nft::start().map_err(|error| Absent::Impossible(format!("nft: {error}")))?;
@@ -71,7 +73,10 @@ impl HandOver {
                     let keeper = tokio::spawn(keep(nft, target, peers, ready, probe, stopped));
                     return Ok(Self { relies_on, stop, keeper });
                 }
-                Err(error) => why = error,
+                Err(error) => {
+                    why = error;
+                    nft.end().await;
+                }
             }
         }
         Err(Absent::Impossible(why))
@@ -116,6 +121,11 @@ pub(super) async fn ask_peers(peers: &[IpAddr], port: u16, probe: &Probe) -> (Ve
     (ready, said)
 }
 
+/// What nft says first is what is wrong.
+fn said(error: &ToolError) -> String {
+    error.last_lines().into_iter().next().unwrap_or_else(|| error.to_string())
+}
+
 /// Whether the kernel has this node's address in the set: nft reports mistakes without ending.
 async fn in_force(target: &Target, deadline: Deadline) -> Result<(), String> {
     let until = Deadline::after(deadline.within(Duration::from_secs(3)));
@@ -125,7 +135,7 @@ async fn in_force(target: &Target, deadline: Deadline) -> Result<(), String> {
         let why = match answer {
             Ok(said) if said.stdout.contains(&address) => return Ok(()),
             Ok(_) => "nft took the rule and the kernel does not show it".to_owned(),
-            Err(error) => error.last_lines().into_iter().next().unwrap_or_else(|| error.to_string()),
+            Err(error) => said(&error),
         };
         if until.passed() {
             return Err(why);
@@ -210,3 +220,7 @@ impl Nft {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "handover/kernel.rs"]
+mod kernel;

@@ -3,6 +3,7 @@
 use super::command::{Deadline, ToolError, ask};
 use super::packages::{PackageError, PackageManager};
 use super::plan::State;
+use super::replace::replace;
 use super::report::Versions;
 use super::{etcd, manifests};
 use crate::output;
@@ -319,23 +320,9 @@ impl Host {
 
 const MIB: u64 = 1 << 20;
 
-/// Replaces a file by a copy of another, whole or not at all. The kubelet leaves the file with a dot alone meanwhile.
+/// Replaces a file by a copy of another.
 fn copy_over(from: &Path, to: &Path) -> io::Result<()> {
-    let mut name = std::ffi::OsString::from(".");
-    name.push(to.file_name().unwrap_or_default());
-    name.push(".new");
-    let new = to.with_file_name(name);
-    let write = || {
-        std::fs::copy(from, &new)?;
-        std::fs::File::open(&new)?.sync_all()?;
-        std::fs::rename(&new, to)
-    };
-    write().inspect_err(|_| {
-        // Half of it helps nobody, and takes what is left of a full disk.
-        if let Err(error) = std::fs::remove_file(&new) {
-            tracing::debug!(%error, "There is nothing to be removed");
-        }
-    })
+    replace(to, &std::fs::read(from)?, std::fs::metadata(from)?.mode())
 }
 
 /// What is in a folder; one that is not there is empty.

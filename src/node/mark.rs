@@ -2,8 +2,9 @@
 //! the mark serves one question, whether the node is still as it was before the first run, which the state cannot answer: a later
 //! run that changes nothing itself may follow one that was killed midway.
 
+use super::replace::replace;
 use crate::version::Version;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// Below the host's root.
@@ -63,12 +64,7 @@ impl Mark {
     fn write(&self, word: &str) -> io::Result<()> {
         let folder = self.path.parent().ok_or_else(|| io::Error::other("no folder"))?;
         std::fs::create_dir_all(folder)?;
-        let new = self.path.with_extension("new");
-        let mut file = std::fs::File::create(&new)?;
-        writeln!(file, "{} {word}", self.to)?;
-        file.sync_all()?;
-        std::fs::rename(&new, &self.path)?;
-        std::fs::File::open(folder)?.sync_all()
+        replace(&self.path, format!("{} {word}\n", self.to).as_bytes(), 0o644)
     }
 }
 

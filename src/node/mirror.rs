@@ -4,6 +4,7 @@
 //! old pod is gone from the host its mirror pod is deleted, with the kubelet's own account and within its own rights.
 
 use super::command::Deadline;
+use super::program;
 use crate::access::Access;
 use crate::output;
 use k8s_openapi::api::core::v1::Pod;
@@ -87,16 +88,8 @@ async fn delete_mirror(old: &Running) -> Result<bool, String> {
 
 /// The static pod whose program runs; none when it does not, or its pod is not told from its cgroups.
 fn running(root: &Path, component: &str) -> Result<Option<Running>, String> {
-    let folder = root.join("proc");
-    let entries = std::fs::read_dir(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
-    for entry in entries.flatten() {
-        // A process may end while we look, and what is no process has no such files: then it is not the one.
-        let Ok(words) = std::fs::read(entry.path().join("cmdline")) else { continue };
-        let program = words.split(|byte| *byte == 0).next().unwrap_or_default();
-        if program.rsplit(|byte| *byte == b'/').next() != Some(component.as_bytes()) {
-            continue;
-        }
-        let Ok(cgroups) = std::fs::read_to_string(entry.path().join("cgroup")) else { continue };
+    for process in program::running(root, component)? {
+        let Ok(cgroups) = std::fs::read_to_string(process.folder.join("cgroup")) else { continue };
         let Some((uid, cgroups)) = pod_of(root, &cgroups) else { continue };
         return Ok(name_of(root, component, &uid)?.map(|name| Running { name, uid, cgroups }));
     }

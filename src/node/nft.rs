@@ -36,15 +36,19 @@ impl Target {
         std::iter::once(self.local).chain(service).collect()
     }
 
-    /// Makes the table anew, matching nothing yet. One line is one transaction.
+    /// Takes away what an earlier holder has left, which is refused where that one lives and owns it. Adding what may be there already never
+    /// fails, so that deleting it never does. One line is one transaction.
+    pub(super) fn clear(&self) -> String {
+        let family = self.family();
+        format!("add table {family} {TABLE}; delete table {family} {TABLE}")
+    }
+
+    /// Makes the table, matching nothing yet.
     pub(super) fn setup(&self, owned: bool) -> String {
         let (family, table) = (self.family(), TABLE);
         let flags = if owned { " { flags owner; }" } else { "" };
         let address = if family == "ip" { "ipv4_addr" } else { "ipv6_addr" };
         [
-            // Adding what may be there already never fails, so that deleting it never does.
-            format!("add table {family} {table}"),
-            format!("delete table {family} {table}"),
             format!("add table {family} {table}{flags}"),
             format!("add set {family} {table} armed {{ type {address} . inet_service; flags timeout; }}"),
             // The same without ports: nft cannot join a connection's original port to its address.
@@ -188,6 +192,7 @@ mod tests {
         for target in [target(), six] {
             for owned in [true, false] {
                 let texts = [
+                    target.clear(),
                     target.setup(owned),
                     target.refresh(&peers),
                     target.refresh(&peers[..3]),

@@ -2,12 +2,13 @@
 //! [`PackageManager`], one more line in [`PackageManager::detect`], and one more arm in each function below.
 
 use super::command::{Deadline, Echo, ToolError, ask, run, run_last};
+use super::replace::replace;
 use super::repository::{self, Form, Minor};
 use crate::output;
 use crate::version::Version;
 use std::collections::BTreeMap;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -357,18 +358,13 @@ fn offered(madison: &str, name: &str, to: Version) -> bool {
     })
 }
 
-/// Replaces a file at once, with the rights that it had; a symbolic link stays one.
+/// Replaces a file, with the rights that it had; a symbolic link stays one.
 fn write_over(path: &Path, text: &str) -> Result<(), PackageError> {
-    let wrong = |source| PackageError::File { path: path.to_owned(), source };
-    let path = std::fs::canonicalize(path).map_err(wrong)?;
-    let rights = std::fs::metadata(&path).map_err(wrong)?.permissions();
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".quorate-new");
-    let new = path.with_file_name(name);
-    std::fs::write(&new, text).map_err(wrong)?;
-    std::fs::set_permissions(&new, rights).map_err(wrong)?;
-    std::fs::File::open(&new).and_then(|file| file.sync_all()).map_err(wrong)?;
-    std::fs::rename(&new, &path).map_err(wrong)
+    let write = || {
+        let path = std::fs::canonicalize(path)?;
+        replace(&path, text.as_bytes(), std::fs::metadata(&path)?.mode())
+    };
+    write().map_err(|source| PackageError::File { path: path.to_owned(), source })
 }
 
 /// A folder in memory that goes away with its value.

@@ -96,3 +96,39 @@ fn describe(error: &reqwest::Error) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lab::api::{Api, Spec};
+    use lab::pki::Authority;
+
+    /// As behind a balancer, or a rule that hands connections over. Who asks is this node; the observer has a test of its own
+    /// (tests/integration/observe.rs), since it asks with another client.
+    #[test]
+    fn a_peer_that_answers_in_this_nodes_place_does_not_count() {
+        drop(rustls::crypto::ring::default_provider().install_default());
+        let api = Api::start(Spec { apiservers: 2, ..Spec::default() }).unwrap();
+        let [own, peer, place] = [1, 2, 9].map(|number| SocketAddr::from((api.address(number), 6443)));
+        lab::forward::pass_on(place, peer).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let asked = |pki: PathBuf, address| {
+            let probe = Probe { pki };
+            runtime.block_on(async { (probe.ready(address).await, probe.version(address).await) })
+        };
+        for address in [own, peer] {
+            assert_eq!(asked(api.pki_dir(), address), (Ok(()), Ok("v1.36.1".to_owned())));
+        }
+        let (ready, version) = asked(api.pki_dir(), place);
+        for why in [ready.unwrap_err(), version.unwrap_err()] {
+            assert!(why.contains("not valid for name"), "{why}");
+        }
+        // Nor does one of another cluster that has this very address.
+        let other = tempfile::tempdir().unwrap();
+        Authority::create(&other.path().join("ca"), "kubernetes").unwrap();
+        let (ready, version) = asked(other.path().to_owned(), own);
+        for why in [ready.unwrap_err(), version.unwrap_err()] {
+            assert!(why.contains("invalid peer certificate"), "{why}");
+        }
+    }
+}

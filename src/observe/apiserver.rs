@@ -7,7 +7,7 @@ use quorum_safety::{ApiserverView, Fact, NodeName, UnixSeconds};
 use std::time::Duration;
 
 /// The port of kubeadm's apiservers.
-const PORT: u16 = 6443;
+pub(crate) const PORT: u16 = 6443;
 
 /// Asks all of them, in parallel: `(node, InternalIP)`.
 pub async fn observe(access: &Access, servers: &[(NodeName, String)], deadline: Duration) -> Vec<ApiserverView> {

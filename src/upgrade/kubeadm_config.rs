@@ -1,11 +1,13 @@
 //! What kubeadm wrote down about the cluster: ConfigMap kube-system/kubeadm-config.
 
 use crate::cli::node::JsonObject;
+use crate::observe::apiserver::{PORT, authority};
 use crate::upgrade::plan::Configured;
 use crate::version::Version;
 use k8s_openapi::api::core::v1::{ConfigMap, Service};
 use kube::{Api, Client};
 use serde::Deserialize;
+use std::net::IpAddr;
 
 /// The part of ClusterConfiguration that an upgrade needs.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -13,8 +15,8 @@ use serde::Deserialize;
 pub struct ClusterConfiguration {
     /// The version that nodes other than the first follow.
     pub kubernetes_version: Version,
-    /// The VIP, `HOST:PORT`; none in a cluster that was made for one control plane node.
-    pub control_plane_endpoint: Option<String>,
+    /// The VIP, `HOST:PORT` or `HOST`; none in a cluster that was made for one control plane node.
+    control_plane_endpoint: Option<String>,
     /// etcd.
     pub etcd: Option<Etcd>,
     /// All of it.
@@ -53,6 +55,17 @@ impl ClusterConfiguration {
             .and_then(|mut data| data.remove("ClusterConfiguration"))
             .ok_or("ConfigMap kube-system/kubeadm-config has no key ClusterConfiguration")?;
         Self::parse(&text)
+    }
+
+    /// The VIP, `HOST:PORT`. Where it names no port kubeadm means the apiservers' own.
+    pub fn endpoint(&self) -> Option<String> {
+        let endpoint = self.control_plane_endpoint.as_deref()?;
+        let named = endpoint.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+        Some(match endpoint.parse::<IpAddr>() {
+            Ok(_) => authority(endpoint),
+            Err(_) if named => endpoint.to_owned(),
+            Err(_) => format!("{endpoint}:{PORT}"),
+        })
     }
 
     /// What a plan depends on.
@@ -103,7 +116,18 @@ mod tests {
         let text = "apiVersion: kubeadm.k8s.io/v1beta4\ncontrolPlaneEndpoint: 10.10.0.10:6443\netcd:\n  local:\n    dataDir: /var/lib/etcd\n    imageTag: 3.6.8-0\nkind: ClusterConfiguration\nkubernetesVersion: v1.36.1\n";
         let config = ClusterConfiguration::parse(text).unwrap();
         assert_eq!(config.kubernetes_version.to_string(), "v1.36.1");
-        assert_eq!(config.control_plane_endpoint.as_deref(), Some("10.10.0.10:6443"));
+        assert_eq!(config.endpoint().as_deref(), Some("10.10.0.10:6443"));
+        for (written, endpoint) in [
+            ("cluster.example.org:8443", "cluster.example.org:8443"),
+            ("cluster.example.org", "cluster.example.org:6443"),
+            ("10.10.0.10", "10.10.0.10:6443"),
+            ("fd00::10", "[fd00::10]:6443"),
+            ("[fd00::10]", "[fd00::10]:6443"),
+            ("[fd00::10]:8443", "[fd00::10]:8443"),
+        ] {
+            let text = text.replace("10.10.0.10:6443", &format!("'{written}'"));
+            assert_eq!(ClusterConfiguration::parse(&text).unwrap().endpoint().as_deref(), Some(endpoint));
+        }
         assert_eq!(config.etcd_image_tag(), "3.6.8-0");
         assert_eq!(config.document["etcd"]["local"]["dataDir"], "/var/lib/etcd");
         assert_eq!(ClusterConfiguration::parse("kubernetesVersion: v1.36.1").unwrap().etcd_image_tag(), "default");

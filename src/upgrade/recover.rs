@@ -1,19 +1,17 @@
 //! Waits until a node's recovery is proved: not a sleep, and not Node Ready (hole H06).
 
+use crate::access::Access;
 use crate::config::LoadBalancer as Kind;
 use crate::lock::Hold;
 use crate::node::Versions;
-use crate::observe::balancer;
-use crate::observe::cluster::within;
+use crate::observe::{balancer, leaders};
 use crate::report::{Outcome, Report};
 use crate::seen::Seen;
 use crate::upgrade::chain::{Chain, End};
 use crate::upgrade::fleet::FleetNode;
 use crate::upgrade::kubeadm_config::ClusterConfiguration;
 use crate::version::Version;
-use k8s_openapi::api::coordination::v1::Lease;
-use kube::Api;
-use quorum_safety::recovery::{ConfigHash, Expectation, ExpectedPod, LeaderLeases, LoadBalancer, Recovery, Stability};
+use quorum_safety::recovery::{ConfigHash, Expectation, ExpectedPod, LoadBalancer, Recovery, Stability};
 use quorum_safety::{Component, Fact, Mine, NodeView};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -53,8 +51,13 @@ pub async fn wait(
         hold.guard.check()?;
         let seen = chain.look(Mine::Adopted(hold.guard.identity().await)).await;
         let open = if node.control_plane {
-            let leases = leader_leases(chain).await;
-            let balancer = balancer_serves(chain, node, &seen, expected.load_balancer).await;
+            let limit = chain.config.times.answer.get();
+            let leases = leaders::observe(chain.access, chain.clock, limit).await;
+            let balancer = if expected.load_balancer {
+                balancer_serves(chain.access, &seen.observation.nodes, &node.address, limit).await
+            } else {
+                LoadBalancer { serves_node: Fact::Unknown("not asked: loadBalancer is not `balances`".to_owned()) }
+            };
             let policy = chain.config.policy();
             match stability.observe(&expected, &seen.observation, &leases, &balancer, &policy, required) {
                 Recovery::Recovered => Vec::new(),
@@ -161,37 +164,19 @@ fn worker_clauses(seen: &Seen, node: &FleetNode, to: Version) -> Vec<String> {
     open
 }
 
-/// Whether somebody leads among controller-managers and schedulers: their Leases in kube-system, renewed in time.
-async fn leader_leases(chain: &Chain<'_>) -> LeaderLeases {
-    let limit = chain.config.times.answer.get();
-    let read = async |name: &str| -> Result<bool, String> {
-        let client = chain.access.live(&[]).await.map_err(|error| error.to_string())?;
-        let leases: Api<Lease> = Api::namespaced(client, "kube-system");
-        let lease = within(limit, leases.get(name)).await?;
-        let spec = lease.spec.ok_or_else(|| format!("Lease kube-system/{name} has no spec"))?;
-        let renewed = spec.renew_time.ok_or_else(|| format!("Lease kube-system/{name} was never renewed"))?;
-        let duration =
-            spec.lease_duration_seconds.ok_or_else(|| format!("Lease kube-system/{name} has no duration"))?;
-        let age = chain.clock.unix().0.saturating_sub(renewed.0.as_second());
-        let held = spec.holder_identity.is_some_and(|holder| !holder.is_empty());
-        // Another node's clock wrote it: twice the duration leaves room for skew, and a dead leader is out of it all the same.
-        Ok(held && age <= i64::from(duration) * 2)
-    };
-    let (controller_manager, scheduler) = tokio::join!(read("kube-controller-manager"), read("kube-scheduler"));
-    LeaderLeases { controller_manager: controller_manager.into(), scheduler: scheduler.into() }
-}
-
-async fn balancer_serves(chain: &Chain<'_>, node: &FleetNode, seen: &Seen, wanted: bool) -> LoadBalancer {
-    if !wanted {
-        return LoadBalancer { serves_node: Fact::Unknown("not asked: loadBalancer is not `balances`".to_owned()) };
-    }
+/// Whether fresh connections to the cluster's endpoint, as kubeadm has it, are served by the node at `address`.
+pub async fn balancer_serves(
+    access: &Access,
+    nodes: &Fact<Vec<NodeView>>,
+    address: &str,
+    deadline: Duration,
+) -> LoadBalancer {
     let ask = async {
-        let client = chain.access.live(&[]).await.map_err(|error| error.to_string())?;
+        let client = access.live(&[]).await.map_err(|error| error.to_string())?;
         let configuration = ClusterConfiguration::read(&client).await?;
-        let endpoint = configuration.control_plane_endpoint.ok_or("kubeadm-config names no controlPlaneEndpoint")?;
-        let nodes = seen.observation.nodes.as_result()?;
-        let apiservers = nodes.iter().filter(|node| node.control_plane).count();
-        balancer::serves(chain.access, &endpoint, apiservers, &node.address, chain.config.times.answer.get()).await
+        let endpoint = configuration.endpoint().ok_or("kubeadm-config names no controlPlaneEndpoint")?;
+        let apiservers = nodes.as_result()?.iter().filter(|node| node.control_plane).count();
+        balancer::serves(access, &endpoint, apiservers, address, deadline).await
     };
     LoadBalancer { serves_node: ask.await.into() }
 }

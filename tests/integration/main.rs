@@ -26,4 +26,6 @@ mod observe;
 #[cfg(test)]
 mod pod_security;
 #[cfg(test)]
+mod recovery;
+#[cfg(test)]
 mod workstation;

@@ -8,7 +8,6 @@ use quorate::{lock, observe};
 use quorum_safety::fixture::{self, Cluster};
 use quorum_safety::{Code, Disruption, Fact, Mine, NodeName};
 use serde_json::json;
-use std::net::{TcpListener, TcpStream};
 use std::ops::ControlFlow;
 use std::time::Duration;
 
@@ -105,17 +104,7 @@ fn a_peer_that_answers_in_an_apiservers_place_is_not_taken_for_it() {
     drop(rustls::crypto::ring::default_provider().install_default());
     let api = Api::start(Spec { apiservers: 2, ..Spec::default() }).unwrap();
     let (place, peer) = (api.address(9), api.address(2));
-    let listener = TcpListener::bind((place, 6443)).unwrap();
-    std::thread::spawn(move || {
-        for stream in listener.incoming() {
-            let (there, here) = (TcpStream::connect((peer, 6443)).unwrap(), stream.unwrap());
-            let back = (there.try_clone().unwrap(), here.try_clone().unwrap());
-            for (mut from, mut to) in [(here, there), back] {
-                // Whoever asks ends it.
-                std::thread::spawn(move || std::io::copy(&mut from, &mut to));
-            }
-        }
-    });
+    lab::forward::pass_on((place, 6443).into(), (peer, 6443).into()).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let access = runtime.block_on(Access::from_file(api.kubeconfig().unwrap(), "default")).unwrap();
     let servers = [("k1", api.address(1)), ("k2", peer), ("k9", place)];

@@ -25,6 +25,7 @@ pub mod cli;
 mod cluster;
 mod command;
 pub mod etcd;
+pub mod forward;
 mod https;
 pub mod image;
 mod kubeadm;
