@@ -27,6 +27,11 @@ impl Period {
         Self(SignedDuration::from_secs(seconds))
     }
 
+    /// That many milliseconds.
+    fn milliseconds(milliseconds: u64) -> Self {
+        Self(SignedDuration::from_millis(i64::try_from(milliseconds).unwrap_or(i64::MAX)))
+    }
+
     /// The length; a negative one counts as none (`Config::parse` refuses them).
     pub fn get(self) -> Duration {
         self.0.unsigned_abs()
@@ -75,6 +80,14 @@ pub struct Rule {
     pub healthy_lag: u64,
     /// How many raft entries a recovered voter may be behind.
     pub recovered_lag: u64,
+    /// How long the quicker of two linearizable reads through a voter may take.
+    pub slow_read: Period,
+    /// How much of its quota the database of a voter may fill, percent.
+    #[cfg_attr(test, schemars(range(min = 1, max = 100)))]
+    pub database_fill: u64,
+    /// The quota of the database (`--quota-backend-bytes`) where etcd does not tell it, before 3.6.6; bytes.
+    #[cfg_attr(test, schemars(range(min = 1)))]
+    pub assumed_quota: u64,
     /// How long every certificate must still be valid.
     pub certificate_margin: Period,
     /// How many workers may be down at the same time.
@@ -88,6 +101,9 @@ impl Default for Rule {
         Self {
             healthy_lag: policy.healthy_lag,
             recovered_lag: policy.recovered_lag,
+            slow_read: Period::milliseconds(policy.slow_read),
+            database_fill: policy.database_fill,
+            assumed_quota: policy.assumed_quota,
             certificate_margin: Period::seconds(policy.certificate_margin),
             worker_slots: policy.worker_slots,
         }
@@ -212,6 +228,7 @@ impl Config {
         let wrong = |text: String| Err(UsageError(format!("configuration: {text}")));
         let times = &self.times;
         for (name, period) in [
+            ("rule.slowRead", self.rule.slow_read),
             ("rule.certificateMargin", self.rule.certificate_margin),
             ("times.answer", times.answer),
             ("times.betweenSamples", times.between_samples),
@@ -239,6 +256,20 @@ impl Config {
                 "`times.renew` is {}: expected at most half of `times.lease` ({})",
                 times.renew.0, times.lease.0
             ));
+        }
+        // A read that takes longer is not answered, which is another reason.
+        if self.rule.slow_read.get() > times.answer.get() {
+            return wrong(format!(
+                "`rule.slowRead` is {}: expected at most `times.answer` ({})",
+                self.rule.slow_read.0, times.answer.0
+            ));
+        }
+        if !(1..=100).contains(&self.rule.database_fill) {
+            let fill = self.rule.database_fill;
+            return wrong(format!("`rule.databaseFill` is {fill}: expected a percentage from 1 to 100"));
+        }
+        if self.rule.assumed_quota == 0 {
+            return wrong("`rule.assumedQuota` is 0: expected bytes, such as 2147483648".to_owned());
         }
         if self.rule.worker_slots == 0 {
             return wrong("`rule.workerSlots` is 0: expected at least 1".to_owned());
@@ -273,6 +304,9 @@ impl Config {
         Policy {
             healthy_lag: self.rule.healthy_lag,
             recovered_lag: self.rule.recovered_lag,
+            slow_read: u64::try_from(self.rule.slow_read.get().as_millis()).unwrap_or(u64::MAX),
+            database_fill: self.rule.database_fill,
+            assumed_quota: self.rule.assumed_quota,
             certificate_margin: i64::try_from(self.rule.certificate_margin.get().as_secs()).unwrap_or(i64::MAX),
             worker_slots: self.rule.worker_slots,
             lifted: Vec::new(),
@@ -332,6 +366,13 @@ mod tests {
     }
 
     #[test]
+    fn figures_of_etcd_reach_the_rule() {
+        let config =
+            Config::parse("rule: {slowRead: 3s, databaseFill: 100, assumedQuota: 8589934592}").unwrap().policy();
+        assert_eq!((config.slow_read, config.database_fill, config.assumed_quota), (3_000, 100, 8_589_934_592));
+    }
+
+    #[test]
     fn bad_values_are_named_with_what_would_be_right() {
         for (text, expected) in [
             ("time: {}", "did you mean `times`?"),
@@ -340,6 +381,13 @@ mod tests {
             ("times: {betweenSamples: 200ms}", "at least 1s"),
             ("times: {renew: 50s}", "at most half"),
             ("rule: {workerSlots: 0}", "workerSlots"),
+            ("rule: {slowRead: 0s}", "rule.slowRead"),
+            ("rule: {slowRead: 3001ms}", "at most `times.answer`"),
+            ("times: {answer: 500ms}", "at most `times.answer` (PT0.5S)"),
+            ("rule: {databaseFill: 0}", "from 1 to 100"),
+            ("rule: {databaseFill: 101}", "from 1 to 100"),
+            ("rule: {assumedQuota: 0}", "2147483648"),
+            ("rule: {assumedQuota: 8Gi}", "assumedQuota"),
             ("upgrade: {ignorePreflightErrors: {all: x}}", "name each check"),
             ("upgrade: {ignorePreflightErrors: {Swap: ''}}", "say why"),
             ("upgrade: {target: latest}", "v1.36.3"),

@@ -111,18 +111,7 @@ async fn reconcile(access: &Access, config: &Config, pod: &OwnPod, clock: Clock)
                 }
             }
             Act::Leave(why) => told.left.push(why),
-<<<<<<< HEAD
-            Act::Hand(about, what) => {
-                let event = Told { warning: true, reason: "QuorateNeedsAHand", note: what.clone() };
-                match about {
-                    About::Lease(lease) => event::about_lease(access, &lease, event, clock).await,
-                    About::Node(node) => event::about_node(access, &node, event, clock).await,
-                }
-                told.hands.push(what);
-            }
-=======
-            Act::Hand(what) => told.hand(access, what, clock).await,
->>>>>>> quiesce
+            Act::Hand(about, what) => told.hand(access, about, what, clock).await,
         }
     }
     // With anything half done, or not known, our block may be all that keeps kured from a second node; whoever finishes it takes it over.
@@ -146,7 +135,7 @@ async fn reconcile(access: &Access, config: &Config, pod: &OwnPod, clock: Clock)
         if error.is_unknown() {
             told.left.push(error.to_string());
         } else {
-            told.hand(access, error.to_string(), clock).await;
+            told.hand(access, About::Lease(lock::CONTROL_PLANE.to_owned()), error.to_string(), clock).await;
         }
     }
     Ok(told.report(next))
@@ -188,9 +177,12 @@ impl Said {
         self.done.push(note);
     }
 
-    async fn hand(&mut self, access: &Access, what: String, clock: Clock) {
+    async fn hand(&mut self, access: &Access, about: About, what: String, clock: Clock) {
         let event = Told { warning: true, reason: "QuorateNeedsAHand", note: what.clone() };
-        event::about_lease(access, lock::CONTROL_PLANE, event, clock).await;
+        match about {
+            About::Lease(lease) => event::about_lease(access, &lease, event, clock).await,
+            About::Node(node) => event::about_node(access, &node, event, clock).await,
+        }
         self.hands.push(what);
     }
 

@@ -4,12 +4,13 @@
 use connection::{Connection, Tls, connect};
 use etcd_client::{AlarmAction, AlarmType, Client};
 use quorum_safety::{
-    Alarm, AlarmKind, ClusterId, EtcdView, Fact, Member, MemberId, MemberView, Membership, NodeName, Role, StatusSample,
+    Alarm, AlarmKind, ClusterId, EtcdView, Fact, Member, MemberId, MemberView, Membership, NodeName, Quota, Role,
+    StatusSample,
 };
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 mod connection;
 
@@ -173,7 +174,7 @@ async fn ask_list(tls: &Tls, endpoint: &str, deadline: Duration) -> AskedList {
         Ok(connection) => connection,
         Err(error) => return AskedList { read: Err(error.clone()), list: Err(error), connection: None },
     };
-    let read = linearizable_read(&mut connection.client, deadline).await;
+    let read = linearizable_read(&mut connection.client, deadline).await.map(drop);
     let list = member_list(&mut connection.client, deadline).await;
     AskedList { read, list, connection: Some(connection) }
 }
@@ -186,9 +187,12 @@ struct AskedList {
     connection: Option<Connection>,
 }
 
-async fn linearizable_read(client: &mut Client, deadline: Duration) -> Result<(), String> {
+/// Answers how long it took, milliseconds: a member answers when it has applied all that was committed when it was asked.
+async fn linearizable_read(client: &mut Client, deadline: Duration) -> Result<u64, String> {
     let options = etcd_client::GetOptions::new().with_limit(1).with_keys_only();
-    within(deadline, client.get("quorate", Some(options))).await.map(|_| ())
+    let asked = Instant::now();
+    within(deadline, client.get("quorate", Some(options))).await?;
+    Ok(u64::try_from(asked.elapsed().as_millis()).unwrap_or(u64::MAX))
 }
 
 async fn member_list(client: &mut Client, deadline: Duration) -> Result<Vec<Member>, String> {
@@ -230,7 +234,17 @@ async fn status(client: &mut Client, deadline: Duration) -> Result<StatusSample,
         version: answer.version().to_owned(),
         db_size: size(answer.db_size())?,
         db_size_in_use: size(answer.raft_used_db_size())?,
+        db_quota: quota(answer.db_size_quota(), answer.version()),
     })
+}
+
+/// The quota as Status tells it: 0 by a version that does not know the field, and up to 3.6.5 where no flag sets it (etcd#20786).
+fn quota(told: i64, version: &str) -> Fact<Quota> {
+    match u64::try_from(told) {
+        Ok(0) => Fact::Unknown(format!("etcd {version} does not tell its quota")),
+        Ok(bytes) => Fact::Known(Quota::Bytes(bytes)),
+        Err(_) => Fact::Known(Quota::Disabled),
+    }
 }
 
 async fn alarms(client: &mut Client, deadline: Duration) -> Result<Vec<Alarm>, String> {
@@ -272,6 +286,8 @@ fn unknown_view(member: &Member, why: &str) -> MemberView {
         second: Fact::Unknown(why.to_owned()),
         member_list: Fact::Unknown(why.to_owned()),
         linearizable_read: Fact::Unknown(why.to_owned()),
+        first_read: Fact::Unknown(why.to_owned()),
+        second_read: Fact::Unknown(why.to_owned()),
         alarms: Fact::Unknown(why.to_owned()),
         certificate_expires: Fact::Unknown(why.to_owned()),
     }
@@ -294,20 +310,24 @@ async fn view(tls: &Tls, member: &Member, connected: Option<Connection>, pace: P
     };
     // Everything that one member is asked goes over one connection; what may run side by side does.
     let mut others = client.clone();
-    let (first, (member_list, linearizable_read, alarms)) = tokio::join!(status(&mut client, pace.answer), async {
+    let (first, (member_list, first_read, alarms)) = tokio::join!(status(&mut client, pace.answer), async {
         let list = member_list(&mut others, pace.answer).await;
         let read = linearizable_read(&mut others, pace.answer).await;
         (list, read, alarms(&mut others, pace.answer).await)
     },);
     tokio::time::sleep(pace.between_samples).await;
-    let second = status(&mut client, pace.answer).await;
+    let (second, second_read) =
+        tokio::join!(status(&mut client, pace.answer), linearizable_read(&mut others, pace.answer));
+    let first_read = Fact::from(first_read);
     MemberView {
         id: member.id,
         node: Fact::Unknown(UNPLACED.to_owned()),
         first: first.into(),
         second: second.into(),
         member_list: member_list.into(),
-        linearizable_read: linearizable_read.into(),
+        linearizable_read: first_read.clone().map(drop),
+        first_read,
+        second_read: second_read.into(),
         alarms: alarms.into(),
         certificate_expires,
     }
@@ -350,5 +370,12 @@ mod tests {
         ] {
             assert_eq!(host(url).as_deref(), expected, "{url}");
         }
+    }
+
+    #[test]
+    fn quotas_as_etcd_tells_them() {
+        assert_eq!(quota(1 << 31, "3.6.15"), Fact::Known(Quota::Bytes(2_147_483_648)));
+        assert_eq!(quota(-1, "3.6.15"), Fact::Known(Quota::Disabled));
+        assert_eq!(quota(0, "3.6.4"), Fact::Unknown("etcd 3.6.4 does not tell its quota".to_owned()));
     }
 }

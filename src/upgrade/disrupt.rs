@@ -13,6 +13,7 @@ use crate::seen::Seen;
 use crate::upgrade::chain::{Chain, End, end, not_permitted, unknown};
 use crate::upgrade::fleet::{Fleet, FleetNode};
 use crate::upgrade::kubeadm_config::ClusterConfiguration;
+use crate::upgrade::passing::Passing;
 use crate::upgrade::plan::{Mode, NodePlan};
 use crate::upgrade::recover::{self, Expected};
 use crate::upgrade::sub_step::SubStep;
@@ -21,20 +22,17 @@ use crate::upgrade::unrecorded::{self, Found};
 use anyhow::Context;
 use leadership::leads;
 use on_host::Unfinished;
-use passing::passes;
 use quorum_safety::{Disrupting, Disruption, Fact, Mine, NodeName, Permit, Reason, Verdict};
 use std::time::Duration;
 
 mod leadership;
 mod on_host;
-mod passing;
 mod quiesce;
 mod watcher;
 
 /// How long to wait for a Lease whose holder has just ended, or whose proof of being gone takes time.
 const PATIENCE: Duration = Duration::from_secs(180);
-/// How long is waited for a permit while nothing refuses: an answer was late, an election is going on.
-const PASSING: Duration = Duration::from_secs(90);
+
 /// Takes one node through the whole disruption. `Ok(None)`: it is on target and recovered.
 ///
 /// # Errors
@@ -262,26 +260,31 @@ impl Work<'_, '_> {
         Ok(self.still_permitted(&disrupting).await?.map(|seen| (seen, disrupting)))
     }
 
-    /// What is seen while the permit still holds. What passes is waited for: all that was done would be for nothing.
+    /// What is seen now, while the permit still holds.
     async fn still_permitted(&self, disrupting: &Disrupting) -> anyhow::Result<Result<Seen, End>> {
-        let chain = self.chain;
-        let end = chain.clock.boottime() + PASSING;
+        let seen = self.chain.look(self.mine().await).await;
+        self.following(disrupting, seen).await
+    }
+
+    /// What is seen when the permit holds and the target does not lead etcd (any more). What passes is waited for: what was done until then
+    /// would be for nothing.
+    async fn following(&self, disrupting: &Disrupting, mut seen: Seen) -> anyhow::Result<Result<Seen, End>> {
+        let passing = Passing::of(self.chain, &self.node.name);
         loop {
             self.hold.guard.check()?;
-            let seen = chain.look(self.mine().await).await;
-            let stop = match self.following(disrupting, seen).await? {
+            let stop = match self.led_by_another(disrupting, seen).await? {
                 Ok(seen) => return Ok(Ok(seen)),
                 Err(stop) => stop,
             };
-            if !passes(&stop.reasons) || chain.clock.boottime() >= end || chain.stopped().await.is_some() {
+            if !passing.another_look(&stop.reasons).await {
                 return Ok(Err(stop));
             }
-            self.looks_again(&stop.reasons).await;
+            seen = self.chain.look(self.mine().await).await;
         }
     }
 
-    /// What is seen when the target does not lead etcd (any more), and the permit still holds then.
-    async fn following(&self, disrupting: &Disrupting, mut seen: Seen) -> anyhow::Result<Result<Seen, End>> {
+    /// Moves leadership away from the target, and asks whether the permit still holds then.
+    async fn led_by_another(&self, disrupting: &Disrupting, mut seen: Seen) -> anyhow::Result<Result<Seen, End>> {
         if leads(&seen, self.node) {
             if let Some(stop) = self.move_leadership(&seen).await? {
                 return Ok(Err(stop));
@@ -294,7 +297,7 @@ impl Work<'_, '_> {
     /// A permit for the target. What passes by itself (nothing refuses, something is unknown or not now) is waited for.
     async fn permit(&self) -> anyhow::Result<Result<(Seen, Permit), End>> {
         let (chain, node) = (self.chain, self.node);
-        let end = chain.clock.boottime() + PASSING;
+        let passing = Passing::of(chain, &node.name);
         loop {
             self.hold.guard.check()?;
             let seen = chain.look(self.mine().await).await;
@@ -302,18 +305,11 @@ impl Work<'_, '_> {
                 Verdict::Permitted(permit) => return Ok(Ok((seen, permit))),
                 verdict => verdict,
             };
-            if !passes(verdict.reasons()) || chain.clock.boottime() >= end {
+            if !passing.another_look(verdict.reasons()).await {
                 let stop = not_permitted(format!("{} must not go down", node.name), verdict.reasons());
                 return Ok(Err(stop.on(&seen.observation)));
             }
-            self.looks_again(verdict.reasons()).await;
         }
-    }
-
-    /// Says what is waited for, before another look.
-    async fn looks_again(&self, reasons: &[Reason]) {
-        self.chain.say(&format!("{}: not now, looking again: {}", self.node.name, lines(reasons)));
-        tokio::time::sleep(Duration::from_secs(2)).await;
     }
 
     fn still_holds(&self, disrupting: &Disrupting, seen: &Seen) -> Result<(), End> {
@@ -478,8 +474,4 @@ impl Work<'_, '_> {
         );
         end(Outcome::Midway, summary)
     }
-}
-
-fn lines(reasons: &[Reason]) -> String {
-    reasons.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }

@@ -16,6 +16,7 @@ use crate::seen::Seen;
 use crate::upgrade::chain::{Chain, End, end, not_permitted, unknown};
 use crate::upgrade::disrupt;
 use crate::upgrade::fleet::{Fleet, FleetNode};
+use crate::upgrade::passing::Passing;
 use crate::upgrade::plan::Plan;
 use crate::upgrade::postflight;
 use crate::version::Version;
@@ -141,10 +142,18 @@ async fn preflight(chain: &Chain<'_>) -> anyhow::Result<End> {
         blockers.extend(unknowns);
         return Ok(Report::with_blockers(outcome, "nothing was begun", &[], &blockers));
     }
+    let mut seen = seen;
     if let Some(first) = plan.steps.first() {
-        let verdict = chain.judge(&seen, Disruption::Upgrade(first.node.clone())).await?;
-        if !matches!(verdict, Verdict::Permitted(_)) {
-            return Ok(not_permitted("nothing was begun", verdict.reasons()).on(&seen.observation));
+        let passing = Passing::of(chain, &first.node);
+        loop {
+            let verdict = chain.judge(&seen, Disruption::Upgrade(first.node.clone())).await?;
+            if matches!(verdict, Verdict::Permitted(_)) {
+                break;
+            }
+            if !passing.another_look(verdict.reasons()).await {
+                return Ok(not_permitted("nothing was begun", verdict.reasons()).on(&seen.observation));
+            }
+            seen = chain.look(Mine::Nothing).await;
         }
         chain.say(&format!("preflight: passed; {} first", first.node));
     }

@@ -2,6 +2,7 @@
 //! and apiservers around them are written (no kubelet runs here); tests/integration/machines.rs has the real ones.
 
 mod reasons;
+mod strain;
 
 use lab::etcd::{Cluster, Etcd, EtcdVersion, Spec};
 use quorate::observe::etcd::{ClientFiles, Pace, ask, client_url};

@@ -5,7 +5,7 @@ use crate::in_flight::{Holder, InFlight, KillSwitch, Kured, Lock, Mine};
 use crate::judge::judge;
 use crate::membership::{ClusterId, Member, MemberId, Membership, NodeName, Role};
 use crate::observation::{
-    ApiserverView, Budgets, Component, Cordon, EtcdView, Fact, MemberView, NodeView, Observation, StaticPodView,
+    ApiserverView, Budgets, Component, Cordon, EtcdView, Fact, MemberView, NodeView, Observation, Quota, StaticPodView,
     StatusSample, UnixSeconds,
 };
 use crate::policy::Policy;
@@ -106,6 +106,7 @@ pub fn sample(n: u64, leader: u64, index: u64) -> StatusSample {
         version: "3.6.15".into(),
         db_size: 20_000_000,
         db_size_in_use: 12_000_000,
+        db_quota: Fact::Known(Quota::Bytes(2 * 1024 * 1024 * 1024)),
     }
 }
 
@@ -117,9 +118,17 @@ fn member_view(n: u64, leader: u64, list: &[Member]) -> MemberView {
         second: Fact::Known(sample(n, leader, 100_010)),
         member_list: Fact::Known(list.to_vec()),
         linearizable_read: Fact::Known(()),
+        first_read: Fact::Known(4),
+        second_read: Fact::Known(3),
         alarms: Fact::Known(Vec::new()),
         certificate_expires: Fact::Known(in_a_year()),
     }
+}
+
+/// Both reads through a member take that long, milliseconds.
+pub fn slow(view: &mut MemberView, milliseconds: u64) {
+    view.first_read = Fact::Known(milliseconds);
+    view.second_read = Fact::Known(milliseconds);
 }
 
 /// A time at which nothing is about to expire.
@@ -246,6 +255,8 @@ impl Cluster {
             view.second = unknown();
             view.member_list = unknown();
             view.linearizable_read = unknown();
+            view.first_read = unknown();
+            view.second_read = unknown();
             view.alarms = unknown();
             view.certificate_expires = unknown();
         })
@@ -273,6 +284,8 @@ impl Cluster {
         // What a learner does not answer.
         view.member_list = unknown();
         view.linearizable_read = unknown();
+        view.first_read = unknown();
+        view.second_read = unknown();
         view.alarms = unknown();
         cluster.seen.etcd.members.push(view);
         if let Fact::Known(nodes) = &mut cluster.seen.nodes {

@@ -8,6 +8,7 @@ mod membership;
 mod nodes;
 mod remains;
 mod restore;
+mod strain;
 mod under_way;
 
 use crate::disruption::Disruption;
@@ -69,6 +70,11 @@ fn over_a_living_cluster(case: &Case<'_>) -> (Vec<Reason>, usize) {
     reasons.extend(membership::unreadable(case));
     reasons.extend(membership::join_under_way(case));
     reasons.extend(membership::alarms(case));
+
+    // Strain of etcd holds whoever would take a new target. It keeps nobody from finishing or mending: its voter counts.
+    if case.demand == Demand::Whole {
+        reasons.extend(strain::judged(case));
+    }
 
     let remaining = remains::judged(case, &voters, &nodes);
     // A new target needs a whole control plane. An operation that has begun, a repair and a worker need a majority of it

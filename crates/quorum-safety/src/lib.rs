@@ -41,7 +41,7 @@ pub use judge::{healthy_voters, judge};
 pub use membership::{ClusterId, Member, MemberId, Membership, MembershipError, NodeName, Role};
 pub use observation::{
     Alarm, AlarmKind, ApiserverView, BudgetPods, BudgetView, Budgets, Component, Cordon, EtcdView, Fact, MemberView,
-    NodeView, Observation, StaticPodView, StatusSample, UnixSeconds, Writer,
+    NodeView, Observation, Quota, StaticPodView, StatusSample, UnixSeconds, Writer,
 };
 pub use policy::Policy;
 pub use quorum::Quorum;

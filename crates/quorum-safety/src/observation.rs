@@ -76,8 +76,8 @@ pub struct Observation {
     pub budgets: Fact<Budgets>,
 }
 
-/// What is stored of an observation by a version that asked for no budgets.
-fn not_asked() -> Fact<Budgets> {
+/// What is stored by a version that did not ask for this yet.
+fn not_asked<T>() -> Fact<T> {
     Fact::Unknown("not asked for".to_owned())
 }
 
@@ -141,8 +141,14 @@ pub struct MemberView {
     pub second: Fact<StatusSample>,
     /// The member list as this member has it (not linearizable: a cut-off member gives its old list).
     pub member_list: Fact<Vec<Member>>,
-    /// Whether a linearizable read through this member was answered.
+    /// Whether a linearizable read through this member was answered, the one beside the first sample.
     pub linearizable_read: Fact<()>,
+    /// How long that read took, milliseconds by the clock of who asked.
+    #[serde(default = "not_asked")]
+    pub first_read: Fact<u64>,
+    /// How long another one took, beside the second sample.
+    #[serde(default = "not_asked")]
+    pub second_read: Fact<u64>,
     /// AlarmList as this member has it.
     pub alarms: Fact<Vec<Alarm>>,
     /// When the certificate it serves on its client port expires.
@@ -173,6 +179,19 @@ pub struct StatusSample {
     pub db_size: u64,
     /// Bytes of it in use.
     pub db_size_in_use: u64,
+    /// How large it may become. Unknown where etcd does not tell: before 3.6, and up to 3.6.5 without the flag that sets it.
+    #[serde(default = "not_asked")]
+    pub db_quota: Fact<Quota>,
+}
+
+/// etcd's `--quota-backend-bytes`: a database that would outgrow it takes no more writes, in the whole cluster (alarm NOSPACE).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Quota {
+    /// So many bytes.
+    Bytes(u64),
+    /// Switched off.
+    Disabled,
 }
 
 /// An alarm that etcd raised.

@@ -1,7 +1,7 @@
 //! Every reason of the catalogue is given by at least one case, constructed here. Which of them real components give as well, the
 //! catalogue says and names the test.
 
-use quorum_safety::fixture::{Cluster, control_plane_node, healthy, id, reboot, stranger, unknown, upgrade};
+use quorum_safety::fixture::{Cluster, control_plane_node, healthy, id, reboot, slow, stranger, unknown, upgrade};
 use quorum_safety::*;
 use std::path::Path;
 use std::{fs, io};
@@ -45,6 +45,8 @@ fn case(code: Code) -> (Cluster, Disruption) {
             (three().with(extra), reboot(1))
         }
         Code::TargetLeads => (three(), Disruption::Defragment(id(3))),
+        Code::ReadSlow => (three().on_member(2, |v| slow(v, 1_001)), reboot(1)),
+        Code::DatabaseNearlyFull => (three().on_samples(2, |s| s.db_size = 2_000_000_000), reboot(1)),
         Code::QuorumWouldBeLost => (healthy(2), reboot(1)),
         Code::SingleVoter => (healthy(1), reboot(1)),
         Code::ToleranceWouldFall => (three(), Disruption::Remove(id(1))),

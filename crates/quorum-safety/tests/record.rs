@@ -1,7 +1,7 @@
 //! A verdict on disk: what `quorate explain FILE` reads.
 
 use quorum_safety::fixture::{healthy, reboot};
-use quorum_safety::{Answer, Record};
+use quorum_safety::{Answer, Code, Fact, Record};
 use serde_json::{Value, json};
 
 fn record() -> Record {
@@ -42,6 +42,38 @@ fn a_record_of_before_cordons_had_a_name_is_judged_again() {
     assert_eq!(node(&mut told).unwrap().manager, "kubectl-cordon");
     assert_eq!(node(&mut record), None);
     assert_eq!(told, record);
+}
+
+/// What has been asked of etcd since is unknown in records that are older: how long the reads took holds, since it is judged.
+#[test]
+fn a_record_of_before_reads_were_timed_is_read_and_judged_by_the_rule_of_today() {
+    let cluster = healthy(5);
+    let (_, new) = Record::judged(cluster.seen, cluster.in_flight, reboot(1), cluster.policy);
+    let mut value = serde_json::to_value(&new).unwrap();
+    let mut drop_key = |pointer: &str, key: &str| {
+        let object = value.pointer_mut(pointer).and_then(Value::as_object_mut).unwrap();
+        assert!(object.remove(key).is_some(), "{pointer} has no {key}");
+    };
+    for key in ["slowRead", "databaseFill", "assumedQuota"] {
+        drop_key("/policy", key);
+    }
+    for member in 0..5 {
+        let member = format!("/observation/etcd/members/{member}");
+        drop_key(&member, "firstRead");
+        drop_key(&member, "secondRead");
+        for sample in ["first", "second"] {
+            drop_key(&format!("{member}/{sample}/known"), "dbQuota");
+        }
+    }
+    let old: Record = serde_json::from_value(value).unwrap();
+    assert_eq!(old.policy, new.policy);
+    let view = &old.observation.etcd.members[0];
+    assert_eq!(view.second_read, Fact::Unknown("not asked for".to_owned()));
+    assert_eq!(view.second.known().unwrap().db_quota, Fact::Unknown("not asked for".to_owned()));
+    assert_eq!(old.verdict.answer, Answer::Permitted);
+    let again = old.judge_again();
+    assert_eq!(again.answer, Answer::Held);
+    assert!(again.reasons.iter().all(|reason| reason.code == Code::ReadUnanswered), "{again:?}");
 }
 
 #[test]

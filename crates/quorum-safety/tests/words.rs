@@ -31,6 +31,35 @@ fn how_long_a_certificate_lasts() {
 }
 
 #[test]
+fn how_strained_etcd_is() {
+    let slow = healthy(3).on_member(2, |view| {
+        view.first_read = Fact::Known(1_800);
+        view.second_read = Fact::Known(2_900);
+    });
+    let told = ["k2 on k2: 1800 and 2900 ms, at most 1000 ms are well"];
+    assert_eq!(details(&slow, &reboot(1), Code::ReadSlow), told);
+    let nowhere = slow.on_member(2, |view| view.node = unknown());
+    assert_eq!(details(&nowhere, &reboot(1), Code::ReadSlow), ["k2: 1800 and 2900 ms, at most 1000 ms are well"]);
+    let unread = healthy(3).on_member(2, |view| view.second_read = unknown());
+    assert_eq!(details(&unread, &reboot(1), Code::ReadUnanswered), ["k2, one of two: no answer within 3 s"]);
+    let full = |quota: Fact<Quota>| {
+        healthy(3).on_samples(2, move |sample| {
+            sample.db_size = 1_950 << 20;
+            sample.db_size_in_use = 700 << 20;
+            sample.db_quota = quota.clone();
+        })
+    };
+    let told = "k2 on k2: 1950 MiB, 700 MiB of them in use, are more than 90 % of its quota of 2048 MiB";
+    let known = full(Fact::Known(Quota::Bytes(2 << 30)));
+    assert_eq!(details(&known, &reboot(1), Code::DatabaseNearlyFull), [told]);
+    let unknown = full(Fact::Unknown("etcd 3.5.23 does not tell its quota".to_owned()));
+    assert_eq!(
+        details(&unknown, &reboot(1), Code::DatabaseNearlyFull),
+        [format!("{told} (`rule.assumedQuota`: etcd 3.5.23 does not tell its quota)")]
+    );
+}
+
+#[test]
 fn why_the_kill_switch_is_engaged() {
     for (reason, told) in [("holiday", "holiday"), ("", "no reason was given")] {
         let engaged = Fact::Known(KillSwitch::Engaged(reason.to_owned()));

@@ -9,13 +9,13 @@ use serde_json::json;
 use std::ops::ControlFlow;
 
 /// Everything around etcd whole, and what this etcd says.
-fn around(cluster: &Cluster) -> Whole {
+pub(super) fn around(cluster: &Cluster) -> Whole {
     let mut whole = fixture::healthy(cluster.members().len() as u64);
     whole.seen.etcd = look(cluster);
     whole
 }
 
-fn judged(whole: Whole, wanted: Disruption) -> Record {
+pub(super) fn judged(whole: Whole, wanted: Disruption) -> Record {
     Record::judged(whole.seen, whole.in_flight, wanted, whole.policy).1
 }
 
@@ -36,14 +36,14 @@ fn id(cluster: &Cluster, number: usize) -> MemberId {
     MemberId(cluster.member(number).unwrap().id())
 }
 
-fn leader(cluster: &Cluster) -> usize {
+pub(super) fn leader(cluster: &Cluster) -> usize {
     let view = look(cluster);
     let leader = view.members.iter().find_map(|member| member.second.known()?.leader).unwrap();
     1 + cluster.members().iter().position(|member| member.id() == leader.0).unwrap()
 }
 
 /// Another running member than these.
-fn other_than(not: &[usize]) -> usize {
+pub(super) fn other_than(not: &[usize]) -> usize {
     (1..=3).find(|number| !not.contains(number)).unwrap()
 }
 

@@ -60,12 +60,17 @@ pub(crate) fn question() -> impl Strategy<Value = Question> {
                 1 => Just(Code::ALL.to_vec()),
             ];
             let lags = (lag(1_000, [0, 50, 10_000]), lag(100, [0, 9, 1_000]));
-            (Just(n), Just(wanted), 0..8_u8, faults, lifted, 1..=2_usize, lags)
+            let strain =
+                (lag(1_000, [3, 1_500, 2_500]), lag(90, [1, 50, 100]), lag(1 << 31, [1_100_000_000, 1 << 31, 1]));
+            (Just(n), Just(wanted), 0..8_u8, faults, lifted, 1..=2_usize, (lags, strain))
         })
-        .prop_map(|(n, wanted, mine, faults, lifted, slots, (healthy_lag, recovered_lag))| {
+        .prop_map(|(n, wanted, mine, faults, lifted, slots, ((healthy_lag, recovered_lag), strain))| {
+            let (slow_read, database_fill, assumed_quota) = strain;
             let mut question = build(n, wanted, mine, &faults);
             let policy = &mut question.cluster.policy;
-            *policy = Policy { healthy_lag, recovered_lag, lifted, worker_slots: slots, ..policy.clone() };
+            let figures =
+                Policy { healthy_lag, recovered_lag, slow_read, database_fill, assumed_quota, ..policy.clone() };
+            *policy = Policy { lifted, worker_slots: slots, ..figures };
             question
         })
 }

@@ -3,7 +3,7 @@
 
 use quorum_safety::{
     AlarmKind, Code, Component, Cordon, Disruption, Fact, Holder, InFlight, KillSwitch, Kured, Lock, Member, MemberId,
-    MemberView, Mine, NodeName, NodeView, Observation, Policy, Role, StatusSample,
+    MemberView, Mine, NodeName, NodeView, Observation, Policy, Quota, Role, StatusSample,
 };
 
 /// Every sentence of the promise that permitting this would break.
@@ -112,6 +112,9 @@ pub(crate) fn forbids(
         broken.push("a control plane node is short of something");
     }
 
+    if !adopted && !repair && !plain_node {
+        broken.extend(strain(seen, &voters, wanted, policy));
+    }
     broken.extend(others_at_work(seen, in_flight, wanted, policy, target, plain_node));
     broken.extend(membership_rules(seen, list, &voters, wanted, policy));
     if !removal {
@@ -124,6 +127,34 @@ pub(crate) fn forbids(
         places.dedup();
         if places.len() < all {
             broken.push("two members run on one node");
+        }
+    }
+    broken
+}
+
+/// A voter that answers late twice, or whose database has little room left.
+fn strain(seen: &Observation, voters: &[&Member], wanted: &Disruption, policy: &Policy) -> Vec<&'static str> {
+    let lifted = |code| policy.lifted.contains(&code);
+    let mut broken = Vec::new();
+    for view in seen.etcd.members.iter().filter(|view| voters.iter().any(|voter| voter.id == view.id)) {
+        match (&view.first_read, &view.second_read) {
+            (Fact::Known(first), Fact::Known(second)) => {
+                let late = |took: &u64| *took > policy.slow_read;
+                if late(first) && late(second) && !lifted(Code::ReadSlow) {
+                    broken.push("a voter reads slowly");
+                }
+            }
+            _ => broken.push("a read through a voter was not answered"),
+        }
+        let Fact::Known(sample) = &view.second else { continue };
+        let quota = match sample.db_quota {
+            Fact::Known(Quota::Bytes(quota)) => Some(quota),
+            Fact::Known(Quota::Disabled) => None,
+            Fact::Unknown(_) => Some(policy.assumed_quota),
+        };
+        let cured = matches!(wanted, Disruption::Defragment(_)) || lifted(Code::DatabaseNearlyFull);
+        if quota.is_some_and(|quota| sample.db_size > quota / 100 * policy.database_fill) && !cured {
+            broken.push("the database of a voter is nearly full");
         }
     }
     broken

@@ -15,6 +15,12 @@ pub(crate) enum Worse {
     ListUnknown(u64),
     ListDiffers(u64),
     ReadUnknown(u64),
+    SlowOnce(u64),
+    Slow(u64),
+    SecondReadUnknown(u64),
+    Fills(u64),
+    Full(u64),
+    QuotaUnknown(u64),
     AlarmsUnknown(u64),
     CertificateUnknown(u64),
     CertificateSoon(u64),
@@ -71,7 +77,7 @@ pub(crate) fn worse() -> impl Strategy<Value = Worse> {
     let component = prop::sample::select(Component::ALL.to_vec());
     let entries = prop_oneof![Just(101_u64), Just(999), Just(1_001), Just(5_000), Just(50_000)];
     let kind = prop_oneof![Just(AlarmKind::NoSpace), Just(AlarmKind::Corrupt), Just(AlarmKind::Other(9))];
-    let of_member = (0..22_usize, n.clone()).prop_map(|(which, n)| {
+    let of_member = (0..28_usize, n.clone()).prop_map(|(which, n)| {
         [
             Worse::MemberDead,
             Worse::PowerCut,
@@ -95,6 +101,12 @@ pub(crate) fn worse() -> impl Strategy<Value = Worse> {
             Worse::StandsStill,
             Worse::FirstOfAnotherCluster,
             Worse::FirstOfAnotherLeader,
+            Worse::SlowOnce,
+            Worse::Slow,
+            Worse::SecondReadUnknown,
+            Worse::Fills,
+            Worse::Full,
+            Worse::QuotaUnknown,
         ][which](n)
     });
     let of_node = (0..15_usize, n.clone()).prop_map(|(which, n)| {
@@ -168,6 +180,12 @@ impl Worse {
             | Self::ListUnknown(n)
             | Self::ListDiffers(n)
             | Self::ReadUnknown(n)
+            | Self::SlowOnce(n)
+            | Self::Slow(n)
+            | Self::SecondReadUnknown(n)
+            | Self::Fills(n)
+            | Self::Full(n)
+            | Self::QuotaUnknown(n)
             | Self::AlarmsUnknown(n)
             | Self::CertificateUnknown(n)
             | Self::CertificateSoon(n)
@@ -202,6 +220,8 @@ impl Worse {
                 view.second = unknown();
                 view.member_list = unknown();
                 view.linearizable_read = unknown();
+                view.first_read = unknown();
+                view.second_read = unknown();
                 view.alarms = unknown();
             }),
             Self::PowerCut(n) => {
@@ -216,7 +236,20 @@ impl Worse {
                     list.push(fixture::member(40, Role::Voter));
                 }
             }),
-            Self::ReadUnknown(n) => view(cluster, n, |view| view.linearizable_read = unknown()),
+            Self::ReadUnknown(n) => view(cluster, n, |view| {
+                view.linearizable_read = unknown();
+                view.first_read = unknown();
+            }),
+            Self::SlowOnce(n) => view(cluster, n, |view| later(&mut view.first_read, 2_500)),
+            Self::Slow(n) => view(cluster, n, |view| {
+                later(&mut view.first_read, 2_500);
+                later(&mut view.second_read, 1_500);
+            }),
+            Self::SecondReadUnknown(n) => view(cluster, n, |view| view.second_read = unknown()),
+            Self::Fills(n) => samples(cluster, n, |sample| sample.db_size = sample.db_size.max(1_200_000_000)),
+            Self::Full(n) => samples(cluster, n, |sample| sample.db_size = sample.db_size.max(2_000_000_000)),
+            // What is assumed then is never more.
+            Self::QuotaUnknown(n) => samples(cluster, n, |sample| sample.db_quota = unknown()),
             Self::AlarmsUnknown(n) => view(cluster, n, |view| view.alarms = unknown()),
             Self::CertificateUnknown(n) => view(cluster, n, |view| unreadable(&mut view.certificate_expires)),
             Self::CertificateSoon(n) => view(cluster, n, |view| soon(&mut view.certificate_expires)),
@@ -395,6 +428,13 @@ fn list(cluster: &mut Cluster, change: impl Fn(&mut Vec<Member>)) {
     }
     if cluster.seen.etcd.membership.known().is_some() {
         cluster.seen.etcd.membership = Fact::from(Membership::new(cluster.list.clone()));
+    }
+}
+
+/// A read that was not answered is not made worse by an answer that is late.
+fn later(read: &mut Fact<u64>, milliseconds: u64) {
+    if let Fact::Known(took) = read {
+        *took = milliseconds.max(*took);
     }
 }
 

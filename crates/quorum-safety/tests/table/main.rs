@@ -1,6 +1,7 @@
 //! The rule as a table: a cluster, what is asked of it, the answer with every reason's number.
 
 mod membership;
+mod strain;
 mod taking_down;
 mod under_way;
 

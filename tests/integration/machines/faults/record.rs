@@ -78,13 +78,13 @@ fn page(lines: &str) -> String {
         "# Faults on the machines\n\n\
          Made from faults.jsonl by `make faults`; a test compares the two. Each fault struck a real kubeadm cluster of three control\n\
          plane nodes and a worker in the middle of an upgrade v1.36.1 → v1.36.3, several in one upgrade. Then `quorate upgrade` was run\n\
-         again until it ended with 0, without any other hand. Exit codes are those of the runs that ended after the fault; the fewest\n\
+         again until it ended with 0, without any other hand; where `by` is reconcile, only after its passes. Exit codes are those of the runs that ended after the fault; the fewest\n\
          voters are those that answered a linearizable read within 3 s, from the fault to the next one, of three. Fewer than two are\n\
          wrong unless the fault itself took them away. A verdict other than `done` is a round that was not as it must be; `note` says\n\
          what was done about it.\n\n\
          {} faults struck, {done} of them in rounds without a fault of ours; {} kinds of {}, at {} boundaries of {}.\n\n\
-         | fault | drawn for | struck at | node | seed/round | exit codes | s until done | fewest voters | verdict | note |\n\
-         |---|---|---|---|---|---|---|---|---|---|\n",
+         | fault | drawn for | struck at | node | seed/round | by | exit codes | s until done | fewest voters | verdict | note |\n\
+         |---|---|---|---|---|---|---|---|---|---|---|\n",
         struck.len(),
         set("fault"),
         Fault::all().len(),
@@ -93,7 +93,7 @@ fn page(lines: &str) -> String {
     );
     for line in &lines {
         text.push_str(&format!(
-            "| {} | {}:{} | {} | {} | {}/{} | {} | {} | {} | {} | {} |\n",
+            "| {} | {}:{} | {} | {} | {}/{} | {} | {} | {} | {} | {} | {} |\n",
             of(line, "fault"),
             of(line, "nth"),
             of(line, "boundary"),
@@ -101,6 +101,7 @@ fn page(lines: &str) -> String {
             of(line, "node"),
             of(line, "seed"),
             of(line, "round"),
+            line["by"].as_str().unwrap_or("upgrade"),
             of(line, "exits"),
             of(line, "seconds"),
             of(line, "fewestVoters"),
