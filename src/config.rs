@@ -387,7 +387,6 @@ mod tests {
             ("rule: {databaseFill: 0}", "from 1 to 100"),
             ("rule: {databaseFill: 101}", "from 1 to 100"),
             ("rule: {assumedQuota: 0}", "2147483648"),
-            ("rule: {assumedQuota: 8Gi}", "assumedQuota"),
             ("upgrade: {ignorePreflightErrors: {all: x}}", "name each check"),
             ("upgrade: {ignorePreflightErrors: {Swap: ''}}", "say why"),
             ("upgrade: {target: latest}", "v1.36.3"),

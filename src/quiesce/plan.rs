@@ -227,7 +227,7 @@ mod tests {
             (3, None, true, Ok(Restore::Unmark)),
             (3, None, false, Ok(Restore::Nothing)),
             (0, None, false, Ok(Restore::Nothing)),
-            (0, Some("two"), true, Err("expected value")),
+            (0, Some("two"), true, Err("expected ident")),
             (0, Some(&text(-1, "gone")), true, Err("-1")),
             (0, None, true, Err("the label is")),
         ] {

@@ -21,7 +21,7 @@ use crate::upgrade::timeline::Timeline;
 use crate::upgrade::unrecorded::{self, Found};
 use anyhow::Context;
 use leadership::leads;
-use on_host::Unfinished;
+use on_host::{Done, Unfinished};
 use quorum_safety::{Disrupting, Disruption, Fact, Mine, NodeName, Permit, Reason, Verdict};
 use std::time::Duration;
 
@@ -165,13 +165,12 @@ impl Work<'_, '_> {
             Ok(Err(stop)) => return Ok(Some(self.give_up(stop).await)),
             Err(error) => return Ok(Some(self.give_up(unknown(format!("{error:#}"))).await)),
         };
-        let (before, report) = match self.on_host(before, &disrupting).await {
+        let Done { before, report, alone } = match self.on_host(before, &disrupting).await {
             Ok(done) => done,
             Err(Unfinished::Untouched(stop)) => return Ok(Some(self.give_up(stop).await)),
             Err(Unfinished::Midway(stop)) => return Ok(Some(stop)),
         };
-        // What a step before this one has changed shows in `before` already.
-        let changed = (!self.on_host).then_some(report.manifests_changed.as_slice());
+        let changed = alone.then_some(report.manifests_changed.as_slice());
         let expected = Expected { before: &before, after: &report.after, changed };
         self.back_in_service(expected, Some(&report)).await
     }

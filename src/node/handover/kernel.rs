@@ -1,6 +1,6 @@
 //! The rule in the real kernel, in a network namespace of its own: who answers new connections while it is held, and once its holder has
-//! ended, hangs, or has no peer. Own apiserver and peer are real ones on loopback addresses, the client is in a second namespace. The way to
-//! another machine and back is seen on machines (tests/integration/machines/story.rs).
+//! ended, hangs, or has no peer. Own apiserver and peer are real ones on loopback addresses, the client is in a second namespace. The way
+//! to another machine and back is seen on machines (tests/integration/machines/story.rs).
 
 use super::super::nft::TABLE;
 use super::*;
@@ -26,7 +26,10 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// Before the host's own nft in [`PATH`].
 const BEFORE: &str = "/usr/local/sbin";
 /// As from before tables had owners: the word means nothing to it.
-const OLD_NFT: &str = "#!/bin/sh\n[ \"$1\" = -i ] || exec /usr/sbin/nft \"$@\"\nsed -u 's/flags owner;/flags unheard_of;/' | /usr/sbin/nft \"$@\"\n";
+const OLD_NFT: &str = r#"#!/bin/sh
+[ "$1" = -i ] || exec /usr/sbin/nft "$@"
+sed -u 's/flags owner;/flags unheard_of;/' | /usr/sbin/nft "$@"
+"#;
 
 #[test]
 fn the_rule_ends_with_its_holder_and_with_the_last_ready_peer() {

@@ -31,25 +31,34 @@ pub(super) enum Unfinished {
     Midway(End),
 }
 
+/// The work on the host is done.
+pub(super) struct Done {
+    /// What was seen before it.
+    pub(super) before: Seen,
+    /// What it came to.
+    pub(super) report: NodeReport,
+    /// Whether the report tells all that was changed since `before`. Not when others came before it, which may have changed more than the
+    /// API had heard of then.
+    pub(super) alone: bool,
+}
+
 impl Work<'_, '_> {
     /// Gives the order and sees it carried out. One that its node heard of too late is given again, while the permit holds: a node that
     /// reboots in the middle would else wait, cordoned, for the next run.
-    pub(super) async fn on_host(
-        &self,
-        mut before: Seen,
-        disrupting: &Disrupting,
-    ) -> Result<(Seen, NodeReport), Unfinished> {
+    pub(super) async fn on_host(&self, mut before: Seen, disrupting: &Disrupting) -> Result<Done, Unfinished> {
         // Nothing of the host was announced yet: what cannot be read now is no reason to leave it half done.
         let mut order = match self.ordered(&before).await {
             Ok(order) => order,
             Err(error) => return Err(Unfinished::Untouched(unknown(format!("{error:#}")))),
         };
         let midway = |error: anyhow::Error| Unfinished::Midway(self.midway(format!("{error:#}")));
-        for _ in 1..ORDERS {
+        let mut number = 1;
+        loop {
             let report = self.node_step(order, disrupting).await.map_err(midway)??;
-            if !report.late {
-                return Ok((before, self.answered(report)?));
+            if !report.late || number == ORDERS {
+                return Ok(Done { before, report: self.answered(report)?, alone: number == 1 && !self.on_host });
             }
+            number += 1;
             let why = report.message.clone().unwrap_or_default();
             self.chain.say(&format!("{}: ordering it again: {why}", self.node.name));
             before = match self.still_permitted(disrupting).await.map_err(midway)? {
@@ -63,8 +72,6 @@ impl Work<'_, '_> {
             };
             order = self.ordered(&before).await.map_err(midway)?;
         }
-        let report = self.node_step(order, disrupting).await.map_err(midway)??;
-        Ok((before, self.answered(report)?))
     }
 
     /// The order for the host, and the record of who gets `apply`.
