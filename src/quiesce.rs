@@ -4,8 +4,7 @@
 //! it; where nobody holds that Lease, whoever looks may restore. Mark and zero are one PATCH with the resourceVersion that was read:
 //! there is none without the other, and of two that decide at the same time only one succeeds.
 
-use crate::access::ATTEMPT;
-use crate::access::Access;
+use crate::access::{ATTEMPT, Access};
 use crate::clock::Clock;
 use crate::config::{Config, Workload, WorkloadKind};
 use crate::drain::link::{Failure, Link, bounded};

@@ -248,12 +248,12 @@ async fn look(
 
 /// A step that ended without a report was killed: what it left is found and finished by the next run.
 fn missing(what: &str) -> Report {
-    Report::with_blockers(
-        Outcome::Midway,
-        "the last step ended without a report; run the same command again: it goes on from what is there",
-        &[],
-        &[what.to_owned()],
-    )
+    unfinished("the last step ended without a report", what)
+}
+
+fn unfinished(how: &str, what: &str) -> Report {
+    let summary = format!("{how}; run the same command again: it goes on from what is there");
+    Report::with_blockers(Outcome::Midway, summary, &[], &[what.to_owned()])
 }
 
 fn name_of(job: &Job) -> String {

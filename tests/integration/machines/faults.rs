@@ -17,11 +17,13 @@ use round::By;
 const SEED: u64 = 1;
 const ROUNDS: usize = 3;
 
+/// What a variable says; `make` sets those that nobody has given to nothing.
+fn set(variable: &str) -> Option<String> {
+    std::env::var(variable).ok().filter(|text| !text.is_empty())
+}
+
 fn number<T: std::str::FromStr>(variable: &str, default: T) -> T {
-    match std::env::var(variable) {
-        Ok(text) if !text.is_empty() => text.parse().unwrap_or_else(|_| panic!("{variable}={text} is no number")),
-        Ok(_) | Err(_) => default,
-    }
+    set(variable).map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{variable}={text} is no number")))
 }
 
 /// What was built, for the record.
@@ -66,7 +68,6 @@ fn named(text: &str) -> Vec<Planned> {
 #[test]
 #[ignore = "hours on the machines: make faults, make test-long"]
 fn faults_drawn_from_a_seed_are_survived() {
-    let set = |variable: &str| std::env::var(variable).ok().filter(|text| !text.is_empty());
     let by = set("FAULT_BY")
         .map_or(By::Hand, |text| By::named(&text).unwrap_or_else(|| panic!("FAULT_BY={text} is nobody")));
     let mut all = Played::default();
