@@ -24,6 +24,11 @@ pub enum StepCommand {
     Postflight(Target),
 }
 
+impl StepCommand {
+    /// All steps of the chain, as they are typed.
+    pub const NAMES: [&'static str; 4] = ["preflight", "control-plane", "worker", "postflight"];
+}
+
 /// The version of an upgrade.
 #[derive(Clone, Debug, Args)]
 pub struct Target {
@@ -47,4 +52,16 @@ pub struct NodeTarget {
     /// The how manieth attempt of `quorate reconcile` this is
     #[arg(long, value_name = "NUMBER", requires = "finish_only", hide = true)]
     pub attempt: Option<u32>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_step_is_named() {
+        let command = StepCommand::augment_subcommands(clap::Command::new("step"));
+        let names: Vec<&str> = command.get_subcommands().map(clap::Command::get_name).collect();
+        assert_eq!(names, StepCommand::NAMES);
+    }
 }

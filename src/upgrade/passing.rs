@@ -36,10 +36,11 @@ impl<'a, 'c> Passing<'a, 'c> {
 }
 
 /// Whether what is said against a disruption may pass by itself: somebody is unknown, or not well just now. That without him there would be
-/// no quorum, or no other apiserver, is only what follows from it.
+/// no quorum, or no other apiserver, is only what follows from it. A switch is somebody's doing, and a database does not shrink.
 fn passes(reasons: &[Reason]) -> bool {
     let follows = |code| matches!(code, Code::QuorumWouldBeLost | Code::NoOtherApiserver);
-    let lasts = |reason: &&Reason| reason.class == Class::Refusal || reason.code == Code::KillSwitchEngaged;
+    let stays = |code| matches!(code, Code::KillSwitchEngaged | Code::DatabaseNearlyFull);
+    let lasts = |reason: &&Reason| reason.class == Class::Refusal || stays(reason.code);
     let (lasting, passing): (Vec<&Reason>, Vec<&Reason>) = reasons.iter().partition(lasts);
     !passing.is_empty() && lasting.iter().all(|reason| follows(reason.code))
 }
@@ -47,7 +48,7 @@ fn passes(reasons: &[Reason]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use quorum_safety::{Fact, KillSwitch, fixture};
+    use quorum_safety::{Fact, KillSwitch, Quota, fixture};
 
     #[test]
     fn a_member_that_does_not_answer_just_now_is_waited_for_and_a_membership_that_is_too_small_is_not() {
@@ -65,6 +66,8 @@ mod tests {
         });
         assert!(waited_for(&slow));
         assert!(!waited_for(&fixture::healthy(1)));
+        let full = fixture::healthy(3).on_samples(2, |sample| sample.db_quota = Fact::Known(Quota::Bytes(1)));
+        assert!(!waited_for(&full), "{:?}", full.judge(&fixture::upgrade(1)));
         let engaged = Fact::Known(KillSwitch::Engaged("stop".to_owned()));
         assert!(!waited_for(&silent().with(|cluster| cluster.in_flight.kill_switch = engaged)));
         assert!(!waited_for(&fixture::healthy(3)), "nothing is said against it");

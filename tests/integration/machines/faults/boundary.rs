@@ -1,7 +1,8 @@
-//! Where a fault can strike: everything that is announced in the Lease, and every sub-step on the host. Both lists are the program's
-//! own, so a sub-step that is added is struck, too.
+//! Where a fault can strike: everything that is announced in the Lease, every sub-step on the host, and every step of the chain while it
+//! holds no Lease. The lists are the program's own, so what is added is struck, too.
 
 use lab::Machine;
+use quorate::cli::step::StepCommand;
 use quorate::node::Step;
 use quorate::upgrade::sub_step::SubStep;
 use serde_json::Value;
@@ -14,6 +15,8 @@ pub(super) enum Boundary {
     Lease(SubStep),
     /// The unit on the host has come to this.
     Host(Step),
+    /// This step's process runs, and nobody holds a Lease: before it has one, or when it has given it back.
+    Chain(&'static str),
 }
 
 impl Boundary {
@@ -26,7 +29,13 @@ impl Boundary {
                 let inside = (step == SubStep::NodeStep).then(on_host);
                 std::iter::once(Self::Lease(step)).chain(inside.into_iter().flatten())
             })
+            .chain(StepCommand::NAMES.into_iter().map(Self::Chain))
             .collect()
+    }
+
+    /// The machine of these on which a step of the chain runs.
+    pub(super) fn runner<'m>(step: &str, machines: &'m [Machine]) -> Option<&'m Machine> {
+        machines.iter().find(|machine| machine.runs_command(&["quorate", "step", step]).unwrap_or(false))
     }
 
     pub(super) fn named(name: &str) -> Option<Self> {
@@ -49,6 +58,7 @@ impl fmt::Display for Boundary {
         match self {
             Self::Lease(step) => write!(f, "lease:{}", step.name()),
             Self::Host(step) => write!(f, "host:{step}"),
+            Self::Chain(step) => write!(f, "chain:{step}"),
         }
     }
 }
@@ -89,6 +99,37 @@ pub(super) fn on_host(machine: &Machine) -> Option<Step> {
     last_step(&String::from_utf8_lossy(&said.stdout))
 }
 
+/// A unit on a host whose main process is stopped at a boundary: some sub-steps are over before a fault would have struck. It goes on when
+/// this is dropped.
+pub(super) struct AtBoundary {
+    machine: Machine,
+    process: String,
+}
+
+impl AtBoundary {
+    /// Waits for the sub-step in the unit's present run, for some seconds; none when it did not come, or no unit runs.
+    pub(super) fn wait(machine: &Machine, step: Step) -> Option<Self> {
+        const HOLD: &str = r#"
+            eval $(systemctl show --property=ActiveState,InvocationID,MainPID quorate-node-step)
+            case $ActiveState in active | activating) ;; *) exit 0 ;; esac
+            while read -r line; do
+              case $line in "$1: begins" | "$1: skipped, "*) kill -STOP $MainPID && echo $MainPID; exit ;; esac
+            done < <(timeout 5 journalctl --follow --lines=all --quiet --output=cat _SYSTEMD_INVOCATION_ID=$InvocationID 2>/dev/null)"#;
+        let said = machine.run(["bash", "-c", HOLD, "bash", &step.to_string()]).ok()?;
+        let process = String::from_utf8_lossy(&said.stdout).trim().to_owned();
+        (!process.is_empty()).then(|| Self { machine: machine.clone(), process })
+    }
+}
+
+impl Drop for AtBoundary {
+    fn drop(&mut self) {
+        // The fault may have taken the machine away, and the process with it.
+        if let Err(error) = self.machine.run(["kill", "-CONT", &self.process]) {
+            println!("{}: process {} cannot be continued: {error:#}", self.machine.name(), self.process);
+        }
+    }
+}
+
 fn last_step(journal: &str) -> Option<Step> {
     let begun = |line: &str| {
         let (name, what) = line.split_once(": ")?;
@@ -101,9 +142,9 @@ fn last_step(journal: &str) -> Option<Step> {
 #[test]
 fn boundaries_are_those_of_the_program_in_their_order() {
     let all = Boundary::all();
-    assert_eq!(all.len(), SubStep::ALL.len() + Step::ALL.len());
+    assert_eq!(all.len(), SubStep::ALL.len() + Step::ALL.len() + 4);
     let names: Vec<String> = all.iter().map(ToString::to_string).collect();
-    assert_eq!((names[0].as_str(), names.last().unwrap().as_str()), ("lease:acquired", "lease:uncordon"));
+    assert_eq!((names[0].as_str(), names.last().unwrap().as_str()), ("lease:acquired", "chain:postflight"));
     assert!(Boundary::Host(Step::Kubeadm).position() > Boundary::Lease(SubStep::NodeStep).position());
     assert!(Boundary::Host(Step::HandBack).position() < Boundary::Lease(SubStep::Recovery).position());
     assert!(all.iter().all(|it| Boundary::named(&it.to_string()) == Some(*it)));

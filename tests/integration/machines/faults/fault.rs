@@ -178,6 +178,10 @@ impl Fault {
     /// Whether it makes sense there.
     pub(super) fn fits(self, at: Boundary, worker: bool) -> bool {
         let before = |step| at.until(step) && at != Boundary::Host(step);
+        // Nobody holds a Lease there, so nothing is anybody's target.
+        if matches!(at, Boundary::Chain(_)) {
+            return self == Self::StepKilled;
+        }
         match self {
             Self::NodePodKilled => matches!(at, Boundary::Host(_)),
             Self::KubeadmKilled => at == Boundary::Host(Step::Kubeadm),

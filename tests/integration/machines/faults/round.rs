@@ -2,14 +2,14 @@
 
 use super::super::stage::{LEASES, Said, Stage, machines, stage};
 use super::super::story::TO;
-use super::boundary::{Boundary, Holder, holder, on_host};
+use super::boundary::{AtBoundary, Boundary, Holder, holder, on_host};
 use super::clean;
 use super::draw::Planned;
 use super::fault::{Lasts, Scene};
 use super::record::Line;
-use lab::Spec;
 use lab::prober::monitor::Monitor;
 use lab::prober::monitor::rule::{self, Hit, Target};
+use lab::{Machine, Spec};
 use quorate::upgrade::sub_step::SubStep;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -276,11 +276,12 @@ fn strike(stage: &Stage, monitor: &Monitor, going: &Going, planned: Planned) -> 
         stuck: None,
     };
     let scene = loop {
-        let Some((scene, at)) = come(stage, going, planned) else { return struck };
+        let Some((scene, at, stopped)) = come(stage, going, planned) else { return struck };
         going.in_force.store(true, Ordering::Relaxed);
         struck.runs = going.ended.load(Ordering::Relaxed);
         (struck.from_ms, struck.began) = (monitor.now_ms(), Instant::now());
         struck.at = planned.fault.inject(stage, &scene).map(|()| at);
+        drop(stopped);
         println!("{:4} s: {planned} strikes at {at}: {:?}", struck.from_ms / 1000, struck.at.as_ref().err());
         if struck.at.is_ok() {
             break scene;
@@ -316,17 +317,27 @@ fn wait(lasts: Lasts, began: Instant, runs: usize, going: &Going) {
 }
 
 /// Waits until the work on the n-th node is at the boundary, or past it; or on a later node, when it went by unseen. None when the
-/// upgrade is over before.
-fn come(stage: &Stage, going: &Going, planned: Planned) -> Option<(Scene, Boundary)> {
+/// upgrade is over before. For a kill the work on the host stands still at its boundary until it was struck.
+fn come(stage: &Stage, going: &Going, planned: Planned) -> Option<(Scene, Boundary, Option<AtBoundary>)> {
     loop {
         let order = locked(&going.order).0.clone();
         let held = locked(&going.holder).clone();
-        if let Some(held) = held.filter(|_| order.len() >= planned.nth) {
+        if let Boundary::Chain(step) = planned.at {
+            // Before the n-th node has a Lease.
+            if held.is_none() && order.len() + 1 >= planned.nth {
+                let found = Boundary::runner(step, &stage.lab.machines()).map(|runner| without_target(stage, runner));
+                if let Some(scene) = found.filter(|_| locked(&going.holder).is_none()) {
+                    return Some((scene, planned.at, None));
+                }
+            }
+        } else if let Some(held) = held.filter(|_| order.len() >= planned.nth) {
             let here = order.get(planned.nth - 1) == Some(&held.target);
             if here || order.len() > planned.nth {
+                let stopped = planned.held_on_host().filter(|_| here && held.step == SubStep::NodeStep);
+                let stopped = stopped.and_then(|step| AtBoundary::wait(&stage.machine(&held.target), step));
                 let at = now_at(stage, &held);
                 if !here || at.position() >= planned.at.position() {
-                    return Some((scene(stage, &held), at));
+                    return Some((scene(stage, &held), at, stopped));
                 }
             }
         }
@@ -342,9 +353,23 @@ fn now_at(stage: &Stage, held: &Holder) -> Boundary {
     inside.map_or(Boundary::Lease(held.step), Boundary::Host)
 }
 
+fn control_plane(stage: &Stage) -> Vec<String> {
+    (1..=stage.lab.spec().control_planes).map(|index| format!("k{index}")).collect()
+}
+
+/// While nobody holds a Lease there is a step and the node it runs on, and no target.
+fn without_target(stage: &Stage, runner: &Machine) -> Scene {
+    Scene {
+        target: String::new(),
+        runner: runner.name(),
+        bystander: String::new(),
+        lease: String::new(),
+        control_plane: control_plane(stage),
+    }
+}
+
 fn scene(stage: &Stage, held: &Holder) -> Scene {
-    let spec = stage.lab.spec();
-    let control_plane: Vec<String> = (1..=spec.control_planes).map(|index| format!("k{index}")).collect();
+    let control_plane = control_plane(stage);
     let others = control_plane.iter().filter(|name| **name != held.target && **name != held.runner);
     Scene {
         target: held.target.clone(),
