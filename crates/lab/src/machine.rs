@@ -141,14 +141,18 @@ impl Machine {
             self.power_on()?;
         }
         let deadline = Instant::now() + BOOT;
+        let mut why = String::new();
         loop {
-            if self.init()?.is_some() && self.run(["systemctl", "is-active", "-q", "containerd"])?.status.success() {
-                return Ok(());
+            // While nspawn sets it up, the first of its children is there and gone again: no error yet.
+            match self.run(["systemctl", "is-active", "-q", "containerd"]) {
+                Ok(said) if said.status.success() => return Ok(()),
+                Ok(_) => {}
+                Err(error) => why = format!("{error:#}; "),
             }
             if Instant::now() > deadline {
                 let console = self.folder.join("console.log");
                 let said = fs::read_to_string(&console).unwrap_or_else(|error| error.to_string());
-                bail!("machine {} did not boot, see {}: {}", self.name(), console.display(), tail(&said, 3));
+                bail!("machine {} did not boot, see {}: {why}{}", self.name(), console.display(), tail(&said, 3));
             }
             std::thread::sleep(POLL);
         }
