@@ -29,8 +29,12 @@ pub enum Defect {
     WholenessNotAsked,
     /// What an administrator has cordoned counts as well.
     ForeignCordonIgnored,
+    /// A cordon on a node with a record of ours is ours, whoever has made it.
+    RecordOutlivesTheCordon,
     /// The Lease is given back when the step on the host is over.
     GivenBackOnReady,
+    /// The target's host is looked at while the order for it is on its way.
+    LooksBeforeTheAnswer,
     /// kured's lock is neither taken nor looked at.
     KuredIgnored,
     /// Whoever was released by hand is gone, at once.
@@ -79,7 +83,7 @@ pub enum Defect {
 
 impl Defect {
     /// All of them.
-    pub const ALL: [Self; 36] = [
+    pub const ALL: [Self; 38] = [
         Self::ExpiryHandsOver,
         Self::HalfDoneIsTakenOver,
         Self::HostNotLookedAt,
@@ -93,7 +97,9 @@ impl Defect {
         Self::TargetCountedAsUp,
         Self::WholenessNotAsked,
         Self::ForeignCordonIgnored,
+        Self::RecordOutlivesTheCordon,
         Self::GivenBackOnReady,
+        Self::LooksBeforeTheAnswer,
         Self::KuredIgnored,
         Self::ReleaseCountsAtOnce,
         Self::StaleBlockOfKuredStays,
