@@ -6,8 +6,10 @@ use super::DrainError;
 use super::link::{Failure, Link, bounded};
 use crate::access::{ATTEMPT, Access};
 use crate::lock::Fence;
+use crate::lock::lease::FIELD_MANAGER;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
 use kube::api::{Patch, PatchParams};
 use kube::core::{PartialObjectMeta, Request};
 use kube::{Api, Resource};
@@ -92,14 +94,15 @@ pub enum Uncordoned {
     NoSuchNode,
 }
 
-/// Whether a node is cordoned, and by whom. A cordon whose record cannot be read counts as somebody else's.
+/// Whether a node is cordoned, and by whom. A cordon whose record cannot be read counts as somebody else's, and so does one that was
+/// made anew over what is left of ours.
 pub fn read(node: &Node) -> Cordon {
     if !unschedulable(node) {
         return Cordon::None;
     }
     match record(node) {
-        Ok(Some(record)) => Cordon::Ours(record.operation),
-        Ok(None) | Err(_) => Cordon::Foreign,
+        Ok(Some(record)) if !is_anew(node, &record) => Cordon::Ours(record.operation),
+        Ok(_) | Err(_) => Cordon::Foreign,
     }
 }
 
@@ -109,15 +112,30 @@ pub fn foreign_writer(node: &Node) -> Option<Writer> {
     if read(node) != Cordon::Foreign {
         return None;
     }
-    let entries = node.metadata.managed_fields.iter().flatten();
-    let wrote = entries.filter(|entry| {
-        entry.fields_v1.as_ref().is_some_and(|fields| fields.0.pointer("/f:spec/f:unschedulable").is_some())
-    });
-    let last = wrote.max_by_key(|entry| entry.time.as_ref().map(|time| time.0))?;
+    let last = writers(node, UNSCHEDULABLE).max_by_key(|entry| entry.time.as_ref().map(|time| time.0))?;
     Some(Writer {
         manager: last.manager.clone().filter(|manager| !manager.is_empty())?,
         at: last.time.as_ref().map(|time| UnixSeconds(time.0.as_second())),
     })
+}
+
+const UNSCHEDULABLE: &str = "/f:spec/f:unschedulable";
+
+/// Who has written a field, by the node's managed fields.
+fn writers<'a>(node: &'a Node, field: &'a str) -> impl Iterator<Item = &'a ManagedFieldsEntry> {
+    let entries = node.metadata.managed_fields.iter().flatten();
+    entries.filter(move |entry| entry.fields_v1.as_ref().is_some_and(|fields| fields.0.pointer(field).is_some()))
+}
+
+/// Whether somebody else has cordoned over a record that knows of no cordon but ours: whoever uncordons by hand leaves our record on the
+/// node, and a cordon of theirs after that looks like ours but for who has written it. Ours is written together with its record. Where
+/// managed fields tell nothing it is ours. (Found by crates/quorum-model.)
+fn is_anew(node: &Node, record: &CordonRecord) -> bool {
+    let field = format!("/f:metadata/f:annotations/f:{}", ANNOTATION.replace('/', "~1"));
+    let by = |field| writers(node, field).map(|entry| entry.manager.as_deref()).collect::<Vec<_>>();
+    let (cordon, ours) = (by(UNSCHEDULABLE), by(&field));
+    let told = unschedulable(node) && !cordon.is_empty() && !ours.is_empty();
+    told && !record.prior_unschedulable && !cordon.iter().any(|manager| ours.contains(manager))
 }
 
 /// The record on a node.
@@ -156,6 +174,7 @@ fn plan(node: &Node, owner: &Owner, now: Timestamp) -> Result<Plan, String> {
         return Ok(Plan::Write(fresh(now, false)));
     }
     Ok(match record(node)? {
+        Some(left) if is_anew(node, &left) => Plan::Write(fresh(now, true)),
         Some(other) if other.operation != owner.operation => Plan::HeldBy(other),
         Some(ours) if ours.owner == owner.identity => Plan::Nothing(ours),
         // Adopted from an actor that is gone: what was there before is what it saw.
@@ -212,8 +231,8 @@ pub async fn uncordon(
             Err(_) if !unschedulable(&seen) => return Ok(Uncordoned::NotOurs),
             Err(because) => return Err(unreadable(node, because)),
         };
-        // Uncordoned by hand in between: it stays that way.
-        let stays = ours.prior_unschedulable && unschedulable(&seen);
+        // Uncordoned by hand in between: it stays that way. Cordoned by hand after that: so does this.
+        let stays = unschedulable(&seen) && (ours.prior_unschedulable || is_anew(&seen, &ours));
         if hand.write(&seen, stays, None).await? {
             return Ok(if stays { Uncordoned::StaysCordoned } else { Uncordoned::Schedulable });
         }
@@ -266,8 +285,9 @@ impl<'a, F: Fence> Hand<'a, F> {
             what: format!("{} node {node}", if record.is_some() { "cordon" } else { "uncordon" }),
             said,
         };
+        let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
         let request = Request::new(Node::url_path(&(), None))
-            .patch_metadata(node, &PatchParams::default(), &Patch::Merge(&patch))
+            .patch_metadata(node, &params, &Patch::Merge(&patch))
             .map_err(|error| failed(error.to_string()))?;
         let written = self
             .link
@@ -381,6 +401,44 @@ mod tests {
         // Ours is told by its annotation, and of none there is nothing to tell.
         assert_eq!(with(node(true, Some(&text("up", "me", false))), fields()), None);
         assert_eq!(with(node(false, None), fields()), None);
+    }
+
+    #[test]
+    fn a_cordon_made_anew_over_a_record_of_ours_is_not_ours() {
+        let record = format!("f:{ANNOTATION}");
+        let ours = |fields: &[&str]| {
+            let mut owned = json!({"f:metadata": {"f:annotations": {}}, "f:spec": {}});
+            for field in fields {
+                let path = if *field == "f:unschedulable" { "/f:spec" } else { "/f:metadata/f:annotations" };
+                owned.pointer_mut(path).unwrap()[*field] = json!({});
+            }
+            owned
+        };
+        let cordoned = |prior: bool, managed: &[(&str, &[&str])]| {
+            let entries = managed.iter().map(|(manager, fields)| json!({"manager": manager, "fieldsV1": ours(fields)}));
+            let mut node = node(true, Some(&text("up", "me", prior)));
+            node.metadata.managed_fields = Some(serde_json::from_value(entries.collect()).unwrap());
+            node
+        };
+        let both = ["f:unschedulable", record.as_str()];
+        let [cordon, record] = both.map(|field| [field]);
+        let theirs: &[(&str, &[&str])] = &[("quorate", &record), ("kubectl-cordon", &cordon)];
+        let (me, now) = (owner("up", "me", false), "2026-11-22T19:00:00Z".parse().unwrap());
+        let anew = cordoned(false, theirs);
+        assert_eq!(read(&anew), Cordon::Foreign);
+        for operation in ["up", "down"] {
+            let found = plan(&anew, &owner(operation, "me", false), now).unwrap();
+            assert!(matches!(found, Plan::Write(record) if record.prior_unschedulable), "{operation}");
+        }
+        for (node, why) in [
+            (cordoned(true, theirs), "theirs was there before, and we have written nothing but the record"),
+            (cordoned(false, &[("quorate", &both)]), "ours, as we write it"),
+            (cordoned(false, &[("quorate", &record)]), "nobody says who has cordoned"),
+            (cordoned(false, &[("kubectl-cordon", &cordon)]), "nobody says who has written the record"),
+        ] {
+            assert_eq!(read(&node), Cordon::Ours("up".to_owned()), "{why}");
+            assert!(matches!(plan(&node, &me, now).unwrap(), Plan::Nothing(_)), "{why}");
+        }
     }
 
     #[test]

@@ -2,20 +2,27 @@
 
 use crate::defect::Defect;
 use crate::moves::{Move, spend};
-use crate::world::{Cordon, KuredLock, Pod, Scenario, State, Unit};
+use crate::world::{KuredLock, Pod, Scenario, State, Unit};
 
 impl Scenario {
     pub(crate) fn befalls(&self, next: &mut State, taken: Move) -> Option<()> {
         match taken {
             Move::Kill(actor) if next.lives[actor].process => {
-                spend(&mut next.left.kills)?;
+                // The kubelet does that to whoever is evicted.
+                if next.lives[actor].pod != Pod::Evicted {
+                    spend(&mut next.left.kills)?;
+                }
                 Self::end(next, actor);
             }
             // That of a sentinel is started again: its pod has not ended.
             Move::ReportEnd(actor) if !self.is_sentinel(actor) => {
                 let heard = next.nodes[self.actors[actor].runner].is_reached();
                 let life = next.lives.get_mut(actor).filter(|life| heard && !life.process && life.under_way == 0)?;
-                matches!(life.pod, Pod::Running | Pod::GivenUp).then(|| life.pod = Pod::Ended)?;
+                life.pod = match life.pod {
+                    Pod::Running | Pod::GivenUp => Pod::Ended,
+                    Pod::Evicted => Pod::Missing,
+                    Pod::Ended | Pod::Missing | Pod::NotYet => return None,
+                };
             }
             Move::Pause(actor) if next.lives[actor].process && !next.lives[actor].paused => {
                 spend(&mut next.left.pauses)?;
@@ -48,14 +55,26 @@ impl Scenario {
             Move::Reconnect(node) if next.nodes[node].cut => {
                 next.nodes[node].cut = false;
             }
-            Move::Cordon(node) if next.nodes[node].cordon == Cordon::None => {
+            Move::Cordon(node) if !next.nodes[node].cordons.unschedulable => {
                 spend(&mut next.left.cordons)?;
-                next.nodes[node].cordon = Cordon::Foreign;
+                next.nodes[node].cordons.by_others();
             }
             Move::Uncordon(node)
-                if next.nodes[node].cordon == Cordon::Foreign && next.kured != KuredLock::Node(node) =>
+                if next.nodes[node].cordons.unschedulable && next.kured != KuredLock::Node(node) =>
             {
-                next.nodes[node].cordon = Cordon::None;
+                if !next.nodes[node].cordons.theirs {
+                    spend(&mut next.left.cordons)?;
+                }
+                next.nodes[node].cordons.lifted();
+            }
+            Move::Drain(node) if next.nodes[node].cordons.unschedulable && next.nodes[node].is_reached() => {
+                spend(&mut next.left.drains)?;
+                for (actor, wants) in self.actors.iter().enumerate() {
+                    // Those of DaemonSets stay: the sentinels', and kured's.
+                    if wants.runner == node && !self.is_sentinel(actor) && next.lives[actor].pod == Pod::Running {
+                        next.lives[actor].pod = Pod::Evicted;
+                    }
+                }
             }
             _ => return None,
         }
@@ -96,6 +115,6 @@ impl Scenario {
 
     /// Whether everything that was sent from a machine has had its effect, or never will.
     fn is_quiet(&self, state: &State, node: usize) -> bool {
-        self.actors.iter().zip(&state.lives).all(|(wants, life)| wants.runner != node || life.under_way == 0)
+        self.actors.iter().zip(state.lives.iter()).all(|(wants, life)| wants.runner != node || life.under_way == 0)
     }
 }

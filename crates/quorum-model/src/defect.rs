@@ -9,6 +9,8 @@ pub enum Defect {
     HalfDoneIsTakenOver,
     /// Nobody looks at the target's host: whether a step is at work there.
     HostNotLookedAt,
+    /// The target's host is looked at before the holder's deadline has passed, and not again.
+    HostLookedAtTooSoon,
     /// A pod that is not there has ended, at once.
     MissingPodHasEnded,
     /// A pod that the node controller gave up while its node was not reached has ended.
@@ -29,6 +31,8 @@ pub enum Defect {
     WholenessNotAsked,
     /// What an administrator has cordoned counts as well.
     ForeignCordonIgnored,
+    /// A cordon on a node with a record of ours is ours, whoever has made it.
+    RecordOutlivesTheCordon,
     /// The Lease is given back when the step on the host is over.
     GivenBackOnReady,
     /// kured's lock is neither taken nor looked at.
@@ -79,10 +83,11 @@ pub enum Defect {
 
 impl Defect {
     /// All of them.
-    pub const ALL: [Self; 36] = [
+    pub const ALL: [Self; 38] = [
         Self::ExpiryHandsOver,
         Self::HalfDoneIsTakenOver,
         Self::HostNotLookedAt,
+        Self::HostLookedAtTooSoon,
         Self::MissingPodHasEnded,
         Self::UnreachableHasEnded,
         Self::NoMargin,
@@ -93,6 +98,7 @@ impl Defect {
         Self::TargetCountedAsUp,
         Self::WholenessNotAsked,
         Self::ForeignCordonIgnored,
+        Self::RecordOutlivesTheCordon,
         Self::GivenBackOnReady,
         Self::KuredIgnored,
         Self::ReleaseCountsAtOnce,

@@ -3,20 +3,27 @@
 
 use crate::moves::{Move, tick};
 use crate::world::{
-    Actor, Budget, Cordon, Kind, KuredLock, KuredPod, LEASE, Life, MARGIN, Phase, Plan, Pod, Role, Scenario, State,
+    Actor, Budget, Cordons, Kind, KuredLock, KuredPod, LEASE, Life, MARGIN, Phase, Plan, Pod, Role, Scenario, State,
     Unit, Wrong,
 };
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use ahash::{HashMap, HashSet, RandomState};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Turns that this may take; in each everybody gets as far as it gets, and then time passes.
 const TURNS: usize = 60;
 /// Turns in which one of them has a start over the next, where not all may begin at once.
 const START: usize = 12;
 
-/// Moments from which it was tried already.
+/// What was found out already: about these moments, by their fingerprints, as stateright knows the states that it has come to.
 #[derive(Clone, Debug, Default)]
-pub struct Ends(Arc<Mutex<HashMap<(Tried, State), bool>>>);
+pub struct Ends(Arc<Mutex<Known>>);
+
+#[derive(Debug, Default)]
+struct Known {
+    tried: HashMap<(Tried, u64), bool>,
+    /// Between two turns: once everybody gets turns from here, everything is ended.
+    on_the_way: HashSet<u64>,
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Tried {
@@ -26,48 +33,59 @@ enum Tried {
 }
 
 impl Ends {
-    fn known(&self, tried: Tried, state: State, find_out: impl FnOnce(State) -> bool) -> bool {
-        let key = (tried, state);
-        if let Some(known) = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
+    fn known(&self, tried: Tried, state: &State, find_out: impl FnOnce() -> bool) -> bool {
+        let key = (tried, fingerprint(state));
+        if let Some(known) = self.locked().tried.get(&key) {
             return *known;
         }
-        let found = find_out(key.1.clone());
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(key, found);
+        let found = find_out();
+        self.locked().tried.insert(key, found);
         found
     }
+
+    fn locked(&self) -> MutexGuard<'_, Known> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn fingerprint(state: &State) -> u64 {
+    // The same in each run.
+    RandomState::with_seeds(1, 2, 3, 4).hash_one(state)
 }
 
 impl Scenario {
     /// Nothing befalls anybody any more, whoever lives goes on, and the next run of each operation is started: everything is ended.
     pub(crate) fn ends(&self, state: &State) -> bool {
-        let mut calm = state.clone();
+        let mut calm = *state;
         self.calms_down(&mut calm, true);
-        self.ends.known(Tried::End, calm, |mut calm| {
-            let mut scenario = self.clone();
+        self.ends.known(Tried::End, &calm, || {
+            let mut calm = calm;
+            let mut scenario = Self { torn: false, ..self.clone() };
             for actor in self.operations() {
                 // Never on its target. A sentinel is started again where it was.
                 if actor.kind != Kind::Sentinel {
                     scenario.actors.push(Actor { runner: (actor.target + 1) % self.nodes(), ..actor });
                 }
             }
-            calm.lives.resize(scenario.actors.len(), Life::new());
+            (calm.lives.len()..scenario.actors.len()).for_each(|_| calm.lives.push(Life::new()));
             scenario.runs_to_the_end(&calm)
         })
     }
 
     /// The same with nobody newly started, from where everything that is under way is in the hands of those who live.
     pub(crate) fn the_living_end(&self, state: &State) -> bool {
-        let mut calm = state.clone();
+        let mut calm = *state;
         self.calms_down(&mut calm, true);
         if !self.is_in_living_hands(&calm) {
             return true;
         }
-        self.ends.known(Tried::EndByTheLiving, calm, |mut calm| {
+        self.ends.known(Tried::EndByTheLiving, &calm, || {
+            let mut calm = calm;
             // None of them has to be late.
             for actor in 0..self.actors.len() {
                 self.goes(&mut calm, Move::Renew(actor));
             }
-            self.runs_to_the_end(&calm)
+            Self { torn: false, ..self.clone() }.runs_to_the_end(&calm)
         })
     }
 
@@ -94,7 +112,7 @@ impl Scenario {
         if state.nodes.iter().all(|node| node.powered || node.role == Role::None) {
             return true;
         }
-        let mut calm = state.clone();
+        let mut calm = *state;
         self.calms_down(&mut calm, false);
         for (life, actor) in calm.lives.iter_mut().zip(&self.actors) {
             // What has run on a machine without power was seen by nobody to end.
@@ -102,13 +120,16 @@ impl Scenario {
             let pod = if reached && life.pod != Pod::Missing { Pod::Ended } else { life.pod };
             *life = Life { process: false, phase: Phase::Over, pod, ..Life::new() };
         }
-        self.ends.known(Tried::Repair, calm, |calm| !calm.api() || self.is_repaired(calm))
+        self.ends.known(Tried::Repair, &calm, || !calm.api() || self.is_repaired(calm))
     }
 
     /// Machines run or stay lost, nobody is cut off or stopped, administrators and kured are done.
     fn calms_down(&self, state: &mut State, power_returns: bool) {
-        for life in &mut state.lives {
-            life.under_way = 0;
+        for actor in 0..state.lives.len() {
+            state.lives[actor].under_way = 0;
+            if state.lives[actor].pod == Pod::Evicted {
+                self.goes(state, Move::Kill(actor));
+            }
         }
         for node in 0..state.nodes.len() {
             if power_returns {
@@ -119,8 +140,8 @@ impl Scenario {
             }
             let node = &mut state.nodes[node];
             node.behind = false;
-            if node.cordon == Cordon::Foreign && node.kured == KuredPod::Idle {
-                node.cordon = Cordon::None;
+            if node.cordons.theirs && node.kured == KuredPod::Idle {
+                node.cordons.lifted();
             }
             // It may be held up for ever: by an alert, or by its window.
             if node.kured == KuredPod::Looked {
@@ -143,25 +164,50 @@ impl Scenario {
         // What differs in these has the same future.
         (state.hand, state.snapshot, state.left) = (None, None, Budget::default());
         (state.wrong, state.done, state.adopted) = (Wrong::default(), false, false);
-        for life in &mut state.lives {
+        for life in state.lives.iter_mut() {
             life.paused = false;
             life.drifted = false;
+            life.glimpse = None;
+            // Of these only what it takes for wrong would depend.
+            (life.saw_down, life.saw_odd) = (0, false);
         }
     }
 
     /// Whether there is an order in which everything is ended: all at once nearly always is one, else whoever begins has a start. What no
     /// order ends is stuck; what only some order does not end becomes stuck on the way, and that state is searched, too.
     fn runs_to_the_end(&self, state: &State) -> bool {
-        let ends = |first: usize, start: usize| {
-            let (mut state, actors) = (state.clone(), self.actors.len());
+        let with_a_start = |first: usize| {
+            let (mut state, actors) = (*state, self.actors.len());
             let order: Vec<usize> = (first..actors).chain(0..first).collect();
-            (0..TURNS + start * actors).any(|turn| {
-                let begun = turn.checked_div(start).map_or(actors, |others| (others + 1).min(actors));
-                self.takes_a_turn(&mut state, &order[..begun]);
+            (0..TURNS + START * actors).any(|turn| {
+                self.takes_a_turn(&mut state, &order[..(turn / START + 1).min(actors)]);
                 self.is_clean(&state)
             })
         };
-        ends(0, 0) || (0..self.actors.len()).any(|first| ends(first, START))
+        self.runs_all_at_once(*state) || (0..self.actors.len()).any(with_a_start)
+    }
+
+    /// The same, all at once. Where this comes to what another try has come through, it ends as that did; where it comes to what it has come
+    /// through itself, it never will.
+    fn runs_all_at_once(&self, mut state: State) -> bool {
+        let everybody: Vec<usize> = (0..self.actors.len()).collect();
+        let mut way = Vec::new();
+        loop {
+            let here = fingerprint(&state);
+            if way.contains(&here) {
+                return false;
+            }
+            if self.ends.locked().on_the_way.contains(&here) {
+                break;
+            }
+            way.push(here);
+            self.takes_a_turn(&mut state, &everybody);
+            if self.is_clean(&state) {
+                break;
+            }
+        }
+        self.ends.locked().on_the_way.extend(way);
+        true
     }
 
     /// These get as far as they get, all others keep what they have, and then time passes.
@@ -175,9 +221,9 @@ impl Scenario {
         }
         for actor in these {
             let [acts, waits] = self.of_actor(*actor);
-            while acts.iter().any(|one| self.goes(state, *one)) {}
+            while acts.iter().any(|one| self.goes(state, one(*actor))) {}
             for one in waits {
-                self.goes(state, one);
+                self.goes(state, one(*actor));
             }
         }
         for node in 0..self.nodes() {
@@ -192,7 +238,7 @@ impl Scenario {
         if !self.gives_up_by_hand(&mut state) {
             return false;
         }
-        let mut scenario = self.clone();
+        let mut scenario = Self { torn: false, ..self.clone() };
         let joining = |at: &usize| state.nodes[*at].is_joining();
         let lost = |at: &usize| state.nodes[*at].role == Role::Voter && !state.nodes[*at].powered;
         let nodes = || 0..self.nodes();
@@ -211,8 +257,8 @@ impl Scenario {
 
     /// A hand finishes or undoes what was left, and gives it up, as `by_hand` allows: the holder is told, is known to have stopped, is given up.
     fn gives_up_by_hand(&self, state: &mut State) -> bool {
-        for node in &mut state.nodes {
-            (node.unit, node.cordon) = (Unit::None, Cordon::None);
+        for node in state.nodes.iter_mut() {
+            (node.unit, node.cordons) = (Unit::None, Cordons::default());
             (node.file, node.kured) = (false, KuredPod::Idle);
         }
         if matches!(state.kured, KuredLock::Node(_)) {
@@ -248,7 +294,7 @@ impl Scenario {
         let free = state.lease.is_none() && state.kured == KuredLock::Free;
         let untouched = state.nodes.iter().all(|node| {
             let gate = node.file || node.kured != KuredPod::Idle;
-            node.cordon != Cordon::Ours && node.unit == Unit::None && node.is_well() && !node.is_joining() && !gate
+            node.cordons.record.is_none() && node.unit == Unit::None && node.is_well() && !node.is_joining() && !gate
         });
         let is_over = |(actor, life): (usize, &Life)| {
             let rests = self.is_sentinel(actor) && life.phase == Phase::Idle && !self.sentinel_asks(state, actor);

@@ -1,13 +1,16 @@
 //! A moment as the values that the real functions are asked with, and their answers.
 
 use crate::defect::Defect;
-use crate::world::{Decided, Holder, Kind, KuredLock, LEASE, MARGIN, Plan, Pod, Scenario, State, Step, Unit};
+use crate::world::{Actor, Decided, Glimpse, Holder, Kind, KuredLock, LEASE, MARGIN, Plan, Pod, Scenario, State, Step, Unit};
 use quorum_safety::fixture::name;
 use quorum_safety::lock::{
     Claim, Decision, HolderFacts, KuredBlock, KuredStep, LeaseView, NodeState, PodRef, PodState, Proof, Record,
     Release, Sighting, Stage, Timings, by_hand, decide, kured_step,
 };
 use quorum_safety::{Fact, UnixSeconds};
+use ahash::HashMap;
+use std::fmt::{self, Display, Formatter};
+use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
 /// A tick is a second of the real types.
@@ -26,9 +29,47 @@ pub(crate) fn number(at: usize) -> u64 {
 }
 
 /// The identity of a holder. A sentinel's is that of its pod and the boot, whichever of its processes it is.
-pub(crate) fn identity(scenario: &Scenario, actor: usize, boot: u8) -> String {
-    if scenario.is_sentinel(actor) { format!("sentinel-{actor}-{boot}") } else { format!("actor-{actor}") }
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Identity {
+    actor: usize,
+    /// Of a sentinel only.
+    boot: Option<u8>,
 }
+
+impl Display for Identity {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self.boot {
+            Some(boot) => write!(f, "sentinel-{}-{boot}", self.actor),
+            None => write!(f, "actor-{}", self.actor),
+        }
+    }
+}
+
+pub(crate) fn identity(scenario: &Scenario, actor: usize, boot: u8) -> Identity {
+    Identity { actor, boot: scenario.is_sentinel(actor).then_some(boot) }
+}
+
+/// What is seen of the holder of the Lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct HolderSeen {
+    pod: Pod,
+    /// Whether its node is Ready, and its boot.
+    node: (bool, u8),
+    /// Whether a step is at work on its target; none where that host was not looked at.
+    unit: Option<bool>,
+    /// For how many ticks the Lease was seen unchanged.
+    sighted: Option<u8>,
+}
+
+/// All that a decision about the Lease depends on: a search asks the same a hundred thousand times.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct Asked {
+    me: (Identity, Actor),
+    holder: Option<(Holder, Identity, Actor, HolderSeen)>,
+    defect: Option<Defect>,
+}
+
+static DECISIONS: LazyLock<Mutex<HashMap<Asked, Option<Decided>>>> = LazyLock::new(Mutex::default);
 
 pub(crate) fn operation(kind: Kind) -> String {
     match kind {
@@ -55,23 +96,24 @@ fn step(step: Step) -> quorum_safety::lock::Step {
 
 impl Scenario {
     /// The identity that an actor has now.
-    fn me(&self, state: &State, actor: usize) -> String {
+    fn me(&self, state: &State, actor: usize) -> Identity {
         identity(self, actor, state.nodes[self.actors[actor].runner].boot)
     }
 
-    fn holder_identity(&self, holder: &Holder) -> String {
+    fn holder_identity(&self, holder: &Holder) -> Identity {
         identity(self, holder.actor, holder.boot)
     }
 
     fn claim(&self, state: &State, actor: usize) -> Claim {
         let wants = self.actors[actor];
-        Claim { identity: self.me(state, actor), operation: operation(wants.kind), target: name(number(wants.target)) }
+        let identity = self.me(state, actor).to_string();
+        Claim { identity, operation: operation(wants.kind), target: name(number(wants.target)) }
     }
 
     fn record(&self, holder: &Holder) -> Record {
         let wants = self.actors[holder.actor];
         Record {
-            identity: self.holder_identity(holder),
+            identity: self.holder_identity(holder).to_string(),
             operation: operation(wants.kind),
             target: name(number(wants.target)),
             actor: "model".to_owned(),
@@ -92,7 +134,7 @@ impl Scenario {
         let version = "1".to_owned();
         let Some(holder) = &state.lease else { return LeaseView::Free { version } };
         let release = holder.released.map(|stopped| Release {
-            identity: self.holder_identity(holder),
+            identity: self.holder_identity(holder).to_string(),
             because: "the model".to_owned(),
             by: "a hand".to_owned(),
             at: UnixSeconds(0),
@@ -100,53 +142,86 @@ impl Scenario {
         });
         LeaseView::Held {
             version,
-            identity: self.holder_identity(holder),
+            identity: self.holder_identity(holder).to_string(),
             record: Fact::Known(self.record(holder)),
             release: Fact::Known(release),
         }
     }
 
     /// Whether somebody who has seen the Lease unchanged for so long knows that the holder's deadline has passed.
-    fn is_silent(&self, view: &LeaseView, sighted: Option<u8>) -> bool {
-        sighted.is_some_and(|age| Sighting::first(view, Duration::ZERO).silent(seconds(age), &timings(self)))
+    fn is_silent(&self, sighted: Option<u8>) -> bool {
+        sighted.is_some_and(|age| Sighting::first(&LeaseView::Absent, Duration::ZERO).silent(seconds(age), &timings(self)))
     }
 
-    fn facts(&self, state: &State, view: &LeaseView, sighted: Option<u8>, looks_at_host: bool) -> HolderFacts {
-        let Some(holder) = &state.lease else { return HolderFacts::unknown("", "nobody holds it") };
+    /// What is seen of the holder now.
+    pub(crate) fn sees_holder(&self, state: &State, holder: &Holder, actor: usize) -> HolderSeen {
+        let sighted = state.lives[actor].sighted;
+        // A sentinel sees its own paths of its own host only; nobody asks before the holder's deadline has passed.
+        let asks = self.is_silent(sighted) || self.is(Defect::HostLookedAtTooSoon);
+        let looks_at_host = asks && !self.is_sentinel(actor);
+        self.seen_of(state, holder, sighted, looks_at_host)
+    }
+
+    fn seen_of(&self, state: &State, holder: &Holder, sighted: Option<u8>, looks_at_host: bool) -> HolderSeen {
         let wants = self.actors[holder.actor];
         let (runner, target) = (state.nodes[wants.runner], state.nodes[wants.target]);
-        let pod = match state.lives[holder.actor].pod {
+        HolderSeen {
+            pod: state.lives[holder.actor].pod,
+            node: (runner.is_reached(), runner.boot),
+            unit: (looks_at_host && target.is_reached()).then_some(target.unit != Unit::None),
+            sighted,
+        }
+    }
+
+    fn facts(&self, holder: &Holder, seen: &HolderSeen) -> HolderFacts {
+        let pod = match seen.pod {
             Pod::Running => PodState::Running,
             Pod::Ended => PodState::Terminal,
             Pod::GivenUp if self.is(Defect::UnreachableHasEnded) => PodState::Terminal,
-            Pod::GivenUp => PodState::Terminating,
+            Pod::GivenUp | Pod::Evicted => PodState::Terminating,
             Pod::Missing if self.is(Defect::MissingPodHasEnded) => PodState::Terminal,
             Pod::Missing | Pod::NotYet => PodState::NotFound,
         };
-        let ready = runner.is_reached();
-        let unit = if self.is(Defect::HostNotLookedAt) {
-            Fact::Known(false)
-        } else if looks_at_host && target.is_reached() {
-            Fact::Known(target.unit != Unit::None)
-        } else {
-            Fact::Unknown("the host was not looked at".to_owned())
+        let unit = match seen.unit {
+            _ if self.is(Defect::HostNotLookedAt) => Fact::Known(false),
+            Some(works) => Fact::Known(works),
+            None => Fact::Unknown("the host was not looked at".to_owned()),
         };
+        let (ready, boot) = seen.node;
         HolderFacts {
-            of: self.holder_identity(holder),
+            of: self.holder_identity(holder).to_string(),
             pod: Fact::Known(pod),
-            node: Fact::Known(NodeState::Present { ready, boot_id: runner.boot.to_string() }),
+            node: Fact::Known(NodeState::Present { ready, boot_id: boot.to_string() }),
             unit,
-            silent: self.is_silent(view, sighted)
+            silent: self.is_silent(seen.sighted)
                 || (self.is(Defect::ReleaseCountsAtOnce) && holder.released.is_some()),
         }
     }
 
     /// What an actor decides about the Lease now; none when it waits.
     pub(crate) fn decided(&self, state: &State, actor: usize) -> Option<Decided> {
+        let holder = state.lease.map(|holder| {
+            let now = self.sees_holder(state, &holder, actor);
+            let seen = match state.lives[actor].glimpse {
+                Some(Glimpse::Holder(before)) if self.is(Defect::HostLookedAtTooSoon) => {
+                    HolderSeen { unit: before.unit, ..now }
+                }
+                Some(Glimpse::Holder(before)) => HolderSeen { node: now.node, ..before },
+                Some(Glimpse::Members(_) | Glimpse::Objects { .. }) | None => now,
+            };
+            (holder, self.holder_identity(&holder), self.actors[holder.actor], seen)
+        });
+        let asked = Asked { me: (self.me(state, actor), self.actors[actor]), holder, defect: self.defect };
+        let mut decisions = DECISIONS.lock().unwrap_or_else(PoisonError::into_inner);
+        *decisions.entry(asked).or_insert_with(|| self.decides(state, actor, holder.map(|(.., seen)| seen)))
+    }
+
+    fn decides(&self, state: &State, actor: usize, seen: Option<HolderSeen>) -> Option<Decided> {
         let view = self.view(state);
-        // A sentinel sees its own paths of its own host only.
-        let looks_at_host = !self.is_sentinel(actor);
-        let facts = self.facts(state, &view, state.lives[actor].sighted, looks_at_host);
+        let facts = match (&state.lease, &seen) {
+            (Some(holder), Some(seen)) => self.facts(holder, seen),
+            (Some(_) | None, _) => HolderFacts::unknown("", "nobody holds it"),
+        };
         let mut decision = decide(&Fact::Known(view), &self.claim(state, actor), &facts);
         if let (Some(holder), Decision::Wait(_)) = (&state.lease, &decision) {
             let proof = Proof::PodEnded;
@@ -160,8 +235,7 @@ impl Scenario {
                 };
             } else if self.is(Defect::HalfDoneIsTakenOver) && others && !same {
                 // Only that of the doubts is dropped: its holder is gone.
-                let mut untouched = state.clone();
-                untouched.lease = Some(Holder { step: Step::Acquired, ..*holder });
+                let untouched = State { lease: Some(Holder { step: Step::Acquired, ..*holder }), ..*state };
                 let view = self.view(&untouched);
                 let facts = HolderFacts { unit: Fact::Known(false), ..facts };
                 decision = decide(&Fact::Known(view), &self.claim(state, actor), &facts);
@@ -184,7 +258,8 @@ impl Scenario {
     /// What a hand may record about the holder now: whether what it left is given up, and whether it is proven to have stopped.
     pub(crate) fn by_hand(&self, state: &State, abandon: bool) -> Option<(bool, bool)> {
         let view = self.view(state);
-        let facts = self.facts(state, &view, state.hand, false);
+        let holder = state.lease?;
+        let facts = self.facts(&holder, &self.seen_of(state, &holder, state.hand, false));
         Some(match by_hand(&view, &facts, abandon)? {
             Stage::Told => (false, false),
             Stage::Stopped => (false, true),
@@ -193,12 +268,12 @@ impl Scenario {
     }
 
     /// kured's annotation, as we or kured have written it.
-    pub(crate) fn kured(&self, state: &State) -> Option<quorum_safety::lock::KuredLock> {
+    pub(crate) fn kured(&self, lock: KuredLock) -> Option<quorum_safety::lock::KuredLock> {
         let created = "0001-01-01T00:00:00Z".to_owned();
-        let block = match state.kured {
+        let block = match lock {
             KuredLock::Free => return None,
             // Never a sentinel's: its identity would change with the boot.
-            KuredLock::Ours(of) => KuredBlock::ours(&operation(self.actors[of].kind), &identity(self, of, 0), created),
+            KuredLock::Ours(of) => KuredBlock::ours(&operation(self.actors[of].kind), &identity(self, of, 0).to_string(), created),
             KuredLock::Node(at) => KuredBlock { node_id: name(number(at)).0, holder: None, created, ttl: 0 },
         };
         Some(quorum_safety::lock::KuredLock::One(block))
@@ -206,14 +281,15 @@ impl Scenario {
 
     /// What to do about kured's lock.
     pub(crate) fn kured_step(&self, state: &State, actor: usize) -> KuredStep {
-        let mut live: Vec<String> = state.lease.iter().map(|holder| self.holder_identity(holder)).collect();
+        let mut live: Vec<String> = state.lease.iter().map(|holder| self.holder_identity(holder).to_string()).collect();
         if self.is(Defect::StaleBlockOfKuredStays) {
-            live = (0..self.actors.len()).map(|actor| identity(self, actor, 0)).collect();
+            live = (0..self.actors.len()).map(|actor| identity(self, actor, 0).to_string()).collect();
         }
         if self.is(Defect::LocksInEitherOrder) {
             // Else whoever waits without the Lease loses its block to whoever holds it.
-            live.extend((0..self.actors.len()).filter(|of| state.lives[*of].process).map(|of| identity(self, of, 0)));
+            let running = (0..self.actors.len()).filter(|of| state.lives[*of].process);
+            live.extend(running.map(|of| identity(self, of, 0).to_string()));
         }
-        kured_step(&Fact::Known(Some(self.kured(state))), &self.me(state, actor), &Fact::Known(live))
+        kured_step(&Fact::Known(Some(self.kured(state.kured))), &self.me(state, actor).to_string(), &Fact::Known(live))
     }
 }

@@ -3,7 +3,7 @@
 use crate::defect::Defect;
 use crate::moves::{spend, takes_a_second};
 use crate::sentinel::{Act, Lease, Lock, Seen, next};
-use crate::world::{Cordon, Kind, KuredLock, KuredPod, Life, Phase, Pod, REQUEST, Role, Scenario, State, Step};
+use crate::world::{Kind, KuredLock, KuredPod, Life, Phase, Pod, REQUEST, Role, Scenario, State, Step};
 
 impl Scenario {
     pub(crate) fn is_sentinel(&self, actor: usize) -> bool {
@@ -53,7 +53,7 @@ impl Scenario {
             Some(_) => Lease::Ours,
             None => Lease::NotOurs,
         };
-        let kured = match state.kured {
+        let kured = match self.sees_kured(state, actor) {
             KuredLock::Free => Lock::Free,
             KuredLock::Node(of) if of == at && node.kured == KuredPod::Starts => Lock::Returning,
             KuredLock::Node(of) if of == at => Lock::Here,
@@ -83,6 +83,10 @@ impl Scenario {
         if !self.is_sentinel(actor) || !looks || under_way > 0 || !self.runs(state, actor) {
             return None;
         }
+        // Only with the Lease it looks at more than its own host.
+        if matches!(phase, Phase::Holding) && self.connected(state, actor) && !self.may_see(state, actor) {
+            return None;
+        }
         let seen = self.seen(state, actor, waited);
         let mut act = next(&seen);
         // Its patience ends only if there is something to wait for.
@@ -96,8 +100,9 @@ impl Scenario {
         if self.is(Defect::FileNotAnnounced) && act == Act::Announce {
             act = Act::Open;
         }
-        let (down, odd) = state.beside(self.actors[actor].target);
+        let (down, odd) = self.sees_beside(state, actor);
         let life = &mut state.lives[actor];
+        life.glimpse = None;
         if act == Act::Wait {
             // That it has seen this, and left the file where it is.
             let knows = matches!(seen.lease, Lease::Held(Step::Open)) && seen.file && life.saw_down != down;
@@ -193,10 +198,12 @@ impl Scenario {
         if !over || !node.powered || node.rebooting {
             return None;
         }
-        let earlier = || self.actors.iter().zip(&state.lives).take(actor);
+        let earlier = || self.actors.iter().zip(state.lives.iter()).take(actor);
         let is_next = earlier().all(|(other, life)| other.operation() != wants.operation() || life.pod == Pod::Missing);
         match life.pod {
             Pod::Running | Pod::GivenUp => {}
+            // Nobody evicts a sentinel.
+            Pod::Evicted => return None,
             Pod::NotYet if is_next => {}
             Pod::Ended | Pod::Missing | Pod::NotYet => return None,
         }
@@ -245,9 +252,7 @@ impl Scenario {
         let node =
             state.nodes.get_mut(at).filter(|node| gated && node.kured == KuredPod::Locked && node.is_reached())?;
         api.then(|| node.kured = KuredPod::Drains)?;
-        if node.cordon == Cordon::None {
-            node.cordon = Cordon::Foreign;
-        }
+        node.cordons.by_others();
         Some(())
     }
 
@@ -273,8 +278,8 @@ impl Scenario {
     }
 
     fn kured_uncordons(state: &mut State, at: usize) {
-        if state.nodes[at].cordon == Cordon::Foreign {
-            state.nodes[at].cordon = Cordon::None;
+        if state.nodes[at].cordons.theirs {
+            state.nodes[at].cordons.lifted();
         }
         if state.kured == KuredLock::Node(at) {
             state.kured = KuredLock::Free;

@@ -2,10 +2,11 @@
 //!
 //! The decisions are the real ones: `judge`, `decide`, `by_hand`, `kured_step`, `Held` and `Sighting` of `quorum-safety`. Around them is a
 //! world of nodes, members, actors, one Lease, kured's lock and its pods, in which any actor may be killed, paused for any length of time
-//! between a look and an act, cut off, or lose an answer; machines lose power and come back; an administrator cordons; a hand releases the
-//! Lease; kured reboots; etcd is restored from a snapshot while everything outside of it goes on. How much of that at most is a budget of
-//! each search; the order is any. A look is stale from the moment it was taken: only a write of the Lease has what was read as its
-//! precondition. A message may come as late as its deadline allows.
+//! between a look and an act, cut off, or lose an answer; machines lose power and come back; an administrator cordons, drains and uncordons
+//! any node, those that we work on as well; a hand releases the Lease; kured reboots; etcd is restored from a snapshot while everything
+//! outside of it goes on. How much of that at most is a budget of each search; the order is any. A look is stale from the moment it was
+//! taken: only a write of the Lease has what was read as its precondition. In some searches a look is torn, too: one part of it is of
+//! before (`src/torn.rs`). A message may come as late as its deadline allows.
 //!
 //! The reboot sentinel is not written yet: `src/sentinel.rs` is its protocol, and what it rests on.
 //!
@@ -23,15 +24,18 @@
 )]
 
 mod befalls;
+mod cordons;
 mod defect;
 mod ends;
 mod eyes;
+mod few;
 mod gate;
 mod members;
 mod moves;
 mod restore;
 mod rule;
 mod sentinel;
+mod torn;
 mod world;
 
 pub use defect::Defect;
@@ -50,7 +54,7 @@ impl Model for Scenario {
     }
 
     fn actions(&self, state: &State, moves: &mut Vec<Move>) {
-        moves.extend(self.moves(state));
+        self.moves(state, moves);
     }
 
     fn next_state(&self, state: &State, taken: Move) -> Option<State> {
@@ -67,6 +71,7 @@ impl Model for Scenario {
             Property::<Self>::always(CHANGES_ARE_COVERED, |_, state| !state.wrong.uncovered),
             Property::<Self>::always(KURED_IS_COVERED, |_, state| !state.wrong.uncovered_reboot),
             Property::<Self>::always(ADOPTED_IS_HALF_DONE, |_, state| !state.wrong.ghost),
+            Property::<Self>::always(THEIR_CORDONS_STAY, |_, state| !state.wrong.lifted),
             Property::<Self>::always(CAN_BE_ENDED, |scenario, state| !scenario.searches_ends || scenario.ends(state)),
             Property::<Self>::always(THE_LIVING_END, |scenario, state| {
                 !scenario.searches_ends || scenario.the_living_end(state)
@@ -97,6 +102,8 @@ pub const CHANGES_ARE_COVERED: &str = "cordons and changes of members are covere
 pub const KURED_IS_COVERED: &str = "kured reboots under the Lease";
 /// Nobody adopts, or takes for its own, what was never begun or is over.
 pub const ADOPTED_IS_HALF_DONE: &str = "only what is half done is adopted";
+/// What an administrator has cordoned, and not uncordoned, we do not make schedulable.
+pub const THEIR_CORDONS_STAY: &str = "a cordon of somebody else stays";
 /// From every state: once machines run, nobody is cut off and hands are off, those who live and the next runs end everything that was
 /// begun. kured ends what it has its lock for, and begins nothing.
 pub const CAN_BE_ENDED: &str = "whatever is half done can be adopted and ended";

@@ -40,7 +40,7 @@ impl Scenario {
         if !unasked && !self.permits_change(next, actor, change, begun) {
             return None;
         }
-        let (down, odd) = next.beside(self.actors[actor].target);
+        let (down, odd) = self.sees_beside(next, actor);
         let life = &mut next.lives[actor];
         // What has begun is ended on whatever is left.
         (life.saw_down, life.saw_odd) = (down, odd && !begun);

@@ -3,7 +3,7 @@
 use crate::defect::Defect;
 use crate::eyes::{seconds, timings};
 use crate::world::{
-    Cordon, Decided, Holder, Kind, KuredLock, KuredPod, LEASE, Life, MARGIN, Phase, REQUEST, Role, Scenario, State,
+    Decided, Holder, Kind, KuredLock, KuredPod, LEASE, Life, MARGIN, Phase, Pod, REQUEST, Role, Scenario, State,
     Step, Unit,
 };
 use quorum_safety::lock::{Held, KuredStep};
@@ -25,6 +25,12 @@ pub enum Move {
     Renew(usize),
     /// It asks for kured's lock.
     TakeKured(usize),
+    /// It looks at machines and members; the rest it sees later.
+    LooksAtMembers(usize),
+    /// It looks at the objects of the API and the hosts; the rest it sees later.
+    LooksAtObjects(usize),
+    /// It looks at the Lease, its holder's pod and the target's host; that pod's node it sees later.
+    LooksAtHolder(usize),
     /// It looks at everything and asks the rule.
     Judge(usize),
     /// The same, for taking away again what it has added.
@@ -77,8 +83,10 @@ pub enum Move {
     Reconnect(usize),
     /// An administrator cordons the node.
     Cordon(usize),
-    /// And uncordons it.
+    /// And uncordons it, or one that is ours.
     Uncordon(usize),
+    /// And drains it: pods of ours on it are evicted.
+    Drain(usize),
     /// A hand looks at the Lease.
     HandLooks,
     /// And records a release.
@@ -107,24 +115,43 @@ pub enum Move {
     LiftKillSwitch,
 }
 
+/// A move of one actor.
+pub(crate) type OfActor = fn(usize) -> Move;
+
+const ACTS: [OfActor; 9] = [
+    Move::Stop,
+    Move::Write,
+    Move::TakeKured,
+    Move::Judge,
+    Move::Announce,
+    Move::Send,
+    Move::Lands,
+    Move::GiveBack,
+    // Of a change of members only.
+    Move::JudgeUndoing,
+];
+const WAITS: &[OfActor] = &[Move::Renew, Move::Read];
+
 impl Scenario {
     /// Everything that may be tried; what has no effect leads nowhere. What has no budget is left out here already: trying costs time.
-    pub(crate) fn moves(&self, state: &State) -> Vec<Move> {
+    pub(crate) fn moves(&self, state: &State, moves: &mut Vec<Move>) {
         let left = &state.left;
-        let mut moves = vec![Move::Tick];
+        moves.push(Move::Tick);
         let mut may = |budget: u8, these: &[Move]| {
             if budget > 0 {
                 moves.extend(these);
             }
         };
         for actor in 0..self.actors.len() {
-            let [acts, waits] = self.of_actor(actor);
-            may(1, &acts);
-            may(1, &waits);
+            for one in self.of_actor(actor).into_iter().flatten() {
+                may(1, &[one(actor)]);
+            }
             may(1, &[Move::ReportEnd(actor), Move::Resume(actor)]);
+            let torn = [Move::LooksAtMembers(actor), Move::LooksAtObjects(actor), Move::LooksAtHolder(actor)];
+            may(u8::from(self.torn), &torn);
             may(left.lost_answers, &[Move::WriteUnanswered(actor)]);
             may(left.drifts, &[Move::TickMissedBy(actor)]);
-            may(left.kills, &[Move::Kill(actor)]);
+            may(left.kills + u8::from(state.lives[actor].pod == Pod::Evicted), &[Move::Kill(actor)]);
             may(left.pauses, &[Move::Pause(actor)]);
             may(left.deletions, &[Move::DeletePod(actor), Move::GiveUpPod(actor)]);
         }
@@ -134,42 +161,30 @@ impl Scenario {
             may(left.power_cuts, &[Move::PowerCut(at)]);
             may(left.partitions, &[Move::CutOff(at)]);
             may(left.cordons, &[Move::Cordon(at)]);
+            may(left.drains, &[Move::Drain(at)]);
             let kured = u8::from(self.budget.kured > 0 || node.file || node.kured != KuredPod::Idle);
             may(kured, &[Move::KuredLooks(at), Move::KuredTakes(at), Move::KuredCordons(at), Move::KuredAborts(at)]);
             may(1, &[Move::KuredReboots(at), Move::KuredReturns(at), Move::KuredStarts(at)]);
         }
         may(left.releases, &[Move::HandLooks, Move::HandReleases]);
         may(self.budget.restores, &[Move::Snapshot, Move::DataLost, Move::Restore, Move::LiftKillSwitch]);
-        moves
     }
 
     /// What an actor does by itself, in the order in which it would, and how it waits.
-    pub(crate) fn of_actor(&self, actor: usize) -> [Vec<Move>; 2] {
-        if self.is_sentinel(actor) {
-            let acts = [Move::Restart, Move::Stop, Move::Write, Move::Looks, Move::Does, Move::Lands];
-            let waits = [Move::LosesPatience, Move::Renew, Move::Read];
-            return [acts.map(|one| one(actor)).to_vec(), waits.map(|one| one(actor)).to_vec()];
+    pub(crate) fn of_actor(&self, actor: usize) -> [&'static [OfActor]; 2] {
+        match self.actors[actor].kind {
+            Kind::Sentinel => [
+                &[Move::Restart, Move::Stop, Move::Write, Move::Looks, Move::Does, Move::Lands],
+                &[Move::LosesPatience, Move::Renew, Move::Read],
+            ],
+            Kind::Upgrade | Kind::Reboot | Kind::Defragment => [&ACTS[..ACTS.len() - 1], WAITS],
+            Kind::Members(_) => [&ACTS, WAITS],
         }
-        let acts = [
-            Move::Stop,
-            Move::Write,
-            Move::TakeKured,
-            Move::Judge,
-            Move::Announce,
-            Move::Send,
-            Move::Lands,
-            Move::GiveBack,
-        ];
-        let mut acts = acts.map(|one| one(actor)).to_vec();
-        if matches!(self.actors[actor].kind, Kind::Members(_)) {
-            acts.push(Move::JudgeUndoing(actor));
-        }
-        [acts, vec![Move::Renew(actor), Move::Read(actor)]]
     }
 
     /// What comes of a move; none when it cannot happen.
     pub(crate) fn after(&self, state: &State, taken: Move) -> Option<State> {
-        let mut next = state.clone();
+        let mut next = *state;
         match taken {
             Move::Tick => tick(&mut next, None),
             Move::TickMissedBy(actor) => {
@@ -191,6 +206,9 @@ impl Scenario {
             }
             Move::Renew(actor) => self.renew(&mut next, actor)?,
             Move::TakeKured(actor) => self.take_kured(&mut next, actor)?,
+            Move::LooksAtMembers(actor) => self.looks_at_members(&mut next, actor)?,
+            Move::LooksAtObjects(actor) => self.looks_at_objects(&mut next, actor)?,
+            Move::LooksAtHolder(actor) => self.looks_at_holder(&mut next, actor)?,
             Move::Judge(actor) => self.judge(&mut next, actor)?,
             Move::JudgeUndoing(actor) => self.judge_change(&mut next, actor, true)?,
             Move::Announce(actor) => self.announce(&mut next, actor)?,
@@ -236,7 +254,8 @@ impl Scenario {
             | Move::CutOff(_)
             | Move::Reconnect(_)
             | Move::Cordon(_)
-            | Move::Uncordon(_) => self.befalls(&mut next, taken)?,
+            | Move::Uncordon(_)
+            | Move::Drain(_) => self.befalls(&mut next, taken)?,
             Move::KuredLooks(at) => self.kured_looks(&mut next, at)?,
             Move::KuredTakes(at) => self.kured_takes(&mut next, at)?,
             Move::KuredCordons(at) => self.kured_cordons(&mut next, at)?,
@@ -277,6 +296,10 @@ impl Scenario {
         if self.wants_kured_first(actor) && next.kured != KuredLock::Ours(actor) {
             return None;
         }
+        let holder = next.lease.is_some_and(|holder| holder.actor != actor);
+        if self.torn && holder && !(next.lives[actor].glimpse.is_some() && next.lives[actor].fresh) {
+            return None;
+        }
         let waited = self.is(Defect::WhoHasWaitedDoesNotAdopt) && next.lives[actor].sighted.is_some();
         next.lives[actor].sighted.get_or_insert(0);
         let permitted = !self.is(Defect::JudgedBeforeTheLease) || self.permits(next, actor, true);
@@ -284,6 +307,7 @@ impl Scenario {
         let decided = self.decided(next, actor).filter(|one| permitted && !(waited && adopts(one)));
         next.lives[actor].phase = decided.map_or(Phase::Idle, Phase::Decided);
         next.lives[actor].fresh = decided.is_some();
+        next.lives[actor].glimpse = None;
         Some(())
     }
 
@@ -311,7 +335,8 @@ impl Scenario {
         let late = if self.is(Defect::DeadlineFromTheAnswer) { MARGIN + REQUEST } else { 0 };
         life.left = Some(LEASE + late);
         life.drifted = false;
-        life.adopted = step != Step::Acquired;
+        // What has changed nothing on the host is judged like a new target.
+        life.adopted = matches!(step, Step::AtWork | Step::Open | Step::Recover);
         life.phase = Phase::Holding;
         next.adopted |= matches!(decided, Decided::Adopt(_));
         if self.is_sentinel(actor) {
@@ -349,6 +374,7 @@ impl Scenario {
             next.lives[actor].phase = Phase::Locked;
             return Some(());
         }
+        let half_done = next.lease.is_some_and(|holder| holder.step != Step::Acquired);
         match self.kured_step(next, actor) {
             KuredStep::Nothing | KuredStep::Mine => next.lives[actor].phase = Phase::Locked,
             KuredStep::Take => {
@@ -356,9 +382,7 @@ impl Scenario {
                 next.lives[actor].phase = Phase::Locked;
             }
             // Nobody waits for kured with the Lease; but what is half done keeps it.
-            KuredStep::GiveLeaseBack(_) if next.lives[actor].adopted || self.is(Defect::LocksInEitherOrder) => {
-                return None;
-            }
+            KuredStep::GiveLeaseBack(_) if half_done || self.is(Defect::LocksInEitherOrder) => return None,
             KuredStep::GiveLeaseBack(_) => {
                 next.lease = None;
                 next.lease_written();
@@ -374,23 +398,24 @@ impl Scenario {
             return self.judge_change(next, actor, false);
         }
         let Life { phase, adopted, .. } = next.lives[actor];
-        if !matches!(phase, Phase::Locked | Phase::Drained) || !self.connected(next, actor) || !self.holds(next, actor)
-        {
+        let looks = matches!(phase, Phase::Locked | Phase::Drained) && self.may_see(next, actor);
+        if !looks || !self.connected(next, actor) || !self.holds(next, actor) {
             return None;
         }
         let target = self.actors[actor].target;
         // A step that runs on the host is followed.
-        let at_work = next.nodes[target].unit != Unit::None && !self.is(Defect::HostNotLookedAt);
+        let at_work = self.sees_at_work(next, actor) && !self.is(Defect::HostNotLookedAt);
         if adopted && at_work && next.nodes[target].is_reached() {
-            next.lives[actor].phase = Phase::Sent;
+            let life = &mut next.lives[actor];
+            (life.phase, life.glimpse) = (Phase::Sent, None);
             return Some(());
         }
-        let (down, odd) = next.beside(target);
+        let (down, odd) = self.sees_beside(next, actor);
         if !self.is(Defect::JudgedBeforeTheLease) && !self.permits(next, actor, adopted) {
             return None;
         }
         let life = &mut next.lives[actor];
-        (life.saw_down, life.saw_odd) = (down, odd);
+        (life.saw_down, life.saw_odd, life.glimpse) = (down, odd, None);
         life.phase = if phase == Phase::Locked && !adopted { Phase::MayDrain } else { Phase::MayStep };
         Some(())
     }
@@ -474,9 +499,7 @@ impl Scenario {
     /// The API takes it, whatever the node does.
     fn cordon_lands(&self, next: &mut State, actor: usize) -> Option<()> {
         let target = next.nodes.get_mut(self.actors[actor].target)?;
-        if target.cordon == Cordon::None {
-            target.cordon = Cordon::Ours;
-        }
+        target.cordons = self.cordoned(target.cordons);
         next.wrong.uncovered |= !self.is_covered(next, actor);
         if next.lives[actor].phase == Phase::Cordoning {
             next.lives[actor].phase = Phase::Drained;
@@ -491,20 +514,21 @@ impl Scenario {
     }
 
     fn give_back(&self, next: &mut State, actor: usize) -> Option<()> {
-        if !self.connected(next, actor) || !self.holds(next, actor) {
+        if !self.connected(next, actor) || !self.holds(next, actor) || !self.may_see(next, actor) {
             return None;
         }
         let wants = self.actors[actor];
         let target = next.nodes[wants.target];
+        let seen_well = self.sees(next, actor)[wants.target].well;
         let step = next.lease?.step;
         let refused = || !self.permits(next, actor, next.lives[actor].adopted);
         let done = match next.lives[actor].phase {
             phase if matches!(wants.kind, Kind::Members(_)) => self.change_is_over(next, actor, phase)?,
             // Recovered, and nothing of it can come any more.
             Phase::Sent => {
-                let at_work = target.unit != Unit::None && !self.is(Defect::HostNotLookedAt);
+                let at_work = self.sees_at_work(next, actor) && !self.is(Defect::HostNotLookedAt);
                 let over = !at_work && next.lives[actor].under_way == 0;
-                let well = target.is_well() || (self.is(Defect::GivenBackOnReady) && target.is_reached());
+                let well = seen_well || (self.is(Defect::GivenBackOnReady) && target.is_reached());
                 (over && well).then_some(true)?
             }
             // Not permitted, and nothing is down: undone.
@@ -513,10 +537,12 @@ impl Scenario {
             _ => return None,
         };
         let gone = target.role == Role::None;
-        next.wrong.given_back_unwell |= done && !gone && (!target.is_well() || target.is_joining());
-        if target.cordon == Cordon::Ours {
-            next.nodes.get_mut(wants.target)?.cordon = Cordon::None;
-        }
+        // What it has not seen it could not know, but for its own step.
+        let unwell = target.unit != Unit::None || !(seen_well || target.is_well()) || target.is_joining();
+        next.wrong.given_back_unwell |= done && !gone && unwell;
+        let (uncordoned, lifted) = self.uncordoned(target.cordons);
+        next.nodes.get_mut(wants.target)?.cordons = uncordoned;
+        next.wrong.lifted |= lifted;
         if matches!(next.kured, KuredLock::Ours(_)) {
             next.kured = KuredLock::Free;
         }
@@ -553,6 +579,7 @@ impl Scenario {
         life.drifted = false;
         life.fresh = false;
         life.sighted = None;
+        life.glimpse = None;
     }
 }
 

@@ -6,15 +6,16 @@
 //! sets the kill switch and clears our Leases, our cordons and our block in kured's lock before anybody else reaches the restored API.
 
 use crate::defect::Defect;
+use crate::few::Few;
 use crate::moves::spend;
-use crate::world::{Cordon, KuredLock, LEASE, MARGIN, Role, Saved, Scenario, State, Unit};
+use crate::world::{Cordons, KuredLock, LEASE, MARGIN, Role, Saved, Scenario, State, Unit};
 
 impl Scenario {
     pub(crate) fn takes_snapshot(next: &mut State) -> Option<()> {
         if next.left.restores == 0 || next.snapshot.is_some() || !next.api() {
             return None;
         }
-        let cordons = next.nodes.iter().map(|node| node.cordon).collect();
+        let cordons = Few::of(Cordons::default(), next.nodes.iter().map(|node| node.cordons));
         next.snapshot = Some(Saved { lease: next.lease, kured: next.kured, cordons });
         Some(())
     }
@@ -40,13 +41,13 @@ impl Scenario {
             KuredLock::Ours(_) if cleared => KuredLock::Free,
             lock => lock,
         };
-        for (at, cordon) in saved.cordons.into_iter().enumerate() {
+        for (at, cordons) in saved.cordons.iter().copied().enumerate() {
             let node = &mut next.nodes[at];
             // The list is a new one, and nobody joins by it.
             if node.is_joining() {
                 node.role = Role::None;
             }
-            node.cordon = if cordon == Cordon::Ours && cleared { Cordon::None } else { cordon };
+            node.cordons = if cleared { self.uncordoned(cordons).0 } else { cordons };
             if !self.is(Defect::RestoreLeavesTheUnits) {
                 node.behind |= node.unit == Unit::Down;
                 node.unit = Unit::None;

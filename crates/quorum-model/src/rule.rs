@@ -1,11 +1,13 @@
 //! The rule, asked about a moment.
 
 use crate::defect::Defect;
-use crate::eyes::{identity, number, operation};
-use crate::world::{Actor, Change, Cordon, Kind, KuredLock, Plan, Role, Scenario, State, Step};
+use crate::eyes::{Identity, identity, number, operation};
+use crate::few::Few;
+use crate::torn::NodeSeen;
+use crate::world::{Actor, Change, Cordon, Kind, KuredLock, NODES, Plan, Role, Scenario, State, Step};
+use ahash::HashMap;
 use quorum_safety::fixture::{self, Cluster, name, unknown};
 use quorum_safety::{Code, Cordon as SeenCordon, Disruption, Fact, KillSwitch, Kured, Lock, Mine, Verdict};
-use std::collections::HashMap;
 use std::sync::{LazyLock, Mutex, PoisonError};
 
 impl Scenario {
@@ -24,25 +26,23 @@ impl Scenario {
 
     fn asks(&self, state: &State, actor: usize, change: Option<Change>, adopted: bool) -> bool {
         let wants = self.actors[actor];
-        let cordon = |cordon| match cordon {
-            Cordon::Foreign if self.is(Defect::ForeignCordonIgnored) => Cordon::None,
-            cordon => cordon,
-        };
         let joins = state.nodes.iter().any(|node| node.is_joining());
         if joins && change == Some(Change::Remove) && self.is(Defect::JoinHoldsRemovals) {
             return false;
         }
         // What kured does on this node is what the open gate has asked for.
         let own = state.lease.is_some_and(|holder| holder.actor == actor && holder.step == Step::Open);
-        let asked_for = own && wants.kind == Kind::Sentinel && state.kured == KuredLock::Node(wants.target);
+        let kured = self.sees_kured(state, actor);
+        let asked_for = own && wants.kind == Kind::Sentinel && kured == KuredLock::Node(wants.target);
         let asked = Asked {
-            nodes: state.nodes.iter().map(|node| (node.is_well(), cordon(node.cordon), node.role)).collect(),
+            nodes: self.sees(state, actor),
             lease: state.lease.map(|holder| (identity(self, holder.actor, holder.boot), self.actors[holder.actor])),
-            kured: self
-                .kured(state)
-                .filter(|_| !self.is(Defect::KuredIgnored) && !asked_for)
-                .map(|lock| lock.in_flight())
-                .and_then(owner),
+            kured: match kured {
+                _ if self.is(Defect::KuredIgnored) || asked_for => KuredOwner::Nobody,
+                KuredLock::Free => KuredOwner::Nobody,
+                KuredLock::Ours(of) => KuredOwner::Ours(self.actors[of].kind),
+                KuredLock::Node(at) => KuredOwner::Node(at),
+            },
             kill_switch: state.kill_switch,
             me: identity(self, actor, state.nodes[wants.runner].boot),
             wants,
@@ -54,34 +54,37 @@ impl Scenario {
             }),
         };
         let mut answers = ANSWERS.lock().unwrap_or_else(PoisonError::into_inner);
-        *answers.entry(asked.clone()).or_insert_with(|| asked.judge(self.view(state).lock()))
-    }
-}
-
-fn owner(kured: Kured) -> Option<String> {
-    match kured {
-        Kured::Absent | Kured::Free => None,
-        Kured::Held(owner) => Some(owner),
+        *answers.entry(asked).or_insert_with(|| {
+            let kured = self.kured(kured).filter(|_| asked.kured != KuredOwner::Nobody);
+            asked.judge(self.view(state).lock(), kured.map_or(Kured::Free, |lock| lock.in_flight()))
+        })
     }
 }
 
 /// Everything that the rule's answer depends on: a search asks the same a hundred thousand times.
-#[derive(Clone, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct Asked {
-    /// Whether each node is well, its cordon, and its member.
-    nodes: Vec<(bool, Cordon, Role)>,
+    nodes: Few<NodeSeen, NODES>,
     /// Who holds the Lease.
-    lease: Option<(String, Actor)>,
-    kured: Option<String>,
+    lease: Option<(Identity, Actor)>,
+    kured: KuredOwner,
     kill_switch: bool,
     /// Who asks.
-    me: String,
+    me: Identity,
     wants: Actor,
     /// For which change of members.
     change: Option<Change>,
     adopted: bool,
     /// What is done wrong in asking.
     defect: Option<Defect>,
+}
+
+/// Whom kured's lock names, as far as the rule is told.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum KuredOwner {
+    Nobody,
+    Ours(Kind),
+    Node(usize),
 }
 
 static ANSWERS: LazyLock<Mutex<HashMap<Asked, bool>>> = LazyLock::new(Mutex::default);
@@ -91,11 +94,11 @@ impl Asked {
         self.defect == Some(defect)
     }
 
-    fn judge(&self, lease: Lock) -> bool {
+    fn judge(&self, lease: Lock, kured: Kured) -> bool {
         let whole = fixture::healthy(u64::try_from(self.nodes.len()).unwrap_or(u64::MAX));
         let idle = whole.in_flight.clone();
         let mut seen = whole;
-        for (at, (well, cordon, _)) in self.nodes.iter().enumerate() {
+        for (at, NodeSeen { well, cordon, .. }) in self.nodes.iter().enumerate() {
             let number = number(at);
             if !well {
                 seen = seen.power_cut(number);
@@ -111,15 +114,15 @@ impl Asked {
             seen = seen.on_node(&name(number).0, |node| node.cordon = cordon);
         }
         seen.in_flight.control_plane = Fact::Known(lease);
-        seen.in_flight.kured = Fact::Known(self.kured.clone().map_or(Kured::Free, Kured::Held));
+        seen.in_flight.kured = Fact::Known(kured);
         if self.kill_switch {
             seen.in_flight.kill_switch = Fact::Known(KillSwitch::Engaged("restored".to_owned()));
         }
         let holds = self.lease.as_ref().is_some_and(|(holder, _)| *holder == self.me);
         seen.in_flight.mine = match (holds, self.adopted) {
             (false, _) => Mine::Nothing,
-            (true, false) => Mine::Taken(self.me.clone()),
-            (true, true) => Mine::Adopted(self.me.clone()),
+            (true, false) => Mine::Taken(self.me.to_string()),
+            (true, true) => Mine::Adopted(self.me.to_string()),
         };
         let target = number(self.wants.target);
         let wanted = match (self.change, self.wants.kind) {
@@ -138,13 +141,13 @@ impl Asked {
             (None, Kind::Members(_)) => Disruption::Replace(fixture::id(target)),
         };
         // Somebody leads who can; whoever is taken down has handed over before.
-        let votes = |at: usize| self.nodes.get(at).is_some_and(|(well, _, role)| *well && *role == Role::Voter);
+        let votes = |at: usize| self.nodes.get(at).is_some_and(|node| node.well && node.role == Role::Voter);
         let led_by = (0..self.nodes.len()).filter(|at| votes(*at)).map(number).rev().find(|leader| *leader != target);
         for at in 0..self.nodes.len() {
             seen = seen.on_samples(number(at), |sample| sample.leader = led_by.map(fixture::id));
         }
-        for (at, (_, _, role)) in self.nodes.iter().enumerate() {
-            seen = self.with_role(seen, at, *role);
+        for (at, node) in self.nodes.iter().enumerate() {
+            seen = self.with_role(seen, at, node.role);
         }
         // A machine that is there for a member counts as a control plane node before it has one, and holds the very join that it waits for.
         if self.change == Some(Change::Add) && !self.adopted {

@@ -2,7 +2,14 @@
 
 use crate::defect::Defect;
 use crate::ends::Ends;
+use crate::eyes::HolderSeen;
+use crate::few::Few;
 use crate::sentinel::Act;
+
+/// Nodes of the largest scenario.
+pub(crate) const NODES: usize = 5;
+/// Actors of the largest one, with the next run of each and the removals of a repair.
+pub(crate) const LIVES: usize = 8;
 
 /// Ticks for which a holder may act after it sent its last write.
 pub(crate) const LEASE: u8 = 3;
@@ -71,8 +78,10 @@ pub struct Budget {
     pub partitions: u8,
     /// Writes that are done and not answered.
     pub lost_answers: u8,
-    /// Cordons of an administrator.
+    /// Cordons of an administrator, and uncordons of what is ours.
     pub cordons: u8,
+    /// Drains of a node by an administrator.
+    pub drains: u8,
     /// Releases by hand.
     pub releases: u8,
     /// Reboots by kured.
@@ -98,6 +107,8 @@ pub struct Scenario {
     pub dead: Vec<usize>,
     /// Nodes that want to be rebooted.
     pub flagged: Vec<usize>,
+    /// Whether a look takes time: one part of it is of before, and whatever may happen happens before the other.
+    pub torn: bool,
     /// What is done wrong; nothing in earnest.
     pub defect: Option<Defect>,
     /// Whether it is tried from every state whether everything can be ended: takes most of the time.
@@ -161,11 +172,35 @@ pub(crate) enum Change {
     Promote,
 }
 
+/// A cordon as a Node shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Cordon {
     None,
     Ours,
     Foreign,
+}
+
+/// What there is of cordons on a node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Cordons {
+    pub(crate) unschedulable: bool,
+    /// Our record on it, which nobody else takes away: whether the node was unschedulable before.
+    pub(crate) record: Option<bool>,
+    /// That it is unschedulable is the doing of somebody else. The API knows, by the fields' managers.
+    pub(crate) theirs: bool,
+}
+
+impl Cordons {
+    /// Somebody else cordons; one that is there already stays as it is.
+    pub(crate) fn by_others(&mut self) {
+        self.theirs |= !self.unschedulable;
+        self.unschedulable = true;
+    }
+
+    /// Somebody else uncordons, whosever it is: our record stays.
+    pub(crate) fn lifted(&mut self) {
+        (self.unschedulable, self.theirs) = (false, false);
+    }
 }
 
 /// The step of an operation on its target's host. It outlives the process that has begun it.
@@ -204,7 +239,7 @@ pub(crate) struct Node {
     pub(crate) rebooting: bool,
     /// Its member runs and has not caught up.
     pub(crate) behind: bool,
-    pub(crate) cordon: Cordon,
+    pub(crate) cordons: Cordons,
     /// Its member in the list.
     pub(crate) role: Role,
     /// That member has come in place of another.
@@ -268,6 +303,8 @@ pub(crate) enum Pod {
     Running,
     /// The kubelet has seen its containers end.
     Ended,
+    /// It was evicted, and its processes may live for a while; once they are seen to have ended it is gone.
+    Evicted,
     /// The node controller has given it up, and nobody has seen anything.
     GivenUp,
     Missing,
@@ -314,7 +351,18 @@ pub(crate) enum Phase {
     Over,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+/// The first part of a look that is torn, one bit for each node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Glimpse {
+    /// Of machines and members: which are not well.
+    Members(u8),
+    /// Of the objects of the API and of the hosts.
+    Objects { ours: u8, foreign: u8, at_work: u8, kured: KuredLock },
+    /// Of the holder of the Lease; its node is looked at after that.
+    Holder(HolderSeen),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Life {
     pub(crate) process: bool,
     pub(crate) paused: bool,
@@ -324,6 +372,8 @@ pub(crate) struct Life {
     pub(crate) fresh: bool,
     /// For how many ticks the Lease was seen unchanged.
     pub(crate) sighted: Option<u8>,
+    /// What it has seen already of what it looks at.
+    pub(crate) glimpse: Option<Glimpse>,
     /// Ticks until its own deadline; none when it does not hold the Lease.
     pub(crate) left: Option<u8>,
     /// Ticks in which its request may still have its effect.
@@ -358,6 +408,7 @@ impl Life {
             phase: Phase::Idle,
             fresh: false,
             sighted: None,
+            glimpse: None,
             left: None,
             under_way: 0,
             cordons: false,
@@ -388,23 +439,24 @@ pub(crate) struct Wrong {
     pub(crate) uncovered: bool,
     pub(crate) uncovered_reboot: bool,
     pub(crate) ghost: bool,
+    pub(crate) lifted: bool,
 }
 
 /// What of the API a snapshot keeps.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Saved {
     pub(crate) lease: Option<Holder>,
     pub(crate) kured: KuredLock,
-    pub(crate) cordons: Vec<Cordon>,
+    pub(crate) cordons: Few<Cordons, NODES>,
 }
 
 /// One moment.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct State {
-    pub(crate) nodes: Vec<Node>,
+    pub(crate) nodes: Few<Node, NODES>,
     pub(crate) lease: Option<Holder>,
     pub(crate) kured: KuredLock,
-    pub(crate) lives: Vec<Life>,
+    pub(crate) lives: Few<Life, LIVES>,
     /// For how many ticks the hand that may release has seen the Lease unchanged.
     pub(crate) hand: Option<u8>,
     pub(crate) left: Budget,
@@ -429,7 +481,7 @@ impl State {
             unit: Unit::None,
             rebooting: false,
             behind: false,
-            cordon: Cordon::None,
+            cordons: Cordons::default(),
             role: at.checked_sub(scenario.voters).map_or(Role::Voter, |further| scenario.joiners[further]),
             renewed: false,
             pending: scenario.flagged.contains(&at),
@@ -442,10 +494,10 @@ impl State {
         };
         let life = |(at, actor)| if is_next_pod(at, actor) { Life::not_yet() } else { Life::new() };
         Self {
-            nodes: (0..scenario.nodes()).map(node).collect(),
+            nodes: Few::of(node(0), (0..scenario.nodes()).map(node)),
             lease: None,
             kured: KuredLock::Free,
-            lives: scenario.actors.iter().enumerate().map(life).collect(),
+            lives: Few::of(Life::new(), scenario.actors.iter().enumerate().map(life)),
             hand: None,
             left: scenario.budget,
             begun: 0,
@@ -475,19 +527,10 @@ impl State {
 
     /// Everybody's last look at the Lease is of before this write.
     pub(crate) fn lease_written(&mut self) {
-        for life in &mut self.lives {
+        for life in self.lives.iter_mut() {
             life.fresh = false;
             life.sighted = None;
         }
         self.hand = None;
-    }
-
-    /// The voters beside this node that are not well, one bit each, and whether anything beside it is not as it should be.
-    pub(crate) fn beside(&self, target: usize) -> (u8, bool) {
-        let others = || self.nodes.iter().enumerate().filter(|(at, _)| *at != target);
-        let down = others().filter(|(_, node)| node.role == Role::Voter && !node.is_well());
-        let down = down.fold(0, |mask, (at, _)| mask | 1 << at);
-        let odd = others().any(|(_, node)| node.cordon != Cordon::None || node.role != Role::Voter);
-        (down, down != 0 || odd)
     }
 }

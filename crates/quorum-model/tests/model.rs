@@ -2,9 +2,10 @@
 //! The searches: in earnest nothing may be found, and with each deliberate defect something must be. `UPDATE=1` writes the files anew.
 
 use quorum_model::{Actor, Budget, Defect, Ends, Kind, Move, Plan, Role, Scenario, State};
-use stateright::{Checker, Expectation, HasDiscoveries, Model, Property};
+use stateright::{Checker, Expectation, Model, Property};
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::OnceLock;
 
 const NOTHING: Budget = Budget {
     kills: 0,
@@ -14,6 +15,7 @@ const NOTHING: Budget = Budget {
     partitions: 0,
     lost_answers: 0,
     cordons: 0,
+    drains: 0,
     releases: 0,
     kured: 0,
     drifts: 0,
@@ -32,6 +34,7 @@ fn scenario(voters: usize, actors: &[Actor], budget: Budget) -> Scenario {
         joiners: Vec::new(),
         dead: Vec::new(),
         flagged: Vec::new(),
+        torn: false,
         defect: None,
         searches_ends: true,
         ends: Ends::default(),
@@ -58,6 +61,7 @@ fn scenarios(few: &[Actor]) -> Vec<(&'static str, Scenario)> {
     all.extend(members());
     all.extend(sentinels());
     all.extend(restores());
+    all.extend(torn(few));
     all
 }
 
@@ -71,7 +75,8 @@ fn operations(few: &[Actor]) -> Vec<(&'static str, Scenario)> {
         ("power", scenario(3, &TWO, Budget { power_cuts: 1, ..NOTHING })),
         ("partitions", scenario(3, few, Budget { partitions: 1, deletions: 1, ..NOTHING })),
         ("hands", scenario(3, few, Budget { kills: 1, releases: 1, ..NOTHING })),
-        ("administrators", scenario(3, few, Budget { kills: 1, cordons: 1, ..NOTHING })),
+        ("administrators", scenario(3, few, Budget { kills: 1, cordons: 2, ..NOTHING })),
+        ("administrators drain", scenario(3, few, Budget { cordons: 1, drains: 1, ..NOTHING })),
         ("kured", scenario(3, few, Budget { kills: 1, kured: 1, ..NOTHING })),
         (
             "other operations",
@@ -139,6 +144,20 @@ fn restores() -> Vec<(&'static str, Scenario)> {
         ("restores", scenario(3, &ONE, once)),
         ("restores, two nodes", scenario(3, &EACH, once)),
         ("restores, a sentinel", Scenario { flagged: vec![0], ..scenario(3, &[sentinel(0), TWO[2]], once) }),
+    ]
+}
+
+/// Looks of which one part is of before.
+fn torn(few: &[Actor]) -> Vec<(&'static str, Scenario)> {
+    let torn = |scenario| Scenario { torn: true, ..scenario };
+    vec![
+        ("torn looks", torn(scenario(3, few, Budget { kills: 1, ..NOTHING }))),
+        ("torn looks, two nodes", torn(scenario(3, &EACH, Budget { power_cuts: 1, cordons: 1, ..NOTHING }))),
+        ("torn looks, kured", torn(scenario(3, &ONE[..1], Budget { power_cuts: 1, kured: 1, ..NOTHING }))),
+        (
+            "torn looks, a sentinel",
+            Scenario { flagged: vec![0], ..torn(scenario(3, &[sentinel(0), TWO[2]], Budget { cordons: 1, ..NOTHING })) },
+        ),
     ]
 }
 
@@ -247,7 +266,8 @@ const fn scenario_of(defect: Defect) -> &'static str {
         Defect::JudgedBeforeTheLease | Defect::TargetCountedAsUp => "power",
         Defect::UnreachableHasEnded => "partitions",
         Defect::ReleaseCountsAtOnce => "hands",
-        Defect::ForeignCordonIgnored => "administrators",
+        Defect::ForeignCordonIgnored | Defect::RecordOutlivesTheCordon => "administrators",
+        Defect::HostLookedAtTooSoon => "torn looks",
         Defect::KuredIgnored | Defect::WhoHasWaitedDoesNotAdopt => "kured",
         Defect::ExpiryHandsOver
         | Defect::HalfDoneIsTakenOver
@@ -297,37 +317,50 @@ fn is_always(property: &Property<Scenario>) -> bool {
     matches!(property.expectation, Expectation::Always)
 }
 
-/// A way to a state that breaks something, in fewer moves than so many.
-fn way(scenario: &Scenario, fewer_than: Option<usize>) -> Option<Vec<Move>> {
-    let mut checker = scenario.clone().checker().finish_when(HasDiscoveries::AnyFailures);
-    if let Some(moves) = fewer_than {
-        // stateright counts states, and does not look at the last one.
-        checker = checker.target_max_depth(moves + 1);
+/// A search for the first state that breaks something: in the order of one thread none is nearer. stateright alone tells the last that it
+/// finds in a block of states.
+struct Hunt {
+    scenario: Scenario,
+    first: OnceLock<State>,
+}
+
+impl Model for Hunt {
+    type State = State;
+    type Action = Move;
+
+    fn init_states(&self) -> Vec<State> {
+        self.scenario.init_states()
     }
-    // One thread: the same way each time.
-    let checker = checker.spawn_bfs().join();
-    let wrong = checker.discoveries().into_iter().filter(|(property, _)| {
-        matches!(checker.discovery_classification(property), stateright::DiscoveryClassification::Counterexample)
-    });
-    let first_wrong = wrong.map(|(property, path)| {
-        let steps = path.into_vec();
-        let harmless = steps.iter().take_while(|(state, _)| broken(scenario, state).is_empty()).count();
-        let moves: Vec<Move> = steps.into_iter().take(harmless).filter_map(|(_, taken)| taken).collect();
-        (moves.len(), property, moves)
-    });
-    let (_, _, moves) = first_wrong.min_by_key(|(length, property, _)| (*length, *property))?;
-    Some(moves)
+
+    fn actions(&self, state: &State, moves: &mut Vec<Move>) {
+        self.scenario.actions(state, moves);
+    }
+
+    fn next_state(&self, state: &State, taken: Move) -> Option<State> {
+        self.scenario.next_state(state, taken)
+    }
+
+    fn properties(&self) -> Vec<Property<Self>> {
+        vec![Property::<Self>::always(HUNTED, |hunt, state| {
+            broken(&hunt.scenario, state).is_empty() || hunt.first.get_or_init(|| *state) != state
+        })]
+    }
+}
+
+const HUNTED: &str = "nothing is broken";
+
+/// The shortest way to a state that breaks something.
+fn way(scenario: &Scenario) -> Option<Vec<Move>> {
+    let hunt = Hunt { scenario: scenario.clone(), first: OnceLock::new() };
+    let checker = hunt.checker().spawn_bfs().join();
+    Some(checker.discovery(HUNTED)?.into_actions())
 }
 
 /// What is broken first, and the shortest way there.
 fn found(defect: Defect) -> Option<(Vec<&'static str>, Vec<Move>)> {
     let (_, scenario) = scenarios(&ONE).into_iter().find(|(name, _)| *name == scenario_of(defect))?;
     let scenario = Scenario { defect: Some(defect), searches_ends: shows_in_the_future(defect), ..scenario };
-    let mut shortest = way(&scenario, None)?;
-    // stateright reports the last that it finds in a block of states: one before it may be nearer.
-    while let Some(shorter) = way(&scenario, Some(shortest.len())) {
-        shortest = shorter;
-    }
+    let shortest = way(&scenario)?;
     let properties = replay(&scenario, &shortest)?;
     Some((properties, shortest))
 }

@@ -94,6 +94,36 @@ fn a_foreign_cordon_stays_and_ours_goes() {
     assert_eq!(read(&get_node(&api, "foreign")), Cordon::Foreign);
 }
 
+/// Whoever uncordons by hand leaves our record on the node, and what they cordon after that is theirs. (Found by crates/quorum-model.)
+#[test]
+fn a_cordon_made_after_ours_was_lifted_by_hand_stays() {
+    let api = api();
+    node(&api, "anew", "cordons");
+    let me = owner("upgrade-v1.36.3", "step-a");
+    run(async {
+        let access = access(&api).await;
+        cordon(&access, "anew", &me, now(), &Lives::for_ever()).await.unwrap();
+        api.kubectl(["uncordon", "anew"]).unwrap();
+        assert_eq!(read(&get_node(&api, "anew")), Cordon::None);
+        api.kubectl(["cordon", "anew"]).unwrap();
+        assert_eq!(read(&get_node(&api, "anew")), Cordon::Foreign);
+        assert!(foreign_writer(&get_node(&api, "anew")).is_some_and(|writer| writer.manager.starts_with("kubectl")));
+        assert_eq!(uncordon(&access, "anew", &me, &Lives::for_ever()).await.unwrap(), Uncordoned::StaysCordoned);
+        assert_eq!(read(&get_node(&api, "anew")), Cordon::Foreign);
+        // And with a cordon of ours over it in between.
+        api.kubectl(["uncordon", "anew"]).unwrap();
+        cordon(&access, "anew", &me, now(), &Lives::for_ever()).await.unwrap();
+        api.kubectl(["uncordon", "anew"]).unwrap();
+        api.kubectl(["cordon", "anew"]).unwrap();
+        let Cordoned::Done(record) = cordon(&access, "anew", &me, now(), &Lives::for_ever()).await.unwrap() else {
+            panic!()
+        };
+        assert!(record.prior_unschedulable);
+        assert_eq!(uncordon(&access, "anew", &me, &Lives::for_ever()).await.unwrap(), Uncordoned::StaysCordoned);
+    });
+    assert_eq!(read(&get_node(&api, "anew")), Cordon::Foreign);
+}
+
 #[test]
 fn of_two_that_cordon_at_the_same_time_one_wins() {
     let api = api();
