@@ -112,7 +112,7 @@ pub fn foreign_writer(node: &Node) -> Option<Writer> {
     if read(node) != Cordon::Foreign {
         return None;
     }
-    let last = writers(node, UNSCHEDULABLE).max_by_key(|entry| entry.time.as_ref().map(|time| time.0))?;
+    let last = writers(node, UNSCHEDULABLE).into_iter().max_by_key(|entry| entry.time.as_ref().map(|time| time.0))?;
     Some(Writer {
         manager: last.manager.clone().filter(|manager| !manager.is_empty())?,
         at: last.time.as_ref().map(|time| UnixSeconds(time.0.as_second())),
@@ -122,9 +122,9 @@ pub fn foreign_writer(node: &Node) -> Option<Writer> {
 const UNSCHEDULABLE: &str = "/f:spec/f:unschedulable";
 
 /// Who has written a field, by the node's managed fields.
-fn writers<'a>(node: &'a Node, field: &'a str) -> impl Iterator<Item = &'a ManagedFieldsEntry> {
+fn writers<'a>(node: &'a Node, field: &str) -> Vec<&'a ManagedFieldsEntry> {
     let entries = node.metadata.managed_fields.iter().flatten();
-    entries.filter(move |entry| entry.fields_v1.as_ref().is_some_and(|fields| fields.0.pointer(field).is_some()))
+    entries.filter(|entry| entry.fields_v1.as_ref().is_some_and(|fields| fields.0.pointer(field).is_some())).collect()
 }
 
 /// Whether somebody else has cordoned over a record that knows of no cordon but ours: whoever uncordons by hand leaves our record on the
@@ -132,7 +132,7 @@ fn writers<'a>(node: &'a Node, field: &'a str) -> impl Iterator<Item = &'a Manag
 /// managed fields tell nothing it is ours. (Found by crates/quorum-model.)
 fn is_anew(node: &Node, record: &CordonRecord) -> bool {
     let field = format!("/f:metadata/f:annotations/f:{}", ANNOTATION.replace('/', "~1"));
-    let by = |field| writers(node, field).map(|entry| entry.manager.as_deref()).collect::<Vec<_>>();
+    let by = |field: &str| writers(node, field).into_iter().map(|entry| entry.manager.as_deref()).collect::<Vec<_>>();
     let (cordon, ours) = (by(UNSCHEDULABLE), by(&field));
     let told = unschedulable(node) && !cordon.is_empty() && !ours.is_empty();
     told && !record.prior_unschedulable && !cordon.iter().any(|manager| ours.contains(manager))

@@ -59,9 +59,7 @@ impl Scenario {
                 spend(&mut next.left.cordons)?;
                 next.nodes[node].cordons.by_others();
             }
-            Move::Uncordon(node)
-                if next.nodes[node].cordons.unschedulable && next.kured != KuredLock::Node(node) =>
-            {
+            Move::Uncordon(node) if next.nodes[node].cordons.unschedulable && next.kured != KuredLock::Node(node) => {
                 if !next.nodes[node].cordons.theirs {
                     spend(&mut next.left.cordons)?;
                 }

@@ -9,8 +9,6 @@ pub enum Defect {
     HalfDoneIsTakenOver,
     /// Nobody looks at the target's host: whether a step is at work there.
     HostNotLookedAt,
-    /// The target's host is looked at before the holder's deadline has passed, and not again.
-    HostLookedAtTooSoon,
     /// A pod that is not there has ended, at once.
     MissingPodHasEnded,
     /// A pod that the node controller gave up while its node was not reached has ended.
@@ -35,6 +33,8 @@ pub enum Defect {
     RecordOutlivesTheCordon,
     /// The Lease is given back when the step on the host is over.
     GivenBackOnReady,
+    /// The target's host is looked at while the order for it is on its way.
+    LooksBeforeTheAnswer,
     /// kured's lock is neither taken nor looked at.
     KuredIgnored,
     /// Whoever was released by hand is gone, at once.
@@ -87,7 +87,6 @@ impl Defect {
         Self::ExpiryHandsOver,
         Self::HalfDoneIsTakenOver,
         Self::HostNotLookedAt,
-        Self::HostLookedAtTooSoon,
         Self::MissingPodHasEnded,
         Self::UnreachableHasEnded,
         Self::NoMargin,
@@ -100,6 +99,7 @@ impl Defect {
         Self::ForeignCordonIgnored,
         Self::RecordOutlivesTheCordon,
         Self::GivenBackOnReady,
+        Self::LooksBeforeTheAnswer,
         Self::KuredIgnored,
         Self::ReleaseCountsAtOnce,
         Self::StaleBlockOfKuredStays,

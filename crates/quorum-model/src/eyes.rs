@@ -1,14 +1,16 @@
 //! A moment as the values that the real functions are asked with, and their answers.
 
 use crate::defect::Defect;
-use crate::world::{Actor, Decided, Glimpse, Holder, Kind, KuredLock, LEASE, MARGIN, Plan, Pod, Scenario, State, Step, Unit};
+use crate::world::{
+    Actor, Decided, Glimpse, Holder, Kind, KuredLock, LEASE, MARGIN, Plan, Pod, Scenario, State, Step, Unit,
+};
+use ahash::HashMap;
 use quorum_safety::fixture::name;
 use quorum_safety::lock::{
     Claim, Decision, HolderFacts, KuredBlock, KuredStep, LeaseView, NodeState, PodRef, PodState, Proof, Record,
     Release, Sighting, Stage, Timings, by_hand, decide, kured_step,
 };
 use quorum_safety::{Fact, UnixSeconds};
-use ahash::HashMap;
 use std::fmt::{self, Display, Formatter};
 use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::Duration;
@@ -150,15 +152,15 @@ impl Scenario {
 
     /// Whether somebody who has seen the Lease unchanged for so long knows that the holder's deadline has passed.
     fn is_silent(&self, sighted: Option<u8>) -> bool {
-        sighted.is_some_and(|age| Sighting::first(&LeaseView::Absent, Duration::ZERO).silent(seconds(age), &timings(self)))
+        sighted
+            .is_some_and(|age| Sighting::first(&LeaseView::Absent, Duration::ZERO).silent(seconds(age), &timings(self)))
     }
 
     /// What is seen of the holder now.
     pub(crate) fn sees_holder(&self, state: &State, holder: &Holder, actor: usize) -> HolderSeen {
         let sighted = state.lives[actor].sighted;
         // A sentinel sees its own paths of its own host only; nobody asks before the holder's deadline has passed.
-        let asks = self.is_silent(sighted) || self.is(Defect::HostLookedAtTooSoon);
-        let looks_at_host = asks && !self.is_sentinel(actor);
+        let looks_at_host = self.is_silent(sighted) && !self.is_sentinel(actor);
         self.seen_of(state, holder, sighted, looks_at_host)
     }
 
@@ -193,8 +195,7 @@ impl Scenario {
             pod: Fact::Known(pod),
             node: Fact::Known(NodeState::Present { ready, boot_id: boot.to_string() }),
             unit,
-            silent: self.is_silent(seen.sighted)
-                || (self.is(Defect::ReleaseCountsAtOnce) && holder.released.is_some()),
+            silent: self.is_silent(seen.sighted) || (self.is(Defect::ReleaseCountsAtOnce) && holder.released.is_some()),
         }
     }
 
@@ -203,9 +204,6 @@ impl Scenario {
         let holder = state.lease.map(|holder| {
             let now = self.sees_holder(state, &holder, actor);
             let seen = match state.lives[actor].glimpse {
-                Some(Glimpse::Holder(before)) if self.is(Defect::HostLookedAtTooSoon) => {
-                    HolderSeen { unit: before.unit, ..now }
-                }
                 Some(Glimpse::Holder(before)) => HolderSeen { node: now.node, ..before },
                 Some(Glimpse::Members(_) | Glimpse::Objects { .. }) | None => now,
             };
@@ -273,7 +271,9 @@ impl Scenario {
         let block = match lock {
             KuredLock::Free => return None,
             // Never a sentinel's: its identity would change with the boot.
-            KuredLock::Ours(of) => KuredBlock::ours(&operation(self.actors[of].kind), &identity(self, of, 0).to_string(), created),
+            KuredLock::Ours(of) => {
+                KuredBlock::ours(&operation(self.actors[of].kind), &identity(self, of, 0).to_string(), created)
+            }
             KuredLock::Node(at) => KuredBlock { node_id: name(number(at)).0, holder: None, created, ttl: 0 },
         };
         Some(quorum_safety::lock::KuredLock::One(block))

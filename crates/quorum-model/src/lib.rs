@@ -30,6 +30,7 @@ mod ends;
 mod eyes;
 mod few;
 mod gate;
+mod locks;
 mod members;
 mod moves;
 mod restore;

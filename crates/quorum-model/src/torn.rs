@@ -4,6 +4,7 @@
 //! or the objects of the API and the hosts, which are asked at the same time; of a look at the holder of the Lease its pod and the target's
 //! host, before its node.
 
+use crate::defect::Defect;
 use crate::few::Few;
 use crate::world::{Cordon, Glimpse, KuredLock, NODES, Phase, Role, Scenario, State, Unit};
 
@@ -45,7 +46,7 @@ impl Scenario {
             _ => false,
         };
         // What it has asked for has been answered before.
-        let waits = state.lives[actor].under_way > 0;
+        let waits = state.lives[actor].under_way > 0 && !self.is(Defect::LooksBeforeTheAnswer);
         looks && !waits && self.connected(state, actor) && self.holds(state, actor)
     }
 

@@ -77,6 +77,7 @@ fn operations(few: &[Actor]) -> Vec<(&'static str, Scenario)> {
         ("hands", scenario(3, few, Budget { kills: 1, releases: 1, ..NOTHING })),
         ("administrators", scenario(3, few, Budget { kills: 1, cordons: 2, ..NOTHING })),
         ("administrators drain", scenario(3, few, Budget { cordons: 1, drains: 1, ..NOTHING })),
+        ("administrators, two nodes", scenario(3, &EACH, Budget { cordons: 2, drains: 1, ..NOTHING })),
         ("kured", scenario(3, few, Budget { kills: 1, kured: 1, ..NOTHING })),
         (
             "other operations",
@@ -156,7 +157,10 @@ fn torn(few: &[Actor]) -> Vec<(&'static str, Scenario)> {
         ("torn looks, kured", torn(scenario(3, &ONE[..1], Budget { power_cuts: 1, kured: 1, ..NOTHING }))),
         (
             "torn looks, a sentinel",
-            Scenario { flagged: vec![0], ..torn(scenario(3, &[sentinel(0), TWO[2]], Budget { cordons: 1, ..NOTHING })) },
+            Scenario {
+                flagged: vec![0],
+                ..torn(scenario(3, &[sentinel(0), TWO[2]], Budget { cordons: 1, ..NOTHING }))
+            },
         ),
     ]
 }
@@ -267,7 +271,7 @@ const fn scenario_of(defect: Defect) -> &'static str {
         Defect::UnreachableHasEnded => "partitions",
         Defect::ReleaseCountsAtOnce => "hands",
         Defect::ForeignCordonIgnored | Defect::RecordOutlivesTheCordon => "administrators",
-        Defect::HostLookedAtTooSoon => "torn looks",
+        Defect::LooksBeforeTheAnswer => "torn looks",
         Defect::KuredIgnored | Defect::WhoHasWaitedDoesNotAdopt => "kured",
         Defect::ExpiryHandsOver
         | Defect::HalfDoneIsTakenOver
