@@ -95,7 +95,8 @@ pub const ONE_AT_A_TIME: &str = "one at a time";
 pub const NEVER_BELOW_QUORUM: &str = "never below quorum by our doing";
 /// What is not adopted begins only where every other voter is well, nobody joins, and nobody else is at work.
 pub const NEW_TARGETS_ON_A_WHOLE_CLUSTER: &str = "new targets on a whole control plane";
-/// The Lease is given back only when the target is well, and its member a voter or gone.
+/// The Lease is given back only when the target is well, no step of ours at work on it, and its member a voter or gone. Of a look that is
+/// torn: well in either of its parts, since what befalls the target between them is nobody's to know.
 pub const GIVEN_BACK_WELL: &str = "given back well";
 /// No cordon of ours is made, and no member changed, while nobody holds the Lease for it.
 pub const CHANGES_ARE_COVERED: &str = "cordons and changes of members are covered by the Lease";

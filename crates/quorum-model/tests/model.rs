@@ -248,7 +248,7 @@ fn nothing_is_found_in_earnest_where_more_meets() {
 }
 
 #[test]
-#[ignore = "millions of states: minutes"]
+#[ignore = "some hundred million states: about half an hour of one core"]
 fn nothing_is_found_in_earnest_with_more_actors_and_pauses() {
     let all = scenarios(&TWO).into_iter().chain(larger());
     let paused = all.map(|(name, scenario)| {
