@@ -18,7 +18,7 @@ use crate::{output, status};
 use act::{Locks, Work};
 use host::HostLock;
 use list::MemberList;
-use plan::{Begun, Order, Typed};
+use plan::{Begun, Order, Typed, Wanted};
 use quorum_safety::{Code, Disruption, Fact, Membership, Mine, NodeName, Policy, Verdict, judge};
 use std::io::{BufRead, IsTerminal, Write};
 use std::path::Path;
@@ -189,7 +189,9 @@ impl Asked<'_> {
             None => vec![order.node.0.clone()],
         };
         // A member that is gone, and goes on to be replaced: its node is what is left of its name.
-        names.push(order.node.0.clone());
+        if !matches!(order.wanted, Wanted::MoveLeader(_)) {
+            names.push(order.node.0.clone());
+        }
         names.dedup();
         let (first, all) = (names.first().cloned().unwrap_or_default(), names.join(" or "));
         let said = match &self.how.yes {
@@ -314,7 +316,7 @@ impl Asked<'_> {
         args.extend(["--in-job".to_owned(), format!("--wait={}s", self.how.wait.as_secs())]);
         args.extend(self.how.lift.iter().map(|code| format!("--lift={code}")));
         args.extend(self.how.because.iter().map(|because| format!("--because={because}")));
-        let name = job::name(&format!("members-{}", order.wanted.verb()), None, Some(&order.node));
+        let name = job::name(&order.operation(), None, Some(&order.node));
         let make = |place: &NodeName| Request {
             template: TEMPLATE,
             name: name.clone(),

@@ -3,7 +3,7 @@
 
 use super::host::HostLock;
 use super::list::called;
-use super::plan::{Change, Next, Order, Waiting, Wanted, about_the_learner, host_of, leader, next};
+use super::plan::{Change, Next, Order, Waiting, Wanted, about_the_learner, has_begun, host_of, leader, next};
 use super::request::{self, NotMade};
 use super::words;
 use crate::clock::Clock;
@@ -160,10 +160,19 @@ impl Work<'_> {
 
     async fn steps(&self, locks: &Locks, changed: &mut bool) -> anyhow::Result<End> {
         let mut waits = Waits::from(self.clock.boottime());
+        // What a record announces may not have been done: it is told by the list.
+        let mut untold = *changed;
         loop {
             locks.check()?;
             let seen = seen::look(&self.sources, self.config, locks.mine(*changed).await, self.clock).await;
             self.publish(locks, &seen).await;
+            if let (true, Fact::Known(membership)) = (untold, &seen.observation.etcd.membership) {
+                untold = false;
+                *changed = has_begun(&self.order.wanted, membership);
+                if !*changed {
+                    continue;
+                }
+            }
             let not_now = match &seen.observation.etcd.membership {
                 Fact::Unknown(why) => NotNow::Rule(vec![Reason::new(Code::MembershipUnknown, why.clone())]),
                 Fact::Known(membership) => {
@@ -225,19 +234,19 @@ impl Work<'_> {
         tracing::info!(disruption = %begun.disruption(), "Changing members");
         // etcd's own deadline is 7 s (`server/config/config.go`, ReqTimeout), a connection and an election beside it.
         let deadline = self.config.times.answer.get() * 3;
-        let made = locks.act(deadline * 2, request::make(&self.sources.etcd, leader, change, deadline)).await?;
-        match made {
+        let before = *changed;
+        *changed = true;
+        match locks.act(deadline * 2, request::make(&self.sources.etcd, leader, change, deadline)).await? {
             Ok(()) => {
-                *changed = true;
                 self.say(&format!("{}: done", begun.disruption()));
                 Ok(Ok(()))
             }
             // It has not changed anything: what was begun before stays begun.
-            Err(NotMade::Refused(why)) => Ok(Err(NotNow::Etcd(why))),
-            Err(unknown @ NotMade::Unknown(_)) => {
-                *changed = true;
-                Ok(Err(NotNow::Etcd(unknown.to_string())))
+            Err(NotMade::Refused(why)) => {
+                *changed = before;
+                Ok(Err(NotNow::Etcd(why)))
             }
+            Err(unknown @ NotMade::Unknown(_)) => Ok(Err(NotNow::Etcd(unknown.to_string()))),
         }
     }
 
@@ -245,6 +254,11 @@ impl Work<'_> {
     async fn another_look(&self, waits: &mut Waits, not_now: &NotNow, seen: &Seen) -> Option<Report> {
         let membership = seen.observation.etcd.membership.known();
         let (patience, words) = match not_now {
+            // kubeadm promotes by itself: what a promotion takes has to be there before it is started.
+            NotNow::Waits(Waiting::Start(id)) if !self.may_start(seen) => {
+                let text = format!("member {id} must not be started on {} yet: its promotion would need itself", self.order.node);
+                (Some(self.wait), text)
+            }
             NotNow::Waits(Waiting::Start(id)) => {
                 let at = membership.and_then(|list| host_of(list, *id)).unwrap_or_default();
                 (Some(self.wait), format!("waiting for member {id} to start on {} ({at})", self.order.node))
@@ -295,6 +309,13 @@ impl Work<'_> {
         }
         tokio::time::sleep(PAUSE).await;
         None
+    }
+
+    /// Whether enough voters are healthy for the promotion that kubeadm makes by itself as soon as the new member has started.
+    fn may_start(&self, seen: &Seen) -> bool {
+        let healthy = quorum_safety::healthy_voters(&seen.observation, &seen.in_flight, &self.policy);
+        let voters = seen.observation.etcd.membership.known().map(|list| list.voters().count());
+        voters.is_some_and(|voters| healthy >= Quorum::of_voters(voters.saturating_add(1)).size())
     }
 
     /// How long these reasons are waited for; none when they do not pass.

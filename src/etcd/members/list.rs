@@ -53,13 +53,16 @@ impl MemberList {
     pub fn of(seen: &Seen) -> Self {
         let Observation { etcd, nodes, taken_at, .. } = &seen.observation;
         let (entries, unproven) = entries(etcd);
-        let members: Vec<Row> = entries.iter().map(|entry| row(entry, &entries, etcd)).collect();
-        let mut strange = Vec::new();
-        if let Fact::Known(nodes) = nodes {
-            let hosts: BTreeSet<&NodeName> = members.iter().filter_map(|member| member.node.known()).collect();
-            let without = nodes.iter().filter(|node| node.control_plane && !hosts.contains(&node.name));
-            strange.extend(without.map(|node| format!("control plane node {} has no member", node.name)));
-        }
+        let known = nodes.known().is_some();
+        let members: Vec<Row> = entries.iter().map(|entry| row(entry, &entries, etcd, known)).collect();
+        let strange = match nodes {
+            Fact::Known(nodes) => {
+                let hosts: BTreeSet<&NodeName> = members.iter().filter_map(|member| member.node.known()).collect();
+                let without = nodes.iter().filter(|node| node.control_plane && !hosts.contains(&node.name));
+                without.map(|node| format!("control plane node {} has no member", node.name)).collect()
+            }
+            Fact::Unknown(why) => vec![format!("on which nodes they run is not known: {why}")],
+        };
         Self {
             api_version: API_VERSION.to_owned(),
             kind: "EtcdMembers".to_owned(),
@@ -152,7 +155,7 @@ fn entries(etcd: &EtcdView) -> (Vec<Member>, Option<String>) {
     }
 }
 
-fn row(entry: &Member, all: &[Member], etcd: &EtcdView) -> Row {
+fn row(entry: &Member, all: &[Member], etcd: &EtcdView, nodes_known: bool) -> Row {
     let view = etcd.members.iter().find(|view| view.id == entry.id);
     let node = view.map_or_else(|| Fact::Unknown("it was not asked".to_owned()), |view| view.node.clone());
     let status = view.map_or_else(|| Fact::Unknown("it was not asked".to_owned()), newest);
@@ -166,7 +169,8 @@ fn row(entry: &Member, all: &[Member], etcd: &EtcdView) -> Row {
         })
         .collect();
     let leads = status.known().is_some_and(|sample| sample.leader == Some(entry.id));
-    let strange = strange(entry, all, &node, &status, view);
+    let mut strange = strange(entry, all, &status, view);
+    strange.extend(placed(entry, &node).filter(|_| nodes_known));
     Row {
         entry: entry.clone(),
         started: entry.has_started(),
@@ -178,6 +182,15 @@ fn row(entry: &Member, all: &[Member], etcd: &EtcdView) -> Row {
     }
 }
 
+/// What is strange about where it runs.
+fn placed(entry: &Member, node: &Fact<NodeName>) -> Option<String> {
+    match node {
+        Fact::Unknown(why) => Some(format!("runs nobody knows where, or its node is gone: {why}")),
+        Fact::Known(node) => (entry.has_started() && entry.name != node.0)
+            .then(|| format!("runs on node {node}, after which kubeadm would have named it")),
+    }
+}
+
 fn newest(view: &MemberView) -> Fact<StatusSample> {
     if view.second.known().is_some() { view.second.clone() } else { view.first.clone() }
 }
@@ -185,7 +198,6 @@ fn newest(view: &MemberView) -> Fact<StatusSample> {
 fn strange(
     entry: &Member,
     all: &[Member],
-    node: &Fact<NodeName>,
     status: &Fact<StatusSample>,
     view: Option<&MemberView>,
 ) -> Vec<String> {
@@ -206,13 +218,6 @@ fn strange(
         .collect();
     if !same.is_empty() {
         strange.push(format!("has the peer URL of {}", ids(same)));
-    }
-    match node {
-        Fact::Unknown(why) => strange.push(format!("runs nobody knows where, or its node is gone: {why}")),
-        Fact::Known(node) if entry.has_started() && entry.name != node.0 => {
-            strange.push(format!("runs on node {node}, after which kubeadm would have named it"));
-        }
-        Fact::Known(_) => {}
     }
     if let [url] = entry.peer_urls.as_slice()
         && !url.starts_with("https://")
@@ -276,6 +281,10 @@ mod tests {
             (
                 healthy(3).on_member(2, |view| view.node = Fact::Known("w1".into())),
                 "control plane node k2 has no member",
+            ),
+            (
+                stale(healthy(3)).with(|cluster| cluster.seen.nodes = unknown()),
+                "\non which nodes they run is not known: no answer within 3 s",
             ),
             (healthy(3).member_dead(2), "k2 (a2): does not answer: no answer within 3 s"),
             (healthy(3).on_samples(2, |sample| sample.member_id = id(9)), "member a9 answers in its place"),

@@ -35,7 +35,7 @@ pub enum Wanted {
     MoveLeader(MemberId),
 }
 
-/// A change of members, and the node it is about: where the member runs, else its name.
+/// A change of members, and the node it is about: where the member runs, else its name; of leadership, where it leaves.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Order {
@@ -143,7 +143,17 @@ pub fn order(typed: Typed<'_>, seen: &Observation, begun: Option<&Begun>) -> Res
     match typed {
         Typed::Promote(member) => of(member, Wanted::Promote),
         Typed::Remove(member) => of(member, Wanted::Remove),
-        Typed::MoveLeader(member) => of(member, Wanted::MoveLeader),
+        // About the node that it leaves: the rule lets nobody lead whom the Lease names, since that one is about to go down.
+        Typed::MoveLeader(member) => {
+            let Found { id, node, .. } = found(typed.verb(), member, seen, begun)?;
+            let goes_on = begun.is_some_and(|begun| begun.member(typed.verb()) == Some(id));
+            let node = match leader(&seen.etcd) {
+                _ if goes_on => node,
+                Some(leader) => node_of(seen, leader),
+                None => NodeName::from("nobody"),
+            };
+            Ok(Order { wanted: Wanted::MoveLeader(id), node })
+        }
         Typed::Add(node, peer_url) => {
             let node = NodeName::from(node);
             let peer_url = match peer_url {
@@ -244,7 +254,7 @@ struct Found {
 /// What is half done comes first: whoever typed a name then means the one that it is about.
 fn found(verb: &str, typed: &str, seen: &Observation, begun: Option<&Begun>) -> Result<Found, String> {
     if let Some((begun, id)) = begun.and_then(|begun| Some((begun, begun.member(verb)?)))
-        && (typed == id.to_string() || typed == begun.node.0)
+        && (typed == id.to_string() || (typed == begun.node.0 && verb != "move-leader"))
     {
         return Ok(Found { id, node: begun.node.clone(), peer_url: begun.peer_url.clone() });
     }
@@ -269,10 +279,18 @@ fn found(verb: &str, typed: &str, seen: &Observation, begun: Option<&Begun>) -> 
             ));
         }
     };
-    let view = seen.etcd.members.iter().find(|view| view.id == member.id);
-    let name = if member.has_started() { member.name.clone() } else { format!("member-{}", member.id) };
-    let node = view.and_then(|view| view.node.known().cloned()).unwrap_or(NodeName(name));
-    Ok(Found { id: member.id, node, peer_url: member.peer_urls.first().cloned() })
+    Ok(Found { id: member.id, node: node_of(seen, member.id), peer_url: member.peer_urls.first().cloned() })
+}
+
+/// Where a member runs, else its name.
+fn node_of(seen: &Observation, id: MemberId) -> NodeName {
+    let view = seen.etcd.members.iter().find(|view| view.id == id).and_then(|view| view.node.known());
+    let entry = seen.etcd.membership.known().and_then(|list| list.get(id)).filter(|member| member.has_started());
+    match (view, entry) {
+        (Some(node), _) => node.clone(),
+        (None, Some(member)) => NodeName(member.name.clone()),
+        (None, None) => NodeName(format!("member-{id}")),
+    }
 }
 
 /// Where the peers of a member on this node reach it, as kubeadm would have it.
@@ -391,6 +409,15 @@ pub fn next(wanted: &Wanted, membership: &Membership, etcd: &EtcdView, policy: &
             Some(member) if member.role == Role::Learner => Next::Change(Change::Promote(member.id)),
             Some(member) => takes_part(member, membership, etcd, policy),
         },
+    }
+}
+
+/// Whether something of it has been done and not all: what is announced may not have come to be.
+pub fn has_begun(wanted: &Wanted, membership: &Membership) -> bool {
+    match wanted {
+        Wanted::Replace { old, .. } => membership.get(*old).is_none(),
+        // One step: it is done, or nothing of it is.
+        Wanted::Add { .. } | Wanted::Promote(_) | Wanted::Remove(_) | Wanted::MoveLeader(_) => false,
     }
 }
 

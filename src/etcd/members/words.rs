@@ -24,7 +24,7 @@ pub fn story(order: &Order, seen: &Seen, policy: &Policy) -> Vec<String> {
             "until then, or until it is removed again, no other node may go down".to_owned(),
         ],
         Wanted::Promote(id) => {
-            let mut lines = vec![format!("learner {} becomes a voter", who(membership, *id, seen))];
+            let mut lines = vec![format!("{} becomes a voter", who(membership, *id, seen))];
             lines.push(counts(voters.saturating_add(1)));
             lines
         }
@@ -47,7 +47,7 @@ pub fn story(order: &Order, seen: &Seen, policy: &Policy) -> Vec<String> {
             lines.push(
                 "4. once it has caught up, and would not be needed from its first moment, it is promoted".to_owned(),
             );
-            lines.push(counts(voters));
+            lines.push(counts(if membership.get(*old).is_some() { voters } else { voters.saturating_add(1) }));
             lines.push("while it lasts, no other node may go down, and each step is judged again".to_owned());
             lines
         }
@@ -66,29 +66,25 @@ fn leaves(membership: &Membership, id: MemberId, seen: &Seen) -> String {
     )
 }
 
-/// A member with what matters of it.
+/// A member with what matters of it: `k2 (8e9e05c52164694d: voter, on node k2, does not answer)`.
 fn who(membership: &Membership, id: MemberId, seen: &Seen) -> String {
     let Some(member) = membership.get(id) else { return format!("member {id}") };
     let role = match member.role {
-        Role::Voter => "a voter",
-        Role::Learner => "a learner",
+        Role::Voter => "voter",
+        Role::Learner => "learner",
     };
     let view = seen.observation.etcd.members.iter().find(|view| view.id == id);
-    let (place, life) = match view {
-        Some(view) => (
-            match &view.node {
-                Fact::Known(node) => format!("on node {node}"),
-                Fact::Unknown(_) => "on a node that is not known".to_owned(),
-            },
-            match &view.second {
-                Fact::Known(sample) => format!("answers, {}", sample.version),
-                Fact::Unknown(_) if member.has_started() => "does not answer".to_owned(),
-                Fact::Unknown(_) => "has never started".to_owned(),
-            },
-        ),
-        None => ("not asked".to_owned(), "nothing is known of it".to_owned()),
+    let place = match view.map(|view| &view.node) {
+        Some(Fact::Known(node)) => format!("on node {node}"),
+        Some(Fact::Unknown(_)) | None => "on a node that is not known".to_owned(),
     };
-    format!("{}, {role} {place}, which {life}", called(member))
+    let life = match view.map(|view| &view.second) {
+        Some(Fact::Known(sample)) => format!("answers as {}", sample.version),
+        Some(Fact::Unknown(_)) | None if member.has_started() => "does not answer".to_owned(),
+        Some(Fact::Unknown(_)) | None => "has never started".to_owned(),
+    };
+    let name = if member.has_started() { member.name.as_str() } else { "a member" };
+    format!("{name} ({id}: {role}, {place}, {life})")
 }
 
 /// Of what may be done to the members now, what would mend something; to be told beside a refusal.
@@ -137,4 +133,59 @@ pub fn on_the_node(node: &NodeName, peer_url: &str, old: Option<MemberId>) -> Ve
         ],
     );
     lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quorum_safety::fixture::{Cluster, healthy, id, name};
+
+    fn seen(cluster: Cluster) -> Seen {
+        Seen { observation: cluster.seen, in_flight: cluster.in_flight }
+    }
+
+    fn told(cluster: Cluster, wanted: Wanted) -> String {
+        story(&Order { wanted, node: name(2) }, &seen(cluster), &Policy::default()).join("\n")
+    }
+
+    #[test]
+    fn what_will_happen_names_who_where_and_the_figures_before_and_after() {
+        let text = told(healthy(3).member_dead(2), Wanted::Remove(id(2)));
+        for part in [
+            "k2 (a2: voter, on node k2, does not answer) leaves etcd for good",
+            "voters: 3 now, 2 of them healthy and 2 a majority; 2 afterwards, 2 a majority",
+            "on node k2 nothing is changed",
+        ] {
+            assert!(text.contains(part), "{part}:\n{text}");
+        }
+        let replaced = Wanted::Replace { old: id(2), peer_url: "https://10.10.0.12:2380".into() };
+        let text = told(healthy(3).member_dead(2), replaced);
+        assert!(text.contains("1. k2 (a2: ") && text.contains("3 afterwards") && text.contains("4. once it has caught up"), "{text}");
+        let text = told(healthy(3), Wanted::MoveLeader(id(2)));
+        assert!(text.contains("from k3 (a3: voter, on node k3") && text.contains("to k2 (a2: "), "{text}");
+        let text = told(healthy(3).learner(), Wanted::Promote(id(4)));
+        assert!(text.contains("k4 (a4: learner, on node k4, answers as 3.6.15) becomes a voter") && text.contains("4 afterwards, 3 a majority"), "{text}");
+    }
+
+    #[test]
+    fn the_way_that_is_open_is_told_and_none_that_is_not() {
+        let ways = |cluster: Cluster| ways(&seen(cluster), &Policy::default());
+        assert_eq!(ways(healthy(3)), Vec::<String>::new());
+        assert_eq!(ways(healthy(3).member_dead(2)), ["`quorate etcd members replace a2` (k2 (a2))"]);
+        assert_eq!(ways(healthy(3).learner()), ["`quorate etcd members promote a4` (k4 (a4))"]);
+        // The learner is in the way of what is needed, and would itself be needed: it goes first.
+        let stuck = healthy(3).member_dead(2).learner().power_cut(4);
+        assert_eq!(ways(stuck), ["`quorate etcd members remove a4` (k4 (a4))"]);
+        // Too few for anything.
+        assert_eq!(ways(healthy(3).member_dead(1).member_dead(2)), Vec::<String>::new());
+    }
+
+    #[test]
+    fn the_commands_for_a_node_put_its_data_aside_and_name_its_address() {
+        let text = on_the_node(&name(2), "https://10.10.0.12:2380", Some(id(2))).join("\n");
+        for part in ["mv /var/lib/etcd/member /var/lib/etcd/member-a2", "advertiseAddress: \"10.10.0.12\"", "nodeRegistration: {name: k2}"] {
+            assert!(text.contains(part), "{part}:\n{text}");
+        }
+        assert!(!text.contains("rm "), "{text}");
+    }
 }

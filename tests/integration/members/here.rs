@@ -20,6 +20,12 @@ fn a_dead_member_is_replaced_and_whoever_is_killed_meanwhile_is_gone_on_from(ver
     assert!(held.code == Some(11) && held.out.contains(&format!("members replace {old}")), "{held:?}");
     // The second is killed while it waits for the new member to start.
     let second = host.begin("replace", &name)?;
+    let log = || Ok::<String, anyhow::Error>(fs::read_to_string(host.state.path().join("background.log"))?);
+    until("it says what is to be typed on the node", PATIENCE, || {
+        second.running()?;
+        let said = log()?;
+        Ok(if said.contains("kubeadm join phase") { ControlFlow::Break(()) } else { ControlFlow::Continue(anyhow!(said)) })
+    })?;
     host.listed("the new member is added", unstarted)?;
     second.kill()?;
     let third = host.begin("replace", &name)?;
@@ -129,7 +135,7 @@ fn a_list_shows_each_member_as_it_says_of_itself() -> Result<()> {
     assert_eq!(rows.iter().filter(|row| row["leads"] == true).count(), 1);
     let args: Vec<String> = host.args(&["list", "--here"]).into_iter().filter(|arg| arg != "-ojson").collect();
     let text = Said::from(Command::new(env!("CARGO_BIN_EXE_quorate")).args(args).output()?);
-    let header = text.out.lines().next().unwrap_or_default();
+    let header = text.out.lines().next().unwrap_or_default().trim_start();
     assert!(header.starts_with("ID") && header.contains("IN USE") && header.contains("ALARMS"), "{text:?}");
     assert_eq!(text.out.lines().filter(|line| line.contains(" voter ")).count(), 3, "{text:?}");
     Ok(())

@@ -147,32 +147,32 @@ impl Stage {
 #[test]
 fn members_are_changed_under_the_locks_and_a_killed_job_is_gone_on_with() -> Result<()> {
     let mut stage = Stage::new()?;
-    // By the number: the pods are on two nodes that are not worked on.
-    let dead = if stage.leader()? == 3 { 2 } else { 3 };
-    let runner = format!("k{}", if dead == 3 { 2 } else { 3 });
-    for (pod, node) in [("first", "k1"), ("second", "k1"), ("third", runner.as_str())] {
+    // Pods on the two nodes that are not worked on, two of them where etcd does not lead.
+    let leads = stage.leader()?;
+    let dead = if leads == 3 { 2 } else { 3 };
+    let (runner, leaders) = (format!("k{}", 6 - leads - dead), format!("k{leads}"));
+    for (pod, node) in [("first", &runner), ("second", &runner), ("third", &leaders)] {
         stage.pod(pod, node)?;
     }
-    let to = stage.id(dead)?;
-    // Never on its target.
-    let said = stage.members("third", &runner, &["move-leader", &stage.id(5 - dead)?])?;
+    let (to, back) = (stage.id(dead)?, stage.id(leads)?);
+    // Never on the node that it is about.
+    let said = stage.members("third", &leaders, &["move-leader", &to])?;
     assert!(said.code == Some(2) && said.err.contains("the node that it would take down"), "{said:?}");
 
     // A node's reboot by kured: held, with the reason, and the Lease is given back.
     let reboot = r#"weave.works/kured-node-lock={"nodeID":"k2","metadata":{"unschedulable":false},"created":"2026-11-22T10:00:00Z","TTL":0}"#;
     stage.api.kubectl(["annotate", "daemonset", "kured", "-n", "kube-system", reboot])?;
-    let said = stage.members("first", "k1", &["move-leader", &to])?;
+    let said = stage.members("first", &runner, &["move-leader", &to])?;
     assert_eq!((said.code, said.codes()), (Some(0), vec!["Q073".to_owned()]), "{said:?}");
     assert_eq!(stage.holder()?, "");
     stage.api.kubectl(["annotate", "daemonset", "kured", "-n", "kube-system", "weave.works/kured-node-lock-"])?;
 
     // Permitted: leadership goes there, and all locks come back.
-    let said = stage.members("first", "k1", &["move-leader", &to])?;
+    let said = stage.members("first", &runner, &["move-leader", &to])?;
     assert_eq!((said.code, said.document()["outcome"].as_str()), (Some(0), Some("ok")), "{said:?}");
     assert_eq!(stage.leader()?, dead);
     assert_eq!((stage.holder()?, stage.kureds_lock()?), (String::new(), String::new()));
-    let back = stage.id(1)?;
-    let said = stage.members("third", &runner, &["move-leader", &back])?;
+    let said = stage.members("third", &leaders, &["move-leader", &back])?;
     assert_eq!(said.document()["outcome"], "ok", "{said:?}");
 
     // One member dies, and its apiserver with it.
@@ -180,7 +180,7 @@ fn members_are_changed_under_the_locks_and_a_killed_job_is_gone_on_with() -> Res
     let (name, url) = (format!("k{dead}"), stage.api.etcd().peer_url(u8::try_from(dead)?));
     let (node, peer) = (format!("--node={name}"), format!("--peer-url={url}"));
     let replace = ["replace", to.as_str(), node.as_str(), peer.as_str()];
-    let first = stage.begin("first", "k1", &replace)?;
+    let first = stage.begin("first", &runner, &replace)?;
     until("the new member is added", PATIENCE, || {
         first.running()?;
         let list = stage.api.etcd().member(1)?.call("/v3/cluster/member/list", &json!({}))?;
@@ -192,9 +192,9 @@ fn members_are_changed_under_the_locks_and_a_killed_job_is_gone_on_with() -> Res
     assert!(stage.kureds_lock()?.contains(&format!("quorate/members-replace-{to}")), "{}", stage.kureds_lock()?);
     stage.pod_ended("first")?;
     // Somebody else finds it half done.
-    let held = stage.members("third", &runner, &["move-leader", &back, "--wait=1s"])?;
+    let held = stage.members("third", &leaders, &["remove", &to, "--wait=1s"])?;
     assert!(held.codes().contains(&"Q070".to_owned()) && held.out.contains("half done"), "{held:?}");
-    let second = stage.begin("second", "k1", &replace)?;
+    let second = stage.begin("second", &runner, &replace)?;
     until("it goes on", PATIENCE, || {
         second.running()?;
         let holder = stage.holder()?;
@@ -209,7 +209,7 @@ fn members_are_changed_under_the_locks_and_a_killed_job_is_gone_on_with() -> Res
     assert_eq!((stage.holder()?, stage.kureds_lock()?), (String::new(), String::new()));
 
     // What the template does by itself.
-    let list = Said::from(Command::new("/usr/bin/env").args(stage.command("third", &runner, &["list"])?).output()?);
+    let list = Said::from(Command::new("/usr/bin/env").args(stage.command("third", &leaders, &["list"])?).output()?);
     assert!(list.out.contains(r#""kind":"EtcdMembers""#), "{list:?}");
 
     // The account: nothing was denied to it, and what it may do it has done.

@@ -8,6 +8,10 @@ fn plain_etcd_loses_its_quorum_where_we_refuse(version: EtcdVersion) -> Result<(
     let mut host = Host::of(version, 3)?;
     let learner = host.cluster.add_learner()?;
     let id = host.id(learner)?;
+    // etcd compares absolute indexes: of a log of ten entries, one is too many to lack.
+    for _ in 0..200 {
+        host.cluster.member(1)?.call("/v3/kv/put", &json!({"key": "YQ==", "value": "YQ=="}))?;
+    }
     host.comes_to(0, &[], || host.members(&[&["promote", id.as_str(), "--dry-run"], WITHOUT_API.as_slice()].concat()))?;
     host.cluster.member(learner)?.kill()?;
     host.comes_to(10, &["Q034"], || host.change("promote", &id, &[]))?;
@@ -109,7 +113,7 @@ fn a_learner_that_lags_waits_and_is_named() -> Result<()> {
         starved.join().unwrap()?;
         written.join().unwrap()?;
         let held = held?;
-        assert!(held.out.contains("entries behind, at most 2 are healthy"), "{held:?}");
+        assert!(held.out.contains("Q012-learner-lagging") && held.out.contains("at most 2 are healthy"), "{held:?}");
         Ok::<(), anyhow::Error>(())
     })?;
     host.change("promote", &id, &[])?.ended(0, &[]);
@@ -127,7 +131,7 @@ fn each_refusal_of_a_change_names_its_reason_and_changes_nothing() -> Result<()>
     host.change("replace", &other, &[])?.ended(10, &["Q032"]);
     for (args, words) in [
         (vec!["remove", "k9", "--yes", "k9"], "no etcd member is called `k9`: there are"),
-        (vec!["remove", &other, "--yes", &third], "is not what this is about"),
+        (vec!["move-leader", &other, "--yes", &third], "is not what this is about"),
         (vec!["remove", &other, "--lift", "Q032"], "this is no terminal: confirm with --yes="),
         (vec!["add", "--node", "k4", "--yes", "k4"], "name it by --peer-url"),
         (vec!["add", "--node", "k4", "--peer-url", "10.0.0.1", "--yes", "k4"], "expected one such as https://"),

@@ -31,6 +31,21 @@ fn a_member_is_meant_by_its_name_or_its_id() {
     assert_eq!(typed(&three, Typed::Add("k2", None)).unwrap().wanted, Wanted::Add { peer_url: URL.to_owned() });
 }
 
+/// The rule refuses to let lead whom the Lease names.
+#[test]
+fn a_move_of_leadership_is_about_the_node_that_it_leaves() {
+    let order = typed(&healthy(3), Typed::MoveLeader("k2")).unwrap();
+    assert_eq!(order, Order { wanted: Wanted::MoveLeader(id(2)), node: name(3) });
+    let holder = Holder { identity: "i".into(), operation: order.operation(), target: name(3) };
+    let moved = |to: u64| {
+        let cluster = (1..=3).fold(healthy(3), |c, n| c.on_samples(n, |sample| sample.leader = Some(id(to))));
+        cluster.with(|cluster| cluster.in_flight.control_plane = Fact::Known(Lock::Held(holder.clone())))
+    };
+    // Whoever goes on with it asks for the same Lease, wherever leadership is by now; and k3 is k3.
+    assert_eq!(typed(&moved(1), Typed::MoveLeader("a2")).unwrap(), order);
+    assert_eq!(typed(&moved(1), Typed::MoveLeader("k3")).unwrap().wanted, Wanted::MoveLeader(id(3)));
+}
+
 #[test]
 fn what_cannot_be_meant_is_said_in_one_line() {
     let three = healthy(3);
@@ -134,6 +149,15 @@ fn what_is_there_already_is_not_done_again() {
     // Two leaders are none.
     let two = healthy(3).on_samples(1, |sample| sample.leader = Some(id(1)));
     assert_eq!(leader(&two.seen.etcd), None);
+}
+
+#[test]
+fn what_was_announced_and_not_done_has_not_begun() {
+    let begun = |cluster: &Cluster, wanted: &Wanted| has_begun(wanted, cluster.seen.etcd.membership.known().unwrap());
+    let gone = healthy(3).on_list(|list| list.retain(|member| member.id != id(2)));
+    assert!(begun(&gone, &replaced(2)) && !begun(&healthy(3), &replaced(2)));
+    assert!(!begun(&healthy(3), &Wanted::Add { peer_url: URL.to_owned() }));
+    assert!(!begun(&healthy(3), &Wanted::Remove(id(2))));
 }
 
 #[test]
