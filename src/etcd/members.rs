@@ -230,7 +230,7 @@ impl Asked<'_> {
         };
         if let Some(other) = lock.begun.as_ref().filter(|begun| **begun != order) {
             let summary =
-                format!("another change of members is half done on this host: `{}` goes on with it", other.command());
+                format!("another change of members is half done on this host: `{}` goes on with it", act::here(other));
             return Ok(Ok(Report::new(Outcome::Held, summary, &[])));
         }
         lock.record(&order, because, &how.lift, clock)?;

@@ -146,6 +146,10 @@ impl Asked {
         for (at, (_, _, role)) in self.nodes.iter().enumerate() {
             seen = self.with_role(seen, at, *role);
         }
+        // A machine that is there for a member counts as a control plane node before it has one, and holds the very join that it waits for.
+        if self.change == Some(Change::Add) && !self.adopted {
+            seen = seen.lifting(&[Code::NodeWithoutMember]);
+        }
         if self.change == Some(Change::Promote) && self.is(Defect::LearnerMayBeNeeded) {
             seen = seen.lifting(&[Code::LearnerWouldBeNeeded]);
         }

@@ -146,7 +146,11 @@ impl Work<'_> {
             End::Done(report) => given_back(locks, report).await,
             End::Stop(report) if !changed => given_back(locks, report.and("; nothing was changed")).await,
             End::Stop(report) => {
-                let how = format!("; it is half done and stays locked; to go on: `{}`", self.order.command());
+                let command = match &locks {
+                    Locks::Leases(_) => self.order.command(),
+                    Locks::Host(_) => here(self.order),
+                };
+                let how = format!("; it is half done and stays locked; to go on: `{command}`");
                 Report { outcome: Outcome::Midway, ..report }.and(&how)
             }
         }
@@ -256,7 +260,10 @@ impl Work<'_> {
         let (patience, words) = match not_now {
             // kubeadm promotes by itself: what a promotion takes has to be there before it is started.
             NotNow::Waits(Waiting::Start(id)) if !self.may_start(seen) => {
-                let text = format!("member {id} must not be started on {} yet: its promotion would need itself", self.order.node);
+                let text = format!(
+                    "member {id} must not be started on {} yet: its promotion would need itself",
+                    self.order.node
+                );
                 (Some(self.wait), text)
             }
             NotNow::Waits(Waiting::Start(id)) => {
@@ -290,9 +297,12 @@ impl Work<'_> {
                         &ways,
                     )
                 }
-                NotNow::Etcd(why) => {
-                    Report::with_blockers(Outcome::Held, format!("{name}: etcd does not do it"), &[], &[why.clone()])
-                }
+                NotNow::Etcd(why) => Report::with_blockers(
+                    Outcome::Held,
+                    format!("{name}: etcd does not do it"),
+                    &[],
+                    std::slice::from_ref(why),
+                ),
             };
             return Some(report.on(&seen.observation));
         }
@@ -360,6 +370,11 @@ impl Work<'_> {
         Report::new(Outcome::Ok, format!("{done}; {voters} voters, {healthy} are healthy: {spare}"), &[])
             .on(&seen.observation)
     }
+}
+
+/// The command that goes on with it on this host.
+pub(super) fn here(order: &Order) -> String {
+    format!("{} --here --without-api --because …", order.command())
 }
 
 async fn given_back(locks: Locks, report: Report) -> Report {

@@ -195,12 +195,7 @@ fn newest(view: &MemberView) -> Fact<StatusSample> {
     if view.second.known().is_some() { view.second.clone() } else { view.first.clone() }
 }
 
-fn strange(
-    entry: &Member,
-    all: &[Member],
-    status: &Fact<StatusSample>,
-    view: Option<&MemberView>,
-) -> Vec<String> {
+fn strange(entry: &Member, all: &[Member], status: &Fact<StatusSample>, view: Option<&MemberView>) -> Vec<String> {
     let mut strange = Vec::new();
     let others = || all.iter().filter(|other| other.id != entry.id);
     let ids = |of: Vec<MemberId>| of.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");

@@ -160,11 +160,18 @@ mod tests {
         }
         let replaced = Wanted::Replace { old: id(2), peer_url: "https://10.10.0.12:2380".into() };
         let text = told(healthy(3).member_dead(2), replaced);
-        assert!(text.contains("1. k2 (a2: ") && text.contains("3 afterwards") && text.contains("4. once it has caught up"), "{text}");
+        assert!(
+            text.contains("1. k2 (a2: ") && text.contains("3 afterwards") && text.contains("4. once it has caught up"),
+            "{text}"
+        );
         let text = told(healthy(3), Wanted::MoveLeader(id(2)));
         assert!(text.contains("from k3 (a3: voter, on node k3") && text.contains("to k2 (a2: "), "{text}");
         let text = told(healthy(3).learner(), Wanted::Promote(id(4)));
-        assert!(text.contains("k4 (a4: learner, on node k4, answers as 3.6.15) becomes a voter") && text.contains("4 afterwards, 3 a majority"), "{text}");
+        assert!(
+            text.contains("k4 (a4: learner, on node k4, answers as 3.6.15) becomes a voter")
+                && text.contains("4 afterwards, 3 a majority"),
+            "{text}"
+        );
     }
 
     #[test]
@@ -183,7 +190,11 @@ mod tests {
     #[test]
     fn the_commands_for_a_node_put_its_data_aside_and_name_its_address() {
         let text = on_the_node(&name(2), "https://10.10.0.12:2380", Some(id(2))).join("\n");
-        for part in ["mv /var/lib/etcd/member /var/lib/etcd/member-a2", "advertiseAddress: \"10.10.0.12\"", "nodeRegistration: {name: k2}"] {
+        for part in [
+            "mv /var/lib/etcd/member /var/lib/etcd/member-a2",
+            "advertiseAddress: \"10.10.0.12\"",
+            "nodeRegistration: {name: k2}",
+        ] {
             assert!(text.contains(part), "{part}:\n{text}");
         }
         assert!(!text.contains("rm "), "{text}");

@@ -1,6 +1,8 @@
 //! Changes that are carried out: on the host of a member, with the API away.
 
 use super::*;
+use std::io::Write;
+use std::process::Stdio;
 
 /// One voter is down: the dead one is removed, added anew, started, promoted; killed in the middle, wherever that is, and gone on with.
 fn a_dead_member_is_replaced_and_whoever_is_killed_meanwhile_is_gone_on_from(version: EtcdVersion) -> Result<()> {
@@ -24,7 +26,11 @@ fn a_dead_member_is_replaced_and_whoever_is_killed_meanwhile_is_gone_on_from(ver
     until("it says what is to be typed on the node", PATIENCE, || {
         second.running()?;
         let said = log()?;
-        Ok(if said.contains("kubeadm join phase") { ControlFlow::Break(()) } else { ControlFlow::Continue(anyhow!(said)) })
+        Ok(if said.contains("kubeadm join phase") {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(anyhow!(said))
+        })
     })?;
     host.listed("the new member is added", unstarted)?;
     second.kill()?;
@@ -113,6 +119,33 @@ fn leadership_goes_where_it_is_told_and_a_second_time_is_no_change() -> Result<(
     assert_eq!(host.leader()?, to);
     let again = host.change("move-leader", &name, &[])?.ended(0, &[]);
     assert!(!again.err.contains("permitted: moving leadership"), "{again:?}");
+    Ok(())
+}
+
+/// `script` of util-linux gives it a terminal, and types what it reads.
+#[test]
+fn on_a_terminal_what_is_typed_decides() -> Result<()> {
+    let host = Host::of(EtcdVersion::V3_6, 3)?;
+    let to = host.followers()?[0];
+    let name = format!("k{to}");
+    let args = [&["move-leader", name.as_str()], WITHOUT_API.as_slice()].concat();
+    let words: Vec<String> = host.args(&args).iter().map(|word| format!("'{word}'")).collect();
+    let command = format!("{} {}", env!("CARGO_BIN_EXE_quorate"), words.join(" "));
+    let typed = |word: &str| -> Result<Said> {
+        let mut terminal = Command::new("script");
+        terminal.args(["--quiet", "--return", "--command", &command, "/dev/null"]);
+        terminal.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut running = terminal.spawn()?;
+        writeln!(running.stdin.take().context("no input")?, "{word}")?;
+        Ok(running.wait_with_output()?.into())
+    };
+    let refused = typed("yes")?;
+    assert!(refused.code == Some(2) && refused.out.contains("`yes` is not what this is about"), "{refused:?}");
+    assert!(refused.out.contains(&format!("type `{name}` to go on: ")), "{refused:?}");
+    assert_ne!(host.leader()?, to);
+    let done = typed(&name)?;
+    assert_eq!(done.code, Some(0), "{done:?}");
+    assert_eq!(host.leader()?, to);
     Ok(())
 }
 

@@ -118,7 +118,7 @@ fn the_steps_of_a_replacement_follow_from_the_list_alone() {
     let learner = with(|member| member.role = Role::Learner);
     assert_eq!(step(&learner, &replaced(2)), Next::Change(Change::Promote(MemberId(0xbb))));
     // kubeadm promotes by itself: then it is only proven.
-    let voter = || votes(there(healthy(3))).on_list(|list| list[1].id = MemberId(0xbb));
+    let voter = || there(votes(healthy(3))).on_list(|list| list[1].id = MemberId(0xbb));
     assert_eq!(step(&voter(), &replaced(2)), Next::Done);
 }
 
