@@ -310,6 +310,7 @@ impl Config {
             certificate_margin: i64::try_from(self.rule.certificate_margin.get().as_secs()).unwrap_or(i64::MAX),
             worker_slots: self.rule.worker_slots,
             lifted: Vec::new(),
+            without_api: false,
         }
     }
 }

@@ -25,6 +25,8 @@ pub struct Sources<'a> {
     pub etcd: etcd::ClientFiles,
     /// Addresses of etcd members that are known without the API: on a control plane node, its own.
     pub seeds: Vec<String>,
+    /// Where other members may be, asked when none of those does: on a control plane node, those that it once joined.
+    pub peers: Vec<String>,
 }
 
 /// Looks once: two samples of every etcd member, one answer of everything else. Where an address of a member is known without the API,
@@ -66,7 +68,7 @@ pub async fn observe(sources: &Sources<'_>, config: &Config, clock: Clock) -> Ob
         _ => {
             let others = nodes.known().map(|nodes| addresses(nodes, |node| node.control_plane)).unwrap_or_default();
             let mut seeds: Vec<String> = others.iter().map(|(_, address)| etcd::client_url(address)).collect();
-            seeds.extend(sources.seeds.iter().cloned());
+            seeds.extend(sources.seeds.iter().chain(&sources.peers).cloned());
             seeds.sort();
             seeds.dedup();
             etcd::ask(&sources.etcd, &seeds, pace).await

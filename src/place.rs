@@ -9,10 +9,10 @@ use crate::observe::etcd::{ClientFiles, KUBEADM_PKI};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::Api;
 use quorum_safety::{Fact, NodeName, NodeView};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-const ADMIN: &str = "/etc/kubernetes/admin.conf";
-const ETCD_MANIFEST: &str = "/etc/kubernetes/manifests/etcd.yaml";
+/// kubeadm's folder.
+pub const KUBERNETES: &str = "/etc/kubernetes";
 
 /// The pod that this process runs in, from the downward API.
 #[derive(Clone, Debug)]
@@ -107,7 +107,9 @@ pub struct InPlace {
     pub access: Result<Access, String>,
     /// This node's name as kubeadm gives it: the host's, in lower case.
     pub node: NodeName,
+    etcd: ClientFiles,
     seeds: Vec<String>,
+    peers: Vec<String>,
 }
 
 impl InPlace {
@@ -116,14 +118,23 @@ impl InPlace {
     /// # Errors
     /// When this is not a control plane node, or not root.
     pub async fn new(global: &Global) -> Result<Self, UsageError> {
+        Self::in_folder(global, Path::new(KUBERNETES)).await
+    }
+
+    /// The same in another folder than kubeadm's.
+    ///
+    /// # Errors
+    /// As above.
+    pub async fn in_folder(global: &Global, folder: &Path) -> Result<Self, UsageError> {
         if !rustix::process::geteuid().is_root() {
             return Err(UsageError("--here reads etcd's client key: run it as root".to_owned()));
         }
-        let manifest = std::fs::read_to_string(ETCD_MANIFEST).map_err(|error| {
-            UsageError(format!("--here works on a control plane node of kubeadm: {ETCD_MANIFEST}: {error}"))
+        let path = folder.join("manifests/etcd.yaml");
+        let manifest = std::fs::read_to_string(&path).map_err(|error| {
+            UsageError(format!("--here works on a control plane node of kubeadm: {}: {error}", path.display()))
         })?;
-        let path = global.kubeconfig.clone().unwrap_or_else(|| PathBuf::from(ADMIN));
-        let seeds = advertised(&manifest);
+        let path = global.kubeconfig.clone().unwrap_or_else(|| folder.join("admin.conf"));
+        let (seeds, peers) = (advertised(&manifest), joined(&manifest));
         // admin.conf names the balancer's address; the apiserver beside us is nearer, and there when the balancer is not.
         let own = seeds.iter().find_map(|url| crate::observe::etcd::host(url));
         let access = match (Access::from_file(&path, &global.namespace).await, own) {
@@ -132,7 +143,8 @@ impl InPlace {
         };
         let access = access.map_err(|error| error.to_string());
         let host = rustix::system::uname().nodename().to_string_lossy().to_lowercase();
-        Ok(Self { access, node: NodeName(host), seeds })
+        let etcd = ClientFiles::in_folder(folder.join("pki/etcd"));
+        Ok(Self { access, node: NodeName(host), etcd, seeds, peers })
     }
 
     /// The configuration; the defaults when the API is down, since then it cannot be read. A wrong one is refused.
@@ -157,8 +169,9 @@ impl InPlace {
     pub fn sources(&self) -> Sources<'_> {
         Sources {
             access: self.access.as_ref().map_err(Clone::clone),
-            etcd: ClientFiles::in_folder(KUBEADM_PKI),
+            etcd: self.etcd.clone(),
             seeds: self.seeds.clone(),
+            peers: self.peers.clone(),
         }
     }
 }
@@ -166,20 +179,33 @@ impl InPlace {
 /// Where to look from inside a pod of ours: the API, and the three files that its template mounts. Whoever made the Job has told the
 /// addresses of the control plane nodes; the members are there.
 pub fn in_pod(access: &Access) -> Sources<'_> {
+    in_pod_with(access, ClientFiles::in_folder(Path::new(KUBEADM_PKI)))
+}
+
+/// The same with the certificate of etcd's client elsewhere.
+pub fn in_pod_with(access: &Access, etcd: ClientFiles) -> Sources<'_> {
     let told = std::env::var(APISERVERS).unwrap_or_default();
     let seeds = told.split(',').filter(|address| !address.is_empty()).map(crate::observe::etcd::client_url).collect();
-    Sources { access: Ok(access), etcd: ClientFiles::in_folder(Path::new(KUBEADM_PKI)), seeds }
+    Sources { access: Ok(access), etcd, seeds, peers: Vec::new() }
 }
 
 /// The client URLs that a manifest of etcd advertises.
 fn advertised(manifest: &str) -> Vec<String> {
-    let flag = "--advertise-client-urls=";
-    manifest
-        .lines()
-        .filter_map(|line| line.split_once(flag))
-        .flat_map(|(_, urls)| urls.trim().trim_matches(['"', '\'']).split(','))
-        .map(str::to_owned)
+    values(manifest, "--advertise-client-urls=").map(str::to_owned).collect()
+}
+
+/// Where the members are that this one has joined, as its manifest says, `NAME=PEER URL` each: some may be gone by now.
+fn joined(manifest: &str) -> Vec<String> {
+    let urls = values(manifest, "--initial-cluster=").filter_map(|member| member.split_once('='));
+    urls.filter_map(|(_, url)| crate::observe::etcd::host(url))
+        .map(|host| crate::observe::etcd::client_url(&host))
         .collect()
+}
+
+/// The values of a flag, separated by commas.
+fn values<'a>(manifest: &'a str, flag: &'static str) -> impl Iterator<Item = &'a str> {
+    let lines = manifest.lines().filter_map(move |line| line.split_once(flag));
+    lines.flat_map(|(_, values)| values.trim().trim_matches(['"', '\'']).split(','))
 }
 
 #[cfg(test)]
@@ -192,5 +218,7 @@ mod tests {
             "  - command:\n    - etcd\n    - --advertise-client-urls=https://10.10.0.11:2379\n    - --name=k1\n";
         assert_eq!(advertised(manifest), ["https://10.10.0.11:2379"]);
         assert_eq!(advertised("nothing here"), Vec::<String>::new());
+        let manifest = "    - --initial-cluster=k1=https://10.10.0.11:2380,k2=https://[fd00::2]:2380\n    - --initial-cluster-state=existing";
+        assert_eq!(joined(manifest), ["https://10.10.0.11:2379", "https://[fd00::2]:2379"]);
     }
 }

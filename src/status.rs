@@ -303,7 +303,36 @@ pub async fn run(global: &Global, options: &crate::cli::upgrade::Status, clock: 
 /// When no Job could look.
 pub async fn fresh(global: &Global, access: &Access, clock: Clock) -> anyhow::Result<ExitStatus> {
     let config = place::configuration(global, access).await?;
-    let nodes = place::nodes(access, &config).await?;
+    match ask(access, &config, clock).await? {
+        Ok(status) => show(global, status, quiesce::seen(access, &config, clock).await, clock),
+        Err(unseen) => unseen.answer(global),
+    }
+}
+
+/// Nothing was seen, and why.
+pub struct Unseen(Report);
+
+impl Unseen {
+    fn new(what: &str, why: String) -> Self {
+        Self(Report::with_blockers(Outcome::Unknown, what, &[], &[why]))
+    }
+
+    /// There is nothing to show: an answer all the same, in the form that was asked for.
+    ///
+    /// # Errors
+    /// When it cannot be written in that form.
+    pub fn answer(self, global: &Global) -> anyhow::Result<ExitStatus> {
+        output::answer(global.output, &self.0.document(), || self.0.text())?;
+        Ok(self.0.outcome.status())
+    }
+}
+
+/// Asks a Job on any control plane node what it sees now.
+///
+/// # Errors
+/// When no Job could be asked, for another reason than that no node runs it.
+pub async fn ask(access: &Access, config: &Config, clock: Clock) -> anyhow::Result<Result<Status, Unseen>> {
+    let nodes = place::nodes(access, config).await?;
     let candidates = job::candidates(&nodes, None);
     let jobs = Jobs::new(access, Vec::new());
     let name = job::unique_name("status", None, clock);
@@ -318,7 +347,7 @@ pub async fn fresh(global: &Global, access: &Access, clock: Clock) -> anyhow::Re
     let end = match jobs.run_somewhere(&candidates, make, config.times.job_start.get(), JOB_DEADLINE).await {
         Ok(end) => end,
         Err(error @ (job::JobError::NotStarted(_) | job::JobError::NotEnded { .. })) => {
-            return unseen(global, "nobody could look", error.to_string());
+            return Ok(Err(Unseen::new("nobody could look", error.to_string())));
         }
         Err(error) => return Err(error.into()),
     };
@@ -326,20 +355,10 @@ pub async fn fresh(global: &Global, access: &Access, clock: Clock) -> anyhow::Re
     if let Err(error) = jobs.discard(&name).await {
         tracing::warn!(%error, "The Job stays until its time to live is over");
     }
-    match crate::gate::document::<Status>(&log) {
-        Some(status) => show(global, status, quiesce::seen(access, &config, clock).await, clock),
-        None => {
-            let why = format!("pod {} on {} left no answer: {}", end.pod, end.node, end.message);
-            unseen(global, "nobody has told what was seen", why)
-        }
-    }
-}
-
-/// There is nothing to show: an answer all the same, in the form that was asked for.
-fn unseen(global: &Global, what: &str, why: String) -> anyhow::Result<ExitStatus> {
-    let report = Report::with_blockers(Outcome::Unknown, what, &[], &[why]);
-    output::answer(global.output, &report.document(), || report.text())?;
-    Ok(report.outcome.status())
+    Ok(crate::gate::document::<Status>(&log).ok_or_else(|| {
+        let why = format!("pod {} on {} left no answer: {}", end.pod, end.node, end.message);
+        Unseen::new("nobody has told what was seen", why)
+    }))
 }
 
 fn show(global: &Global, mut status: Status, quiesced: Fact<Vec<String>>, clock: Clock) -> anyhow::Result<ExitStatus> {

@@ -7,7 +7,7 @@ pub mod fleet;
 pub mod follow;
 pub mod kubeadm_config;
 pub mod live;
-mod passing;
+pub(crate) mod passing;
 pub mod plan;
 pub mod postflight;
 pub mod record;

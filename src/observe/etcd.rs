@@ -12,7 +12,7 @@ use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-mod connection;
+pub(crate) mod connection;
 
 /// Where kubeadm keeps etcd's certificates.
 pub const KUBEADM_PKI: &str = "/etc/kubernetes/pki/etcd";
@@ -151,7 +151,7 @@ async fn within<T>(
 }
 
 /// An error with its causes: tonic's own text is only "transport error".
-fn words(error: &dyn std::error::Error) -> String {
+pub(crate) fn words(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(inner) = cause {
@@ -339,7 +339,7 @@ pub fn client_url(address: &str) -> String {
 }
 
 /// Where a member is asked: its first client URL that is not loopback.
-fn endpoint(member: &Member) -> Option<String> {
+pub(crate) fn endpoint(member: &Member) -> Option<String> {
     let loopback =
         |url: &&String| host(url).is_some_and(|host| host == "127.0.0.1" || host == "::1" || host == "localhost");
     member.client_urls.iter().find(|url| !loopback(url)).or_else(|| member.client_urls.first()).cloned()

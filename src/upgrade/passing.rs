@@ -37,7 +37,7 @@ impl<'a, 'c> Passing<'a, 'c> {
 
 /// Whether what is said against a disruption may pass by itself: somebody is unknown, or not well just now. That without him there would be
 /// no quorum, or no other apiserver, is only what follows from it. A switch is somebody's doing, and a database does not shrink.
-fn passes(reasons: &[Reason]) -> bool {
+pub(crate) fn passes(reasons: &[Reason]) -> bool {
     let follows = |code| matches!(code, Code::QuorumWouldBeLost | Code::NoOtherApiserver);
     let stays = |code| matches!(code, Code::KillSwitchEngaged | Code::DatabaseNearlyFull);
     let lasts = |reason: &&Reason| reason.class == Class::Refusal || stays(reason.code);

@@ -8,7 +8,8 @@ mod faults;
 mod left;
 mod long;
 mod looks;
-mod rights;
+mod members;
+pub(crate) mod rights;
 mod stage;
 mod story;
 

@@ -22,6 +22,8 @@ mod machines;
 #[cfg(test)]
 mod manifests;
 #[cfg(test)]
+mod members;
+#[cfg(test)]
 mod observe;
 #[cfg(test)]
 mod pod_security;

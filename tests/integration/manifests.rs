@@ -186,7 +186,7 @@ fn each_component_builds_on_the_base() {
 #[test]
 fn every_container_is_ours_and_its_arguments_parse() {
     let templates: Vec<CronJob> = of_kind(&build("kustomize/base"), "CronJob");
-    assert_eq!(templates.len(), 4);
+    assert_eq!(templates.len(), 5);
     for template in &templates {
         let name = template.metadata.name.as_deref().unwrap();
         for container in containers(template) {

@@ -316,6 +316,11 @@ impl Api {
         &self.etcd
     }
 
+    /// The same, to change who is a member.
+    pub fn etcd_mut(&mut self) -> &mut etcd::Cluster {
+        &mut self.etcd
+    }
+
     /// The process of the apiserver on node k`number`, counted from 1, to kill, freeze and restart.
     pub fn apiserver(&self, number: usize) -> Result<&Process> {
         self.server(number).map(|server| &server.process)

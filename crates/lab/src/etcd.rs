@@ -176,6 +176,51 @@ impl Cluster {
         Ok(self.add(number, join)?.0)
     }
 
+    /// Starts the process of a member that somebody else has added at the peer URL of node k`number`, on an empty data directory. What ran
+    /// there before is killed, and its data put aside. Waits for nothing: use [`Member::wait_healthy`].
+    ///
+    /// # Errors
+    /// When no member of the list has that peer URL, or it cannot be started.
+    pub fn start_added(&mut self, number: usize) -> Result<()> {
+        let node = u8::try_from(number)?;
+        let (url, list) = (self.peer_url(node), self.list()?);
+        let added = list.iter().find(|member| member.peer_url == url).with_context(|| format!("nobody is at {url}"))?;
+        let (id, learner) = (added.id, added.learner);
+        let peers: Vec<_> = list
+            .iter()
+            .map(|member| {
+                let unnamed = format!("{:x}", member.id);
+                let name = if member.id == id {
+                    name(node)
+                } else {
+                    Some(member.name.clone()).filter(|n| !n.is_empty()).unwrap_or(unnamed)
+                };
+                format!("{name}={}", member.peer_url)
+            })
+            .collect();
+        let old = number.checked_sub(1).filter(|index| *index < self.members.len());
+        if let Some(member) = old.and_then(|index| self.members.get(index)) {
+            member.process.kill()?;
+        }
+        let home = self.net.dir().join(name(node));
+        let data = home.join("etcd");
+        if data.exists() {
+            let aside = (1..).map(|copy| home.join(format!("etcd.{copy}"))).find(|path| !path.exists());
+            fs::rename(&data, aside.context("no name is free")?)?;
+        }
+        let mut member = self.prepare(node, &peers.join(","), "existing")?;
+        (member.id, member.learner) = (id, learner);
+        member.process.start()?;
+        match old.and_then(|index| self.members.get_mut(index)) {
+            Some(slot) => *slot = member,
+            None => {
+                ensure!(number == self.members.len() + 1, "k{number} is not the next node");
+                self.members.push(member);
+            }
+        }
+        Ok(())
+    }
+
     /// Asks for a new member and answers its id and the `--initial-cluster` it must be started with.
     fn add(&self, number: u8, join: Join) -> Result<(u64, String)> {
         let peer_url = self.peer_url(number);
@@ -250,7 +295,8 @@ impl Cluster {
         Ok(String::from_utf8(out.stdout)?)
     }
 
-    fn peer_url(&self, number: u8) -> String {
+    /// Where peers reach the member of node k`number`, counted from 1.
+    pub fn peer_url(&self, number: u8) -> String {
         format!("https://{}:2380", self.net.address(number))
     }
 
@@ -418,6 +464,7 @@ struct Listed {
     /// Empty until it has started.
     name: String,
     peer_url: String,
+    learner: bool,
 }
 
 fn members_in(answer: &Value) -> Result<Vec<Listed>> {
@@ -427,7 +474,8 @@ fn members_in(answer: &Value) -> Result<Vec<Listed>> {
             let peer_url = text(member, "/peerURLs/0")?.to_owned();
             // The gateway leaves empty fields out.
             let name = member.get("name").and_then(Value::as_str).map(str::to_owned).into_iter().collect();
-            Ok(Listed { id: id_of(member, "/ID")?, name, peer_url })
+            let learner = member.get("isLearner").and_then(Value::as_bool).unwrap_or(false);
+            Ok(Listed { id: id_of(member, "/ID")?, name, peer_url, learner })
         })
         .collect()
 }

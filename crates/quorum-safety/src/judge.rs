@@ -36,7 +36,7 @@ pub fn judge(seen: &Observation, in_flight: &InFlight, wanted: &Disruption, poli
         | Disruption::Remove(_)
         | Disruption::Replace(_) => over_a_living_cluster(&case),
     };
-    reasons.retain(|reason| !case.lifts(reason.code));
+    reasons.retain(|reason| !case.lifts(reason.code) && !case.says_that_the_api_is_away(reason.code));
     match Reasons::new(reasons) {
         None => Verdict::Permitted(Permit { disruption: wanted.clone(), margin }),
         Some(reasons) if reasons.worst() == Class::Refusal => Verdict::Refused(reasons),

@@ -26,6 +26,10 @@ pub struct Policy {
     pub worker_slots: usize,
     /// The single checks that a recorded, time-boxed override lifts for this request. The shell drops expired ones.
     pub lifted: Vec<Code>,
+    /// A recorded, time-boxed override for a change of members while the API is away: what only the API knows holds it no more. It holds
+    /// for nothing else, and for nobody while the nodes can be read or an apiserver is ready.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub without_api: bool,
 }
 
 /// kubeadm's etcd calls an election when it has heard nothing of its leader for a second. A read takes a few milliseconds where all is
@@ -55,6 +59,7 @@ impl Default for Policy {
             certificate_margin: 7 * 24 * 3600,
             worker_slots: 1,
             lifted: Vec::new(),
+            without_api: false,
         }
     }
 }

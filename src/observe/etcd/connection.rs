@@ -23,12 +23,12 @@ const PORT: u16 = 2379;
 
 /// What a client of etcd shows and trusts.
 #[derive(Clone)]
-pub(super) struct Tls(TlsConnector);
+pub(crate) struct Tls(TlsConnector);
 
 impl Tls {
     /// Reads the files; anew for each look, since `kubeadm upgrade` renews them in place: who comes between two of its writes meets half a
     /// file, or a certificate with the key of another. Such are read again.
-    pub(super) async fn read(files: &ClientFiles) -> Result<Self, FilesError> {
+    pub(crate) async fn read(files: &ClientFiles) -> Result<Self, FilesError> {
         let (times, pause) = TORN;
         let again = ConstantBuilder::default().with_delay(pause).with_max_times(times);
         let torn = |error: &FilesError| matches!(error, FilesError::Unusable { .. });
@@ -62,18 +62,18 @@ impl Tls {
 
 /// A member that has answered the handshake.
 #[derive(Clone)]
-pub(super) struct Connection {
+pub(crate) struct Connection {
     /// What it is asked through. It never connects again: a connection that breaks between two samples is an answer.
-    pub(super) client: Client,
+    pub(crate) client: Client,
     /// When the certificate that it showed expires.
-    pub(super) certificate_expires: Fact<UnixSeconds>,
+    pub(crate) certificate_expires: Fact<UnixSeconds>,
 }
 
 /// Connects to the member at a client URL.
 ///
 /// # Errors
 /// When it does not answer in time, or is not who its certificate has to name; in words.
-pub(super) async fn connect(tls: &Tls, url: &str, deadline: Duration) -> Result<Connection, String> {
+pub(crate) async fn connect(tls: &Tls, url: &str, deadline: Duration) -> Result<Connection, String> {
     match tokio::time::timeout(deadline, open(tls, url)).await {
         Ok(opened) => opened,
         Err(_) => Err(format!("no answer in {} s", deadline.as_secs_f32())),

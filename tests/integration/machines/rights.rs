@@ -8,7 +8,10 @@ use serde_json::Value;
 use std::collections::BTreeSet;
 
 /// Rights that the story may do without, each with what needs it.
-const ELSEWHERE: [(&str, &str); 7] = [
+const ELSEWHERE: [(&str, &str); 10] = [
+    ("quorate-members: create configmaps in quorate", "the first observation: a patch that makes the object"),
+    ("quorate-members: get daemonsets", "a configuration that names kured's DaemonSet"),
+    ("quorate-members: list endpointslices in default", "a Job that plain kubectl makes is not told the apiservers"),
     ("quorate-observe: create configmaps in quorate", "the first observation: a patch that makes the object"),
     ("quorate-observe: get daemonsets", "a configuration that names kured's DaemonSet"),
     ("quorate-reconcile: get daemonsets", "the same"),
@@ -115,7 +118,20 @@ impl Right {
 
 /// The rights that nobody has used.
 pub(super) fn unused(stage: &Stage) -> BTreeSet<String> {
-    let asked = stage.asked();
+    unused_in(&stage.asked())
+}
+
+/// The rights of one account that these events of an audit log do not show, but for those that are for elsewhere.
+pub(crate) fn unused_by(account: &str, asked: &[Value]) -> Vec<String> {
+    let own = |right: &String| right.starts_with(&format!("{account}: "));
+    unused_in(asked)
+        .into_iter()
+        .filter(own)
+        .filter(|right| !ELSEWHERE.iter().any(|(elsewhere, _)| elsewhere == right))
+        .collect()
+}
+
+fn unused_in(asked: &[Value]) -> BTreeSet<String> {
     let allowed: Vec<&Value> = asked.iter().filter(|event| event["responseStatus"]["code"] != 403).collect();
     rights().iter().filter(|right| !allowed.iter().any(|event| right.used_by(event))).map(Right::text).collect()
 }

@@ -4,6 +4,7 @@ use super::clients;
 use super::etcd::{self, Etcd};
 use super::left::{self, Left, Pass};
 use super::looks::{self, Looks};
+use super::members::{self, Members};
 use super::rights;
 use super::stage::{LEASES, Said, Stage, kured, machines, stage, until};
 use lab::prober::monitor::rule::{Hit, Part};
@@ -55,6 +56,7 @@ pub(super) struct Single {
 pub(super) struct Story {
     pub(super) here: Said,
     pub(super) looks: Looks,
+    pub(super) members: Members,
     pub(super) power_cut: PowerCut,
     pub(super) frozen: Said,
     pub(super) cordoned: Said,
@@ -140,6 +142,7 @@ fn tell() -> Story {
     let budget = budget(&stage);
     let stray = stray(&stage);
     let nodes_after_refusals = stage.nodes();
+    let members = members::members(&stage);
 
     let by_hand = by_hand(&stage);
     let left = left::left(&stage);
@@ -185,6 +188,7 @@ fn tell() -> Story {
     Story {
         here,
         looks,
+        members,
         power_cut,
         frozen,
         cordoned,

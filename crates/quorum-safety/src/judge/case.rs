@@ -170,13 +170,15 @@ impl<'a> Case<'a> {
     }
 
     /// Whether what is wrong with this node does not count: it is what an adopted operation is there to finish, or it is the
-    /// node of a member that is mended, and of no other.
+    /// node of a member that is mended, and of no other, or the one that the learner is added for: without a member of its own it has no
+    /// apiserver that is ready, and is a control plane node all the same.
     pub(super) fn excuses_node(&self, node: &NodeName) -> bool {
-        let begun = self.adopted() && self.own.is_some_and(|own| own.target == *node);
+        let own = self.own.is_some_and(|own| own.target == *node);
         let mut on_it = self.members.iter().filter(|member| member.node() == Some(node)).peekable();
+        let joins = own && *self.wanted == Disruption::AddLearner && on_it.peek().is_none();
         let mended =
             self.mended().is_some() && on_it.peek().is_some() && on_it.all(|member| Some(member.id) == self.mended());
-        begun || mended
+        (self.adopted() && own) || joins || mended
     }
 
     /// The same for a member.
@@ -196,6 +198,40 @@ impl<'a> Case<'a> {
     /// Whether an override lifts this check.
     pub(super) fn lifts(&self, code: Code) -> bool {
         code.liftable() && self.policy.lifted.contains(&code)
+    }
+
+    /// Whether members are changed without the API: an override says so, and nothing that was read denies it. etcd commits the change
+    /// whoever serves the API, and what would tell of others is not to be had (design.md, "Where things run").
+    pub(super) fn is_without_api(&self) -> bool {
+        let changes_members = match self.wanted {
+            Disruption::MoveLeader(_)
+            | Disruption::AddLearner
+            | Disruption::Promote(_)
+            | Disruption::Remove(_)
+            | Disruption::Replace(_) => true,
+            Disruption::Reboot(_) | Disruption::Upgrade(_) | Disruption::Defragment(_) | Disruption::Restore => false,
+        };
+        let servers = &self.seen.apiservers;
+        let is_away = self.seen.nodes.known().is_none()
+            && !servers.is_empty()
+            && servers.iter().all(|apiserver| apiserver.ready != Fact::Known(true));
+        self.policy.without_api && changes_members && is_away
+    }
+
+    /// Whether this only says that the API is away, where that was said before.
+    pub(super) fn says_that_the_api_is_away(&self, code: Code) -> bool {
+        let of_the_api = matches!(
+            code,
+            Code::ApiserverUnanswered
+                | Code::ApiserverNotReady
+                | Code::NodesUnknown
+                | Code::LeaseUnknown
+                | Code::KuredUnknown
+                | Code::KillSwitchUnknown
+                | Code::SnapshotLeaseUnknown
+                | Code::ClusterUnknown
+        );
+        of_the_api && self.is_without_api()
     }
 }
 

@@ -190,6 +190,9 @@ pub(super) fn alarm_reason(case: &Case<'_>, alarm: &Alarm) -> Reason {
 
 /// Whether it is known where the member runs, among the nodes that the API lists.
 pub(super) fn node_unknown(case: &Case<'_>, member: &Listed<'_>) -> Option<Reason> {
+    if case.is_without_api() {
+        return None;
+    }
     let name = member.name();
     match member.view.map(|view| &view.node) {
         None => Some(Reason::new(Code::MemberNodeUnknown, format!("{name} was not asked"))),

@@ -137,6 +137,9 @@ fn figures(case: &Case<'_>, voters: &[Voter<'_>], nodes: &[Judged<'_>], quorum: 
 
 /// One apiserver that is ready and not the target's: nobody else may be needed to see what happens and to end it.
 fn another_apiserver(case: &Case<'_>) -> Option<Reason> {
+    if case.is_without_api() {
+        return None;
+    }
     let asked: BTreeSet<&NodeName> = case.seen.apiservers.iter().map(|apiserver| &apiserver.node).collect();
     let mut others = asked.into_iter().filter(|node| case.target != Some(node));
     let ready = others.any(|node| {

@@ -150,6 +150,40 @@ fn target(wanted: &Disruption) -> String {
     }
 }
 
+/// Nothing of the API is known any more; `begun`: the asker goes on with what it began.
+pub(crate) fn take_the_api_away(cluster: &mut Cluster, begun: bool) {
+    let (away, mine) = (|| "away".to_owned(), if begun { Mine::Adopted("here".to_owned()) } else { Mine::Nothing });
+    cluster.seen.nodes = Fact::Unknown(away());
+    cluster.seen.cluster_uid = Fact::Unknown(away());
+    for view in &mut cluster.seen.etcd.members {
+        view.node = Fact::Unknown(away());
+    }
+    for server in &mut cluster.seen.apiservers {
+        (server.ready, server.certificate_expires) = (Fact::Unknown(away()), Fact::Unknown(away()));
+    }
+    cluster.in_flight = InFlight {
+        control_plane: Fact::Unknown(away()),
+        workers: Fact::Unknown(away()),
+        snapshot: Fact::Unknown(away()),
+        kured: Fact::Unknown(away()),
+        kill_switch: Fact::Unknown(away()),
+        mine,
+    };
+}
+
+/// The API around the same etcd, whole: each member on a node of its own, nobody at work.
+pub(crate) fn bring_a_whole_api(cluster: &mut Cluster) {
+    let n = cluster.list.len() as u64;
+    let whole = healthy(n);
+    for view in &mut cluster.seen.etcd.members {
+        view.node = Fact::Known(name(view.id.0 - id(0).0));
+    }
+    cluster.seen.nodes = whole.seen.nodes;
+    cluster.seen.cluster_uid = whole.seen.cluster_uid;
+    cluster.seen.apiservers = whole.seen.apiservers;
+    cluster.in_flight = whole.in_flight;
+}
+
 /// The same facts in another order.
 pub(crate) fn shuffle(cluster: &mut Cluster, seed: u64) {
     let mut state = seed;

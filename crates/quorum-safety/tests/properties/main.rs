@@ -81,6 +81,27 @@ proptest! {
         }
     }
 
+    /// The override takes the place of an API in which all is well, of locks that are free, and of nothing in etcd.
+    #[test]
+    fn without_the_api_no_more_is_permitted_than_with_one_in_which_all_is_well(question in question(), begun in any::<bool>()) {
+        let Question { mut cluster, wanted } = question;
+        generate::take_the_api_away(&mut cluster, begun);
+        cluster.policy.without_api = true;
+        let verdict = ask(&Question { cluster: cluster.clone(), wanted: wanted.clone() });
+        if let (Verdict::Permitted(_), false) = (&verdict, wanted == Disruption::Restore) {
+            generate::bring_a_whole_api(&mut cluster);
+            cluster.policy.without_api = false;
+            let forbidden = oracle::forbids(&cluster.seen, &cluster.in_flight, &wanted, &cluster.policy);
+            // What has begun is finished on a control plane that is not whole; and a voter that was not asked counts for nothing, wherever
+            // it runs.
+            let counts = |what: &&str| !(begun && oracle::is_strain(what)) && *what != oracle::NOWHERE;
+            let forbidden: Vec<_> = forbidden.into_iter().filter(counts).collect();
+            prop_assert!(forbidden.is_empty(), "{forbidden:?}");
+            let other = matches!(wanted, Disruption::Reboot(_) | Disruption::Upgrade(_) | Disruption::Defragment(_));
+            prop_assert!(!other, "{wanted} without the API");
+        }
+    }
+
     #[test]
     fn what_decides_is_the_worst_reason(question in question()) {
         let verdict = ask(&question);

@@ -120,7 +120,7 @@ pub(crate) fn forbids(
     if !removal {
         let mut places: Vec<Option<&NodeName>> = list.iter().map(|member| node_of(member.id)).collect();
         if places.contains(&None) {
-            broken.push("a member runs nobody knows where");
+            broken.push(NOWHERE);
         }
         let all = places.len();
         places.sort();
@@ -130,6 +130,15 @@ pub(crate) fn forbids(
         }
     }
     broken
+}
+
+/// What is said of a member that has no view, or none with a node.
+pub(crate) const NOWHERE: &str = "a member runs nobody knows where";
+
+/// Whether a sentence is about the strain of etcd, or a shortage of a node, which hold nobody who goes on.
+pub(crate) fn is_strain(what: &str) -> bool {
+    ["a voter reads slowly", "a read through a voter was not answered", "the database of a voter is nearly full"]
+        .contains(&what)
 }
 
 /// A voter that answers late twice, or whose database has little room left.

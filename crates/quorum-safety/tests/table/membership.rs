@@ -23,6 +23,115 @@ fn joins_hold_everything_but_repair() {
     ]);
 }
 
+/// A control plane node without a member, as it waits for one: its apiserver has no etcd.
+fn waits(cluster: Cluster, n: u64) -> Cluster {
+    cluster.with(|cluster| {
+        if let Fact::Known(nodes) = &mut cluster.seen.nodes {
+            nodes.push(NodeView { ready: Fact::Known(false), ..fixture::control_plane_node(n) });
+        }
+        cluster.seen.apiservers.push(ApiserverView { ready: unknown(), ..fixture::apiserver(n) });
+    })
+}
+
+#[test]
+fn adding_a_learner() {
+    let add = || Disruption::AddLearner;
+    let unstarted = || healthy(3).on_list(|list| list[1].name.clear());
+    check([
+        ("3 voters", healthy(3), add(), "permitted 1"),
+        ("1 voter", healthy(1), add(), "permitted 0"),
+        ("a node waits for it, and the Lease does not say so", waits(healthy(3), 4), add(), "refused Q022 Q041 Q052"),
+        ("the Lease names the node that waits", waits(healthy(3), 4).taken("k4"), add(), "permitted 1"),
+        ("it names one of two", waits(waits(healthy(3), 4), 5).taken("k4"), add(), "refused Q022 Q041 Q052"),
+        ("2 voters, the third was removed", waits(healthy(2), 3).taken("k3"), add(), "permitted 0"),
+        ("one voter is down", waits(healthy(3).member_dead(2), 4).taken("k4"), add(), "held Q004"),
+        ("going on, one voter is down", waits(healthy(3).member_dead(2), 4).adopted("k4"), add(), "permitted 0"),
+        ("2 voters, one down, going on", waits(healthy(2).member_dead(1), 3).adopted("k3"), add(), "refused Q004 Q030"),
+        (
+            "the node that the Lease names has a member",
+            healthy(3).on_node("k2", |node| node.ready = Fact::Known(false)).taken("k2"),
+            add(),
+            "held Q052",
+        ),
+        ("a member that never started", unstarted(), add(), "held Q017"),
+        (
+            "a snapshot is taken",
+            healthy(3).with(|c| c.in_flight.snapshot = Fact::Known(stranger())),
+            add(),
+            "held Q077",
+        ),
+        ("an upgrade of the same node", waits(healthy(3), 4).taken("k4"), upgrade(1), "refused Q022 Q041 Q052 Q072"),
+    ]);
+}
+
+/// As `--here` sees it while no apiserver serves.
+fn without_api(cluster: Cluster) -> Cluster {
+    cluster.with(|cluster| {
+        cluster.policy.without_api = true;
+        cluster.seen.nodes = unknown();
+        cluster.seen.cluster_uid = unknown();
+        for view in &mut cluster.seen.etcd.members {
+            view.node = unknown();
+        }
+        for server in &mut cluster.seen.apiservers {
+            server.ready = unknown();
+            server.certificate_expires = unknown();
+        }
+        cluster.in_flight = InFlight {
+            control_plane: unknown(),
+            workers: unknown(),
+            snapshot: unknown(),
+            kured: unknown(),
+            kill_switch: unknown(),
+            mine: Mine::Nothing,
+        };
+    })
+}
+
+#[test]
+fn members_are_changed_without_the_api_only_where_that_was_said_and_is_so() {
+    let away = |cluster: Cluster| without_api(cluster);
+    let dead = || healthy(3).member_dead(2);
+    let unsaid = |cluster: Cluster| away(cluster).with(|c| c.policy.without_api = false);
+    let begun = |cluster: Cluster| away(cluster).with(|c| c.in_flight.mine = Mine::Adopted("here".into()));
+    let nobody_knows = "refused Q019 Q030 Q040 Q041 Q050 Q071 Q074 Q076 Q078 Q079";
+    let nobody_asked = "refused Q019 Q030 Q040 Q050 Q071 Q074 Q076 Q078 Q079";
+    check([
+        ("not said", unsaid(dead()), remove(2), nobody_knows),
+        ("said", away(dead()), remove(2), "permitted 0"),
+        ("replaced", away(dead()), replace(2), "permitted 0"),
+        ("one that is up, while another is not", away(dead()), remove(1), "refused Q004 Q030 Q033"),
+        ("a learner", away(healthy(3).learner()), promote(4), "permitted 0"),
+        ("a dead learner", away(dead().learner().member_dead(4)), promote(4), "refused Q004 Q030 Q034"),
+        ("added", away(healthy(3)), Disruption::AddLearner, "permitted 1"),
+        ("added, one is down", away(dead()), Disruption::AddLearner, "held Q004"),
+        ("going on, one is down", begun(dead()), Disruption::AddLearner, "permitted 0"),
+        ("leadership", away(healthy(3)), move_leader(2), "permitted 1"),
+        ("leadership to a dead one", away(dead()), move_leader(2), "held Q004 Q037"),
+        ("without quorum", away(dead()).with(|c| c.seen.etcd.membership = unknown()), remove(2), "held Q001"),
+        (
+            "the nodes are read",
+            away(dead()).with(|c| c.seen.nodes = healthy(3).seen.nodes),
+            remove(2),
+            "refused Q019 Q022 Q030 Q040 Q041 Q071 Q074 Q076 Q078 Q079",
+        ),
+        (
+            "an apiserver is ready",
+            away(dead()).on_apiserver(3, |view| view.ready = Fact::Known(true)),
+            remove(2),
+            "refused Q019 Q030 Q041 Q050 Q059 Q071 Q074 Q076 Q078 Q079",
+        ),
+        ("nobody was asked", away(dead()).with(|c| c.seen.apiservers.clear()), remove(2), nobody_asked),
+        (
+            "what is known counts",
+            away(dead()).with(|c| c.in_flight.control_plane = Fact::Known(stranger())),
+            remove(2),
+            "held Q070",
+        ),
+        ("nothing else", away(healthy(3)), defragment(1), "refused Q019 Q030 Q040 Q041 Q050 Q071 Q074 Q076 Q078 Q079"),
+    ]);
+}
+
 #[test]
 fn promotion() {
     let three = || healthy(3).learner();

@@ -1,0 +1,19 @@
+//! `quorate etcd`: what is done to the etcd cluster itself. One module a subject; what they share about Jobs is in [`job`].
+
+use crate::cli::Global;
+use crate::cli::etcd::{Etcd, EtcdCommand};
+use crate::clock::Clock;
+use crate::exit::ExitStatus;
+
+mod job;
+pub mod members;
+
+/// Runs the command.
+///
+/// # Errors
+/// When it could not be carried out; what was refused, or is half done, is an answer.
+pub async fn run(global: &Global, etcd: &Etcd, clock: Clock) -> anyhow::Result<ExitStatus> {
+    match &etcd.command {
+        EtcdCommand::Members(members) => members::run(global, &members.command, clock).await,
+    }
+}

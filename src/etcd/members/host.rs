@@ -1,0 +1,186 @@
+//! What stands in for the Leases while the API is away: a lock on this host, and a mark of what was begun under it.
+
+use super::plan::{Begun, Order, Wanted};
+use crate::clock::Clock;
+use crate::output;
+use anyhow::Context;
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+use std::fs::{self, File, OpenOptions};
+use std::io::{ErrorKind, Write};
+use std::path::{Path, PathBuf};
+
+const LOCK: &str = "members.lock";
+const MARK: &str = "members.begun";
+const OVERRIDES: &str = "overrides.jsonl";
+
+/// The lock of this host. The kernel lets go of it when the process ends, however it ends; the mark stays.
+#[derive(Debug)]
+pub(super) struct HostLock {
+    _lock: File,
+    folder: PathBuf,
+    /// What was begun before this process and not ended.
+    pub(super) begun: Option<Order>,
+}
+
+/// An override that was used, a line of `overrides.jsonl`.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Override<'a> {
+    at: String,
+    command: &'a str,
+    because: &'a str,
+    lifted: &'a [quorum_safety::Code],
+}
+
+/// The mark.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Mark {
+    order: Order,
+}
+
+impl HostLock {
+    /// Takes it; none while another process of this host has it.
+    ///
+    /// # Errors
+    /// When the folder cannot be used, or what was begun cannot be read: then nothing may be done.
+    pub(super) fn take(folder: &Path) -> anyhow::Result<Option<Self>> {
+        fs::create_dir_all(folder).with_context(|| format!("make {}", folder.display()))?;
+        let path = folder.join(LOCK);
+        let open = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+        let lock = open.with_context(|| format!("open {}", path.display()))?;
+        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(Errno::WOULDBLOCK) => return Ok(None),
+            Err(error) => return Err(error).with_context(|| format!("lock {}", path.display())),
+        }
+        let begun = read(&folder.join(MARK))?;
+        Ok(Some(Self { _lock: lock, folder: folder.to_owned(), begun }))
+    }
+
+    /// Marks the order as begun, before anything of it is done.
+    ///
+    /// # Errors
+    /// When that cannot be kept: then nothing of it may be done.
+    pub(super) fn begin(&self, order: &Order) -> anyhow::Result<()> {
+        let (path, new) = (self.folder.join(MARK), self.folder.join(format!("{MARK}.new")));
+        let text = serde_json::to_string(&Mark { order: order.clone() })?;
+        let written = || -> std::io::Result<()> {
+            let mut file = File::create(&new)?;
+            file.write_all(text.as_bytes())?;
+            file.sync_all()?;
+            fs::rename(&new, &path)?;
+            File::open(&self.folder)?.sync_all()
+        };
+        written().with_context(|| format!("write {}", path.display()))
+    }
+
+    /// Takes the mark away: nothing is half done.
+    ///
+    /// # Errors
+    /// When it cannot be taken away: then the next command goes on with what is over.
+    pub(super) fn end(self) -> anyhow::Result<()> {
+        let path = self.folder.join(MARK);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("remove {}", path.display()))
+            }
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Records that this host went without the API, and why.
+    ///
+    /// # Errors
+    /// When it cannot be recorded: what is not recorded is not done.
+    pub(super) fn record(
+        &self,
+        order: &Order,
+        because: &str,
+        lifted: &[quorum_safety::Code],
+        clock: Clock,
+    ) -> anyhow::Result<()> {
+        let path = self.folder.join(OVERRIDES);
+        let command = order.command();
+        let line =
+            serde_json::to_string(&Override { at: clock.now().to_string(), command: &command, because, lifted })?;
+        let written = || -> std::io::Result<()> {
+            let mut file = OpenOptions::new().create(true).append(true).open(&path)?;
+            writeln!(file, "{line}")?;
+            file.sync_all()
+        };
+        written().with_context(|| format!("write {}", path.display()))?;
+        output::progress(&format!("recorded in {}: {because}", path.display()));
+        Ok(())
+    }
+}
+
+/// What was begun on this host.
+///
+/// # Errors
+/// When there is a mark and it cannot be read.
+pub(super) fn begun(folder: &Path) -> anyhow::Result<Option<Begun>> {
+    Ok(read(&folder.join(MARK))?.map(|order| Begun {
+        operation: order.operation(),
+        node: order.node.clone(),
+        peer_url: match order.wanted {
+            Wanted::Add { peer_url } | Wanted::Replace { peer_url, .. } => Some(peer_url),
+            Wanted::Promote(_) | Wanted::Remove(_) | Wanted::MoveLeader(_) => None,
+        },
+    }))
+}
+
+fn read(path: &Path) -> anyhow::Result<Option<Order>> {
+    let text = match fs::read_to_string(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        read => read.with_context(|| format!("read {}", path.display()))?,
+    };
+    let mark: Mark = serde_json::from_str(&text).with_context(|| {
+        format!(
+            "{}: it says what is half done, and cannot be understood: end that by hand, then remove it",
+            path.display()
+        )
+    })?;
+    Ok(Some(mark.order))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quorum_safety::MemberId;
+
+    #[test]
+    fn one_at_a_time_and_what_was_begun_is_found_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let order = Order {
+            wanted: Wanted::Replace { old: MemberId(0xa2), peer_url: "https://10.10.0.12:2380".into() },
+            node: "k2".into(),
+        };
+        let first = HostLock::take(folder.path()).unwrap().unwrap();
+        assert!(HostLock::take(folder.path()).unwrap().is_none());
+        assert_eq!(first.begun, None);
+        first.begin(&order).unwrap();
+        drop(first);
+        let second = HostLock::take(folder.path()).unwrap().unwrap();
+        assert_eq!(second.begun.as_ref(), Some(&order));
+        let begun = begun(folder.path()).unwrap().unwrap();
+        assert_eq!(
+            (begun.operation.as_str(), begun.peer_url.as_deref()),
+            ("members-replace-a2", Some("https://10.10.0.12:2380"))
+        );
+        second.record(&order, "the API is away", &[], Clock::system()).unwrap();
+        second.end().unwrap();
+        assert_eq!(HostLock::take(folder.path()).unwrap().unwrap().begun, None);
+        let recorded = fs::read_to_string(folder.path().join(OVERRIDES)).unwrap();
+        assert!(recorded.contains("the API is away") && recorded.contains("members replace a2"), "{recorded}");
+    }
+
+    #[test]
+    fn a_mark_that_cannot_be_understood_blocks() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join(MARK), "{}").unwrap();
+        assert!(format!("{:#}", HostLock::take(folder.path()).unwrap_err()).contains(MARK));
+    }
+}
