@@ -6,6 +6,7 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+pub mod etcd;
 pub mod explain;
 pub mod gate;
 pub mod lease;
@@ -69,6 +70,8 @@ pub enum Command {
     Step(step::Step),
     /// Work on the node itself; run by privileged Jobs pinned to it
     Node(node::Node),
+    /// The etcd cluster: its snapshots
+    Etcd(etcd::Etcd),
     /// The locks: who disrupts what
     Lease(lease::Lease),
     /// Judge a stored verdict again, offline

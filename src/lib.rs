@@ -5,6 +5,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod drain;
+pub mod etcd;
 pub mod event;
 pub mod exit;
 pub mod explain;
@@ -44,6 +45,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitStatus> {
         Command::Gate(gate) => gate::run(global, gate, clock).await,
         Command::Status(status) => status::run(global, status, clock).await,
         Command::Lease(lease) => lock::report::run(global, lease, clock).await,
+        Command::Etcd(etcd) => etcd::run(global, etcd),
         Command::Explain(explain) => explain::run(global, explain),
         Command::Node(node) => node::main(&node.command, clock).await,
         Command::Plan(plan) => upgrade::show::run(global, plan.to, clock).await,

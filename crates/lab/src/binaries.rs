@@ -27,6 +27,14 @@ impl EtcdVersion {
             Self::V3_7 => "3.7.2",
         }
     }
+
+    /// The version of `etcdctl` and `etcdutl` of the same series: Go's module proxy has not each of 3.5.
+    pub fn tools(self) -> &'static str {
+        match self {
+            Self::V3_5 => "3.5.35",
+            Self::V3_6 | Self::V3_7 => self.number(),
+        }
+    }
 }
 
 /// The etcd server of this version; fetched on first use (about 10 MB, a few seconds).
@@ -37,12 +45,12 @@ pub fn etcd_server(version: EtcdVersion) -> Result<PathBuf> {
     Ok(crate::build::etcd(version.number())?.join("etcd"))
 }
 
-/// `etcdctl` or `etcdutl` of this version; built on first use.
+/// `etcdctl` or `etcdutl` for this version, see [`EtcdVersion::tools`]; built on first use.
 ///
 /// # Errors
 /// When it cannot be built.
 pub fn etcd_tool(version: EtcdVersion, tool: &str) -> Result<PathBuf> {
-    Ok(crate::build::etcd_tools(version.number())?.join(tool))
+    Ok(crate::build::etcd_tools(version.tools())?.join(tool))
 }
 
 /// The folder with the Kubernetes programs of one release, for example `v1.36.1`; built on first use, in minutes.
