@@ -68,7 +68,10 @@ fn render(verified: &Verified) -> String {
     let mut lines = vec![format!("{file}: {verdict}")];
     let mut line = |name: &str, text: String| lines.push(format!("  {name:<12}{text}"));
     line("checksum", checksum.to_owned());
-    line("size", format!("{} bytes; {} pages of {} bytes, {} free", snapshot.file_size, pages.total, pages.size, pages.free));
+    line(
+        "size",
+        format!("{} bytes; {} pages of {} bytes, {} free", snapshot.file_size, pages.total, pages.size, pages.free),
+    );
     line("revision", format!("{}{}", snapshot.revision, compacted(snapshot)));
     let keys = snapshot.keys.map_or_else(|| "too many to be counted".to_owned(), |keys| keys.to_string());
     line("keys", format!("{keys}; {} entries in all buckets", snapshot.entries));

@@ -1,61 +1,76 @@
-//! Verifies a file and prints what it holds, how long that took and how much memory: `verify FILE`. With `--stream` it is read from
-//! front to end instead.
+//! Verifies a file and prints what it holds: `verify FILE`. With `verify FILE ETCDUTL` both are run in turn, and it prints how long each
+//! took, the most anonymous memory that each had, and the ratio of the medians: below 1 this is the quicker one.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "that is what it is for")]
 
+use std::error::Error;
 use std::fs::File;
-use std::io::Read as _;
-use std::process::ExitCode;
-use std::time::Instant;
+use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
 
-use etcd_snapshot::Stream;
+/// How often each runs.
+const ROUNDS: usize = 5;
+/// How often memory is looked at.
+const LOOK: Duration = Duration::from_millis(2);
 
 fn main() -> ExitCode {
-    let mut args: Vec<String> = std::env::args().skip(1).collect();
-    let streams = args.first().is_some_and(|first| first == "--stream");
-    if streams {
-        args.remove(0);
-    }
-    let [path] = args.as_slice() else {
-        eprintln!("error: usage: verify [--stream] FILE");
-        return ExitCode::from(2);
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let done = match args.as_slice() {
+        [path] => verify(path),
+        [path, etcdutl] => beside(path, etcdutl),
+        _ => {
+            eprintln!("error: usage: verify FILE [ETCDUTL]");
+            return ExitCode::from(2);
+        }
     };
-    let begun = Instant::now();
-    let done = if streams { stream(path) } else { verify(path) };
-    let seconds = begun.elapsed().as_secs_f64();
-    match done {
-        Ok(text) => {
-            println!("{text}");
-            eprintln!("{seconds:.3} s, {}", memory());
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            eprintln!("error: {path}: {error}");
+    done.map_or_else(
+        |error| {
+            eprintln!("error: {error}");
             ExitCode::FAILURE
-        }
-    }
+        },
+        |()| ExitCode::SUCCESS,
+    )
 }
 
-fn verify(path: &str) -> Result<String, Box<dyn std::error::Error>> {
+fn verify(path: &str) -> Result<(), Box<dyn Error>> {
     let snapshot = etcd_snapshot::verify(&File::open(path)?)?;
-    Ok(serde_json::to_string_pretty(&snapshot)?)
+    println!("{}", serde_json::to_string_pretty(&snapshot)?);
+    Ok(())
 }
 
-fn stream(path: &str) -> Result<String, Box<dyn std::error::Error>> {
-    let (mut file, mut stream) = (File::open(path)?, Stream::new());
-    let mut piece = vec![0; 64 * 1024];
-    loop {
-        let size = file.read(&mut piece)?;
-        if size == 0 {
-            break;
-        }
-        stream.feed(piece.get(..size).unwrap_or_default())?;
+fn beside(path: &str, etcdutl: &str) -> Result<(), Box<dyn Error>> {
+    let own = std::env::current_exe()?;
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    let (mut our_memory, mut their_memory) = (0, 0);
+    for _ in 0..ROUNDS {
+        run(Command::new(&own).arg(path), &mut ours, &mut our_memory)?;
+        run(Command::new(etcdutl).args(["snapshot", "status", path]), &mut theirs, &mut their_memory)?;
     }
-    Ok(format!("{:?}", stream.finish()?))
+    let (ours, theirs) = (median(ours), median(theirs));
+    println!("verify                  {ours:.3} s, {our_memory} KiB anonymous");
+    println!("etcdutl snapshot status {theirs:.3} s, {their_memory} KiB anonymous");
+    println!("ratio                   {:.2}", ours / theirs);
+    Ok(())
 }
 
-/// The most memory that was resident, and how much of what is now is anonymous.
-fn memory() -> String {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let lines = status.lines().filter(|line| ["VmHWM", "RssAnon", "RssFile"].iter().any(|name| line.starts_with(name)));
-    lines.map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect::<Vec<_>>().join(", ")
+fn median(mut seconds: Vec<f64>) -> f64 {
+    seconds.sort_by(f64::total_cmp);
+    seconds.get(seconds.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// Runs it to its end; adds the seconds, and raises the most anonymous memory that it was seen to have, in KiB.
+fn run(command: &mut Command, seconds: &mut Vec<f64>, memory: &mut u64) -> Result<(), Box<dyn Error>> {
+    let begun = Instant::now();
+    let mut child = command.stdout(Stdio::null()).spawn()?;
+    let status = loop {
+        if let Some(status) = child.try_wait()? {
+            break status;
+        }
+        let seen = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
+        let line = seen.lines().find_map(|line| line.strip_prefix("RssAnon:"));
+        let size = line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok());
+        *memory = (*memory).max(size.unwrap_or_default());
+        std::thread::sleep(LOOK);
+    };
+    seconds.push(begun.elapsed().as_secs_f64());
+    if status.success() { Ok(()) } else { Err(format!("{command:?}: {status}").into()) }
 }

@@ -4,6 +4,7 @@ use std::hash::DefaultHasher;
 
 use crate::bytes::{be64, le64};
 use crate::error::{Error, Fault};
+use crate::extent::CHUNK;
 use crate::live::LiveKeys;
 use crate::meta::Meta;
 use crate::record::{KeyValue, Revision};
@@ -15,10 +16,8 @@ use crate::tree::{Entry, Trees, Value};
 const MAX_BUCKETS: usize = 64;
 /// Bytes of a bucket's name.
 const MAX_NAME: usize = 255;
-/// Of members, and of those that were removed, which etcd remembers for ever.
-const MAX_MEMBERS: usize = 10_000;
-/// Bytes of a value beside those of keys: members and who votes are the longest.
-const MAX_VALUE: u64 = 64 * 1024;
+/// Bytes of all entries that are told, most of them members and those that were removed, which etcd remembers for ever: room for 20,000.
+const MAX_TOLD: u64 = 512 * 1024;
 /// Bytes of a bucket's header in its entry: root page (8), sequence (8).
 const BUCKET_HEADER: u64 = 16;
 /// The name of the bucket of records.
@@ -41,6 +40,7 @@ pub(crate) struct Contents {
     pub(crate) removed: Vec<u64>,
     pub(crate) auth_enabled: bool,
     pub(crate) buckets: Vec<Bucket>,
+    told: u64,
 }
 
 /// Where a bucket's tree is.
@@ -135,7 +135,8 @@ fn buckets<S: ReadAt + ?Sized>(trees: &mut Trees<'_, S>, meta: Meta, meta_page: 
         let name = name.ok_or_else(|| Fault::Bucket("has a name that is no text of at most 255 bytes").at(at))?;
         let (from, len) = (value.offset(), value.left());
         let short = || Fault::Bucket("has no room for its header").at(from);
-        let root = value.piece()?.and_then(|bytes| le64(bytes, 0)).filter(|_| len >= BUCKET_HEADER).ok_or_else(short)?;
+        let root =
+            value.piece()?.and_then(|bytes| le64(bytes, 0)).filter(|_| len >= BUCKET_HEADER).ok_or_else(short)?;
         let place = match (root, len.saturating_sub(BUCKET_HEADER)) {
             (0, len) => Place::Inline { at: from.saturating_add(BUCKET_HEADER), len },
             (root, 0) => Place::Tree { root, from },
@@ -189,10 +190,11 @@ impl Contents {
             let key = String::from_utf8_lossy(key).chars().take(64).collect();
             Fault::Entry { bucket: wanted.bucket(), key, why }.at(at)
         };
-        if value.left() > MAX_VALUE {
-            return Err(fault(format!("is {} bytes, which no etcd writes", value.left())));
+        let size = value.left();
+        self.told = self.told.saturating_add(key.len() as u64).saturating_add(size);
+        if size > CHUNK || self.told > MAX_TOLD {
+            return Err(fault(format!("is {size} bytes, more than etcd writes with what came before")));
         }
-        // One piece: it is no larger than a piece may be.
         let bytes = value.piece()?.unwrap_or_default();
         self.hash = crc32c::crc32c_append(self.hash, bytes);
         self.take(wanted, key, bytes).map_err(fault)
@@ -219,13 +221,9 @@ impl Contents {
                 if id(key)? != member.id {
                     return Err(format!("has a member with id {:x}", member.id));
                 }
-                room(self.members.len())?;
                 self.members.push(member);
             }
-            Wanted::Removed => {
-                room(self.removed.len())?;
-                self.removed.push(id(key)?);
-            }
+            Wanted::Removed => self.removed.push(id(key)?),
             Wanted::AuthEnabled => self.auth_enabled = value == [1],
         }
         Ok(())
@@ -262,10 +260,6 @@ impl Wanted {
             Self::AuthEnabled => "auth",
         }
     }
-}
-
-fn room(count: usize) -> Result<(), String> {
-    if count < MAX_MEMBERS { Ok(()) } else { Err(format!("is one of more than {MAX_MEMBERS}")) }
 }
 
 fn number(value: &[u8]) -> Result<u64, String> {

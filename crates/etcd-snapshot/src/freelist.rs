@@ -84,7 +84,7 @@ pub(crate) fn check(
 }
 
 fn all_used(seen: &Pages, mut pages: std::ops::Range<u64>, meta: Meta) -> Result<(), Error> {
-    pages.find(|page| !seen.contains(*page)).map_or(Ok(()), |lost| {
-        Err(Fault::PageLost(lost).at(lost.saturating_mul(meta.page_size)))
-    })
+    pages
+        .find(|page| !seen.contains(*page))
+        .map_or(Ok(()), |lost| Err(Fault::PageLost(lost).at(lost.saturating_mul(meta.page_size))))
 }

@@ -221,7 +221,11 @@ mod tests {
         let records: Vec<_> = numbers(7).take(20_000).map(|n| (n % 3_000, n % 5 == 0)).collect();
         let mut oracle = HashSet::new();
         for (key, is_deletion) in &records {
-            if *is_deletion { oracle.remove(key) } else { oracle.insert(*key) };
+            if *is_deletion {
+                oracle.remove(key)
+            } else {
+                oracle.insert(*key)
+            };
         }
         let wanted = oracle.len() as u64;
         assert_eq!(count(1 << 14, &records), (wanted, 1));

@@ -137,7 +137,8 @@ impl Metas {
             source.read_exact_at(&mut page, offset).map_err(unread(offset))?;
             Ok(Some(page))
         };
-        let parse = |page: u64, bytes: Option<[u8; META]>| bytes.map_or(Err(MetaFault::Missing), |b| Meta::parse(page, &b));
+        let parse =
+            |page: u64, bytes: Option<[u8; META]>| bytes.map_or(Err(MetaFault::Missing), |b| Meta::parse(page, &b));
         let first = parse(0, at(0)?);
         let second = match first {
             Ok(meta) => parse(1, at(meta.page_size)?),

@@ -136,7 +136,9 @@ impl KeyValue {
     pub(crate) fn finish(self) -> Result<i64, &'static str> {
         match self.state {
             State::Tag if self.shift == 0 => i64::try_from(self.revision).map_err(|_| "has a revision below 0"),
-            State::Tag | State::Number(_) | State::Length(_) | State::Bytes { .. } => Err("is no KeyValue: it is cut off"),
+            State::Tag | State::Number(_) | State::Length(_) | State::Bytes { .. } => {
+                Err("is no KeyValue: it is cut off")
+            }
         }
     }
 }

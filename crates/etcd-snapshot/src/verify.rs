@@ -82,12 +82,7 @@ pub fn verify_within(source: &(impl ReadAt + ?Sized), limits: Limits) -> Result<
 }
 
 /// Everything but the checksum.
-fn inside(
-    source: &(impl ReadAt + ?Sized),
-    file_size: u64,
-    layout: Layout,
-    limits: Limits,
-) -> Result<Snapshot, Error> {
+fn inside(source: &(impl ReadAt + ?Sized), file_size: u64, layout: Layout, limits: Limits) -> Result<Snapshot, Error> {
     let bytes = layout.database;
     if bytes < META as u64 {
         return Err(Fault::Short(bytes).at(0));
@@ -177,6 +172,7 @@ fn snapshot(file_size: u64, layout: Layout, keys: Option<u64>, pages: PageUse, f
         removed,
         auth_enabled,
         buckets,
+        ..
     } = found;
     Snapshot {
         file_size,

@@ -28,8 +28,8 @@ impl EtcdVersion {
         }
     }
 
-    /// The version of `etcdctl` and `etcdutl` of the same series: Go's module proxy has not each of 3.5.
-    pub fn tools(self) -> &'static str {
+    /// The version of `etcdutl` of the same series: Go's module proxy has not each of 3.5.
+    pub fn etcdutl(self) -> &'static str {
         match self {
             Self::V3_5 => "3.5.35",
             Self::V3_6 | Self::V3_7 => self.number(),
@@ -45,12 +45,20 @@ pub fn etcd_server(version: EtcdVersion) -> Result<PathBuf> {
     Ok(crate::build::etcd(version.number())?.join("etcd"))
 }
 
-/// `etcdctl` or `etcdutl` for this version, see [`EtcdVersion::tools`]; built on first use.
+/// `etcdutl` for this version, see [`EtcdVersion::etcdutl`]; built on first use.
 ///
 /// # Errors
 /// When it cannot be built.
-pub fn etcd_tool(version: EtcdVersion, tool: &str) -> Result<PathBuf> {
-    Ok(crate::build::etcd_tools(version.tools())?.join(tool))
+pub fn etcdutl(version: EtcdVersion) -> Result<PathBuf> {
+    Ok(crate::build::etcd_tools(version.etcdutl())?.join("etcdutl"))
+}
+
+/// `etcdctl` of the machines' version, which speaks with servers of each; built on first use.
+///
+/// # Errors
+/// When it cannot be built.
+pub fn etcdctl() -> Result<PathBuf> {
+    Ok(crate::build::etcd_tools(crate::build::MACHINE_ETCD)?.join("etcdctl"))
 }
 
 /// The folder with the Kubernetes programs of one release, for example `v1.36.1`; built on first use, in minutes.

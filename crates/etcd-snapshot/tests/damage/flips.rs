@@ -20,7 +20,7 @@ fn missed(image: &mut Image, bits: impl Iterator<Item = usize>) -> Vec<usize> {
 fn each_bit_of_a_small_snapshot_counts() {
     let mut image = Image::kept("fresh-3.5");
     let bits = image.0.len() * 8;
-    assert_eq!(missed(&mut image, 0..bits), []);
+    assert_eq!(missed(&mut image, 0..bits), Vec::<usize>::new());
 }
 
 #[test]
@@ -29,7 +29,7 @@ fn bits_that_are_drawn_of_larger_ones_count() {
     for (name, bytes) in KEPT {
         let mut image = Image::kept(name);
         let bits: Vec<_> = (0..2000).map(|_| numbers.below(bytes.len() * 8)).collect();
-        assert_eq!(missed(&mut image, bits.into_iter()), [], "{name}");
+        assert_eq!(missed(&mut image, bits.into_iter()), Vec::<usize>::new(), "{name}");
     }
 }
 
@@ -51,7 +51,7 @@ fn the_structure_tells_of_each_bit_that_holds_it_together() {
             }
         }
         let bits = bytes.iter().flat_map(|at| (0..8).map(move |bit| at * 8 + bit));
-        assert_eq!(missed(&mut image, bits), [], "{name}");
+        assert_eq!(missed(&mut image, bits), Vec::<usize>::new(), "{name}");
     }
 }
 

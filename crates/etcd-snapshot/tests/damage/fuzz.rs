@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use etcd_snapshot::{Limits, ReadAt, Stream, verify_within};
 
-use crate::image::{Image, KEPT, Numbers, PAGE};
+use crate::image::{COMPACTED, Image, KEPT, Numbers, PAGE};
 
 /// Counts what is read.
 struct Counting<'a> {
@@ -33,11 +33,8 @@ const NUMBERS: [u64; 12] =
 fn mutate(image: &mut Image, numbers: &mut Numbers) {
     let len = image.0.len() - 32;
     // Half of all changes are where the structure is: meta pages, headers of pages and elements.
-    let at = if numbers.below(2) == 0 {
-        numbers.below(len / PAGE) * PAGE + numbers.below(160)
-    } else {
-        numbers.below(len)
-    };
+    let at =
+        if numbers.below(2) == 0 { numbers.below(len / PAGE) * PAGE + numbers.below(160) } else { numbers.below(len) };
     let at = at.min(len - 8);
     match numbers.below(8) {
         0 => image.0[at] ^= 1 << numbers.below(8),
@@ -75,7 +72,8 @@ fn run(seed: u64, rounds: u32) {
     let mut numbers = Numbers(seed);
     let mut sound = 0;
     for round in 0..rounds {
-        let mut image = Image::kept(KEPT[numbers.below(KEPT.len())].0);
+        let kept = KEPT.get(numbers.below(KEPT.len() + 1)).map_or(COMPACTED, |(_, bytes)| bytes);
+        let mut image = Image(kept.to_vec());
         for _ in 0..=numbers.below(6) {
             mutate(&mut image, &mut numbers);
         }

@@ -2,7 +2,7 @@
 
 use etcd_snapshot::{Fault, FreelistFault, MetaFault, Order, Trailer};
 
-use crate::image::{Image, KEPT, PAGE};
+use crate::image::{COMPACTED, Image, KEPT, PAGE};
 
 const LEAF: u16 = 2;
 const FREELIST: u16 = 0x10;
@@ -21,7 +21,10 @@ fn kept_snapshots_are_sound_and_have_what_the_other_tests_damage() {
         let all = pages.meta + pages.branch + pages.leaf + pages.overflow + pages.freelist + pages.free;
         assert_eq!(all, pages.total, "{name}: {pages:?}");
         if name.starts_with("used") {
-            assert!(pages.branch >= 1 && pages.leaf >= 3 && pages.overflow >= 1 && pages.free >= 1, "{name}: {pages:?}");
+            assert!(
+                pages.branch >= 1 && pages.leaf >= 3 && pages.overflow >= 1 && pages.free >= 1,
+                "{name}: {pages:?}"
+            );
         }
     }
 }
@@ -140,7 +143,10 @@ fn pages_that_are_not_what_the_tree_needs() {
     assert!(matches!(fault, Fault::PageNumber { found: 0, .. }) && at == leaf as u64, "{fault}");
     for flags in [0_u16, 3, 4, 0x10, 0x8002] {
         let (at, fault) = sealed(leaf + 8, &flags.to_le_bytes());
-        assert!(matches!(fault, Fault::PageKind { flags: found, .. } if found == flags) && at == leaf as u64, "{fault}");
+        assert!(
+            matches!(fault, Fault::PageKind { flags: found, .. } if found == flags) && at == leaf as u64,
+            "{fault}"
+        );
     }
     let (_, fault) = sealed(leaf + 10, &0_u16.to_le_bytes());
     assert!(matches!(fault, Fault::PageEmpty(found) if found == page), "{fault}");
@@ -286,11 +292,26 @@ fn records_and_entries() {
 }
 
 #[test]
+fn a_list_of_free_pages_as_bbolt_writes_it() {
+    let image = Image(COMPACTED.to_vec());
+    let found = image.verify().unwrap();
+    assert_eq!((found.pages.freelist, found.pages.free, found.pages.total), (1, 4, 20));
+    assert_eq!(found.hash, used().verify().unwrap().hash);
+    // The same with each of its entries one lower: used, or out of order.
+    let list = usize::try_from(image.u64(PAGE + 48).max(image.u64(48))).unwrap() * PAGE;
+    for entry in (0..4).map(|index| list + 16 + 8 * index) {
+        let mut other = image.clone();
+        other.put(entry, (image.u64(entry) - 1).to_le_bytes());
+        let (_, fault) = other.fault();
+        assert!(matches!(fault, Fault::Freelist(_) | Fault::PageLost(_)), "{fault}");
+    }
+}
+
+#[test]
 fn a_list_of_free_pages() {
     let image = used();
     let free = image.verify().unwrap().pages.free;
-    let used: Vec<bool> =
-        (0..image.0.len() / PAGE).map(|page| page < 2 || is_used(&image, page as u64)).collect();
+    let used: Vec<bool> = (0..image.0.len() / PAGE).map(|page| page < 2 || is_used(&image, page as u64)).collect();
     let all_free: Vec<u64> = (0_u64..).zip(&used).filter(|(_, used)| !**used).map(|(page, _)| page).collect();
     assert_eq!(all_free.len() as u64, free);
     let found = with_list(&image, &all_free).verify().unwrap();

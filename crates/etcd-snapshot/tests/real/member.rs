@@ -94,7 +94,7 @@ impl Lab {
     }
 
     pub(crate) fn etcdutl(&self, args: &[&str]) -> Result<String, String> {
-        let tool = binaries::etcd_tool(self.version, "etcdutl").unwrap();
+        let tool = binaries::etcdutl(self.version).unwrap();
         let out = Command::new(tool).args(args).current_dir(self.dir.path()).output().unwrap();
         let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         if out.status.success() { Ok(said(&out.stdout)) } else { Err(said(&out.stderr)) }

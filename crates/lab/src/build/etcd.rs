@@ -21,6 +21,11 @@ const KNOWN_MODULES: [(&str, &str, &str); 3] = [
 ];
 const TOOLS: [&str; 2] = ["etcdctl", "etcdutl"];
 
+/// What is built of a version: of others than the machines' no etcdctl, since that one speaks with each server.
+fn built(version: &str) -> &'static [&'static str] {
+    if version == MACHINE_ETCD { &TOOLS } else { &["etcdutl"] }
+}
+
 /// The version of the crate that carries a server: its own number but for 3.5, whose crate versions begin at 0.3.500.
 fn crate_version(version: &str) -> Result<String> {
     let parts: Vec<u32> = version.split('.').map(str::parse).collect::<Result<_, _>>().unwrap_or_default();
@@ -85,7 +90,7 @@ fn fetched(name: &str) -> Result<PathBuf> {
     bail!("cargo fetch left no {name} in {}", sources.display())
 }
 
-/// The folder with `etcdctl` and `etcdutl` of a version. Takes Go and a minute the first time.
+/// The folder with `etcdutl` of a version, and with `etcdctl` where it is [`MACHINE_ETCD`]. Takes Go and a minute the first time.
 ///
 /// # Errors
 /// Go is missing, the module proxy cannot be reached, or the build failed.
@@ -97,12 +102,12 @@ pub fn etcd_tools(version: &str) -> Result<PathBuf> {
     Cache::open()?.entry("etcd-tools", version, &key, GIB, |new| {
         let module = new.join("module");
         write(&module.join("go.mod"), &module_file)?;
-        let _stage = stage(format_args!("etcd {version}: {}", TOOLS.join(", ")));
+        let _stage = stage(format_args!("etcd {version}: {}", built(version).join(", ")));
         match known {
             Some((.., checksums)) => write(&module.join("go.sum"), checksums)?,
             None => run(tied("go", ["mod", "tidy"]).current_dir(&module))?,
         }
-        TOOLS.iter().try_for_each(|tool| build_tool(&module, tool, &new.join(tool)))
+        built(version).iter().try_for_each(|tool| build_tool(&module, tool, &new.join(tool)))
     })
 }
 
