@@ -11,8 +11,8 @@ use crate::source::ReadAt;
 pub(crate) const TRAILER: u64 = 32;
 /// A database is whole pages, and a page is whole sectors of this size (etcdutl, hasChecksum).
 const SECTOR: u64 = 512;
-/// How much is read at once.
-const BLOCK: u64 = 256 * 1024;
+/// How much is read at once: what stays in a core's cache.
+const BLOCK: u64 = 64 * 1024;
 
 /// How a file is divided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -265,8 +265,10 @@ fn records_and_entries() {
         image.put(at, bytes).seal_trailer().fault()
     };
     let first = &elements[0];
-    let key_at = first.value_at - first.key.len();
-    let (_, fault) = sealed(key_at + 8, b"-");
+    // Where no key of a parent is above it, so that it is in order still.
+    let last = usize::from(image.u16(image.keys() + 10)) - 1;
+    let second = &image.elements(image.child(image.keys(), last))[1];
+    let (_, fault) = sealed(second.value_at - second.key.len() + 8, b"`");
     assert!(matches!(fault, Fault::Record(why) if why.contains("no revision")), "{fault}");
     // The key's length reaches far beyond the value.
     let (_, fault) = sealed(first.value_at + 1, &[0x7f]);

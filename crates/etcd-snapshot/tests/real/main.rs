@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod corpus;
 #[cfg(test)]
+mod flips;
+#[cfg(test)]
 mod member;
 #[cfg(test)]
 mod status;
