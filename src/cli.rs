@@ -70,7 +70,7 @@ pub enum Command {
     Step(step::Step),
     /// Work on the node itself; run by privileged Jobs pinned to it
     Node(node::Node),
-    /// The etcd cluster: who its members are, and every change of them
+    /// The etcd cluster: who its members are, every change of them, and its snapshots
     Etcd(etcd::Etcd),
     /// The locks: who disrupts what
     Lease(lease::Lease),

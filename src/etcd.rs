@@ -7,6 +7,7 @@ use crate::exit::ExitStatus;
 
 mod job;
 pub mod members;
+pub mod verify;
 
 /// Runs the command.
 ///
@@ -15,5 +16,6 @@ pub mod members;
 pub async fn run(global: &Global, etcd: &Etcd, clock: Clock) -> anyhow::Result<ExitStatus> {
     match &etcd.command {
         EtcdCommand::Members(members) => members::run(global, &members.command, clock).await,
+        EtcdCommand::Verify(verify) => verify::run(global, verify),
     }
 }

@@ -19,6 +19,8 @@ pub enum ExitStatus {
     Unknown,
     /// Something was changed and not finished; the message says what is done and how to go on.
     Midway,
+    /// A snapshot in which something is wrong.
+    NotVerified,
 }
 
 impl ExitStatus {
@@ -32,6 +34,7 @@ impl ExitStatus {
             Self::Held => 11,
             Self::Unknown => 12,
             Self::Midway => 20,
+            Self::NotVerified => 21,
         }
     }
 
@@ -45,6 +48,7 @@ impl ExitStatus {
             11 => Self::Held,
             12 => Self::Unknown,
             20 => Self::Midway,
+            21 => Self::NotVerified,
             _ => return None,
         })
     }
@@ -75,6 +79,7 @@ mod tests {
             (ExitStatus::Held, 11),
             (ExitStatus::Unknown, 12),
             (ExitStatus::Midway, 20),
+            (ExitStatus::NotVerified, 21),
         ];
         for (status, number) in numbers {
             assert_eq!(status.code(), number);

@@ -1,6 +1,7 @@
 //! The only place that prints: answers to standard output, errors to standard error, reports to the termination log.
 #![expect(clippy::print_stderr, reason = "this is the place that prints")]
 
+use crate::etcd::verify::NotVerified;
 use crate::exit::{ExitStatus, UsageError};
 use serde::Serialize;
 use std::process::ExitCode;
@@ -49,6 +50,8 @@ pub fn fail(error: &anyhow::Error) -> ExitCode {
     eprintln!("error: {error:#}");
     if error.chain().any(|cause| cause.is::<UsageError>()) {
         ExitStatus::Usage.into()
+    } else if error.chain().any(|cause| cause.is::<NotVerified>()) {
+        ExitStatus::NotVerified.into()
     } else {
         ExitStatus::Failed.into()
     }

@@ -7,7 +7,7 @@ use quorum_safety::Code;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// The etcd cluster: who its members are, and every change of them
+/// The etcd cluster: who its members are, every change of them, and its snapshots
 #[derive(Debug, Args)]
 pub struct Etcd {
     /// What to do.
@@ -20,6 +20,8 @@ pub struct Etcd {
 pub enum EtcdCommand {
     /// Who the members are, what each says of itself, and every change of them, judged before
     Members(Members),
+    /// Prove that a snapshot is whole, and tell what it holds
+    Verify(Verify),
 }
 
 /// Who the members are, what each says of itself, and every change of them, judged before
@@ -144,6 +146,16 @@ pub struct Files {
     /// Where the lock of this host and what was begun on it are kept
     #[arg(long, hide = true, value_name = "DIR", default_value = "/var/lib/quorate")]
     pub state_dir: PathBuf,
+}
+
+/// Prove that a snapshot is whole, and tell what it holds
+///
+/// Its checksum is compared, every page and key is looked at, nothing is asked of any cluster. Exits with 0 when all of it is proven, 21
+/// when something is wrong with it, 12 when nothing is wrong and it has no checksum, as a file out of a data directory has none.
+#[derive(Debug, Args)]
+pub struct Verify {
+    /// A snapshot as etcd sent it, or the database out of a data directory
+    pub file: PathBuf,
 }
 
 fn time(text: &str) -> Result<Duration, String> {

@@ -30,4 +30,6 @@ mod pod_security;
 #[cfg(test)]
 mod recovery;
 #[cfg(test)]
+mod snapshot;
+#[cfg(test)]
 mod workstation;

@@ -27,6 +27,14 @@ impl EtcdVersion {
             Self::V3_7 => "3.7.2",
         }
     }
+
+    /// The version of `etcdutl` of the same series: Go's module proxy has not each of 3.5.
+    pub fn etcdutl(self) -> &'static str {
+        match self {
+            Self::V3_5 => "3.5.35",
+            Self::V3_6 | Self::V3_7 => self.number(),
+        }
+    }
 }
 
 /// The etcd server of this version; fetched on first use (about 10 MB, a few seconds).
@@ -37,12 +45,20 @@ pub fn etcd_server(version: EtcdVersion) -> Result<PathBuf> {
     Ok(crate::build::etcd(version.number())?.join("etcd"))
 }
 
-/// `etcdctl` or `etcdutl` of this version; built on first use.
+/// `etcdutl` for this version, see [`EtcdVersion::etcdutl`]; built on first use.
 ///
 /// # Errors
 /// When it cannot be built.
-pub fn etcd_tool(version: EtcdVersion, tool: &str) -> Result<PathBuf> {
-    Ok(crate::build::etcd_tools(version.number())?.join(tool))
+pub fn etcdutl(version: EtcdVersion) -> Result<PathBuf> {
+    Ok(crate::build::etcd_tools(version.etcdutl())?.join("etcdutl"))
+}
+
+/// `etcdctl` of the machines' version, which speaks with servers of each; built on first use.
+///
+/// # Errors
+/// When it cannot be built.
+pub fn etcdctl() -> Result<PathBuf> {
+    Ok(crate::build::etcd_tools(crate::build::MACHINE_ETCD)?.join("etcdctl"))
 }
 
 /// The folder with the Kubernetes programs of one release, for example `v1.36.1`; built on first use, in minutes.

@@ -281,7 +281,7 @@ impl Cluster {
 
     /// Runs etcdctl (built with Go on first use) against every member, with the health check client's certificate.
     pub fn etcdctl(&self, args: &[&str]) -> Result<String> {
-        let tool = binaries::etcd_tool(self.spec.version, "etcdctl")?;
+        let tool = binaries::etcdctl()?;
         let endpoints: Vec<_> = self.members.iter().map(Member::endpoint).collect();
         let out = Command::new(&tool)
             .arg(format!("--endpoints={}", endpoints.join(",")))

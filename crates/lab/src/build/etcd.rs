@@ -12,10 +12,19 @@ use crate::command::{run, tied, write};
 use crate::output::stage;
 
 const RECIPE: &str = "1";
-/// The modules of the tools for [`MACHINE_ETCD`] with their checksums, as `go mod tidy` left them: without these each is looked up in the
+/// Of the tools of these versions the modules with their checksums, as `go mod tidy` left them: without these each is looked up in the
 /// checksum database, one after the other, for minutes.
-const KNOWN_MODULES: (&str, &str) = (include_str!("etcd-tools/go.mod"), include_str!("etcd-tools/go.sum"));
+const KNOWN_MODULES: [(&str, &str, &str); 3] = [
+    ("3.5.35", include_str!("etcd-tools/3.5.35/go.mod"), include_str!("etcd-tools/3.5.35/go.sum")),
+    (MACHINE_ETCD, include_str!("etcd-tools/go.mod"), include_str!("etcd-tools/go.sum")),
+    ("3.7.2", include_str!("etcd-tools/3.7.2/go.mod"), include_str!("etcd-tools/3.7.2/go.sum")),
+];
 const TOOLS: [&str; 2] = ["etcdctl", "etcdutl"];
+
+/// What is built of a version: of others than the machines' no etcdctl, since that one speaks with each server.
+fn built(version: &str) -> &'static [&'static str] {
+    if version == MACHINE_ETCD { &TOOLS } else { &["etcdutl"] }
+}
 
 /// The version of the crate that carries a server: its own number but for 3.5, whose crate versions begin at 0.3.500.
 fn crate_version(version: &str) -> Result<String> {
@@ -81,24 +90,24 @@ fn fetched(name: &str) -> Result<PathBuf> {
     bail!("cargo fetch left no {name} in {}", sources.display())
 }
 
-/// The folder with `etcdctl` and `etcdutl` of a version. Takes Go and a minute the first time.
+/// The folder with `etcdutl` of a version, and with `etcdctl` where it is [`MACHINE_ETCD`]. Takes Go and a minute the first time.
 ///
 /// # Errors
 /// Go is missing, the module proxy cannot be reached, or the build failed.
 pub fn etcd_tools(version: &str) -> Result<PathBuf> {
     crate_version(version)?;
-    let known = (version == MACHINE_ETCD).then_some(KNOWN_MODULES);
-    let module_file = known.map_or_else(|| go_mod(version), |(modules, _)| modules.to_owned());
+    let known = KNOWN_MODULES.iter().find(|(known, ..)| *known == version);
+    let module_file = known.map_or_else(|| go_mod(version), |(_, modules, _)| (*modules).to_owned());
     let key = Key::default().with("recipe", RECIPE).with("go", go_version()?).with("module", &module_file);
     Cache::open()?.entry("etcd-tools", version, &key, GIB, |new| {
         let module = new.join("module");
         write(&module.join("go.mod"), &module_file)?;
-        let _stage = stage(format_args!("etcd {version}: {}", TOOLS.join(", ")));
+        let _stage = stage(format_args!("etcd {version}: {}", built(version).join(", ")));
         match known {
-            Some((_, checksums)) => write(&module.join("go.sum"), checksums)?,
+            Some((.., checksums)) => write(&module.join("go.sum"), checksums)?,
             None => run(tied("go", ["mod", "tidy"]).current_dir(&module))?,
         }
-        TOOLS.iter().try_for_each(|tool| build_tool(&module, tool, &new.join(tool)))
+        built(version).iter().try_for_each(|tool| build_tool(&module, tool, &new.join(tool)))
     })
 }
 
@@ -126,11 +135,12 @@ mod tests {
     }
 
     #[test]
-    fn the_known_modules_are_those_of_the_machines_version() {
-        let (modules, checksums) = KNOWN_MODULES;
-        for tool in TOOLS {
-            let wanted = format!("go.etcd.io/etcd/{tool}/v3 v{MACHINE_ETCD}");
-            assert!(modules.contains(&wanted) && checksums.contains(&format!("{wanted} h1:")), "{wanted}");
+    fn the_known_modules_are_those_of_their_versions() {
+        for (version, modules, checksums) in KNOWN_MODULES {
+            for tool in TOOLS {
+                let wanted = format!("go.etcd.io/etcd/{tool}/v3 v{version}");
+                assert!(modules.contains(&wanted) && checksums.contains(&format!("{wanted} h1:")), "{wanted}");
+            }
         }
     }
 
