@@ -465,7 +465,9 @@ impl Work<'_, '_> {
     fn midway(&self, what: String) -> End {
         let stays = match self.hold.guard.check() {
             Ok(_) => "It stays locked and cordoned".to_owned(),
-            Err(late) if what.contains(&late.to_string()) => "It stays cordoned; its lock is not ours any more".to_owned(),
+            Err(late) if what.contains(&late.to_string()) => {
+                "It stays cordoned; its lock is not ours any more".to_owned()
+            }
             Err(late) => format!("It stays cordoned; its lock is not ours any more ({late})"),
         };
         let summary = format!(
