@@ -440,14 +440,15 @@ fn takes_part(member: &Member, membership: &Membership, etcd: &EtcdView, policy:
     };
     let furthest = etcd.members.iter().filter_map(|view| view.second.known()).map(|sample| sample.raft_index).max();
     let lag = furthest.unwrap_or(sample.raft_index).saturating_sub(sample.raft_index);
-    let own_list = view.member_list.known().map(|own| own.as_slice());
+    let mut own_list = view.member_list.known().cloned();
+    own_list.iter_mut().for_each(|own| own.sort());
     if sample.member_id != member.id || sample.is_learner {
         lacks("it does not say yet that it votes".to_owned())
     } else if sample.leader.is_none() || sample.leader != leader(etcd) {
         lacks("it knows no leader, or another one".to_owned())
     } else if lag > policy.recovered_lag {
         lacks(format!("it is {lag} entries behind, at most {} are well", policy.recovered_lag))
-    } else if own_list != Some(membership.members()) {
+    } else if own_list.as_deref() != Some(membership.members()) {
         lacks("it has another member list".to_owned())
     } else if let Fact::Unknown(why) = &view.linearizable_read {
         lacks(format!("a read through it was not answered: {why}"))
