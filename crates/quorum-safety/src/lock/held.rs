@@ -42,7 +42,7 @@ pub struct Held {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TooLate {
     /// The deadline has passed: another may hold the Lease by now.
-    #[error("the Lease could not be renewed in time: its deadline passed {} s ago", .0.as_secs())]
+    #[error("the Lease could not be renewed in time: the deadline passed {} s ago", .0.as_secs())]
     Passed(Duration),
     /// The request would not be over before the deadline.
     #[error("the request may take {request:?} and the deadline of the Lease is in {left:?}")]
