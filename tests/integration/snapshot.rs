@@ -36,7 +36,7 @@ fn a_file_in_which_something_is_wrong_is_refused_in_one_line() {
     let dir = tempfile::tempdir().unwrap();
     let whole = fs::read(KEPT).unwrap();
     let path = dir.path().join("damaged.db");
-    let mut wrong = |bytes: &[u8], code: i32, what: &str| {
+    let wrong = |bytes: &[u8], code: i32, what: &str| {
         fs::write(&path, bytes).unwrap();
         let out = verify(&path, &[]);
         assert_eq!(out.status.code(), Some(code), "{what}: {out:?}");
