@@ -69,6 +69,15 @@ fn what_is_wrong_at_the_front_is_told_before_the_rest_has_come() {
 }
 
 #[test]
+fn a_stream_that_does_not_end_is_told_as_soon_as_it_is_too_long() {
+    let mut image = Image::kept("used-3.7");
+    let whole = image.0.len();
+    image.0.resize(whole + 100 * PAGE, 0);
+    let (came, fault) = told(&image);
+    assert!(matches!(fault, Fault::HighWater { .. }) && came <= whole + 1024, "{came}: {fault}");
+}
+
+#[test]
 fn a_bit_that_flips_on_the_way_is_told_at_the_end() {
     let image = Image::kept("used-3.7");
     for at in [3 * PAGE + 500, image.0.len() - 33, image.0.len() - 32, image.0.len() - 1] {

@@ -29,7 +29,9 @@ fn text(text: &str) -> String {
 impl Lab {
     pub(crate) fn start(version: EtcdVersion) -> Self {
         drop(rustls::crypto::ring::default_provider().install_default());
-        let cluster = Etcd::start(Spec::new(version, 1)).unwrap();
+        // A password takes a core for a second at etcd's own cost, and three where others are at work.
+        let extra_args = vec!["--bcrypt-cost=4".to_owned()];
+        let cluster = Etcd::start(Spec { extra_args, ..Spec::new(version, 1) }).unwrap();
         Self { cluster, version, user: None, dir: tempfile::tempdir().unwrap(), taken: 0 }
     }
 
@@ -77,7 +79,9 @@ impl Lab {
     /// Runs etcdctl against the member, as root once authentication is on.
     pub(crate) fn etcdctl(&self, args: &[&str]) -> String {
         let user = self.user.as_deref().into_iter().flat_map(|user| ["--user", user]);
-        self.cluster.etcdctl(&user.chain(args.iter().copied()).collect::<Vec<_>>()).unwrap()
+        // What etcdctl waits for by itself, 2 and 5 s, is too little on a host that compiles.
+        let patience = ["--dial-timeout=60s", "--command-timeout=120s"];
+        self.cluster.etcdctl(&user.chain(patience).chain(args.iter().copied()).collect::<Vec<_>>()).unwrap()
     }
 
     pub(crate) fn authenticate(&mut self) {
