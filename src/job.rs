@@ -420,6 +420,16 @@ impl<'a> Jobs<'a> {
         })
         .await
     }
+
+    /// What people are told in a pod's log after the first `shown` lines of that, which then counts these too. A container that has not
+    /// started yet, or a kubelet that is away, has no log: the next look shows it.
+    pub async fn new_lines(&self, pod: &str, shown: &mut usize) -> Vec<String> {
+        let Ok(log) = self.log(pod).await else { return Vec::new() };
+        let lines = log.lines().filter(|line| !line.starts_with('{')).skip(*shown);
+        let new: Vec<String> = lines.map(str::to_owned).collect();
+        *shown = shown.saturating_add(new.len());
+        new
+    }
 }
 
 impl Jobs<'_> {

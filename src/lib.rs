@@ -18,6 +18,7 @@ pub mod output;
 pub mod place;
 pub mod quiesce;
 pub mod reconcile;
+mod replace;
 pub mod report;
 pub mod seen;
 pub mod status;

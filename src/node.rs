@@ -6,6 +6,7 @@ use crate::cli::node::{NodeCommand, Upgrade};
 use crate::clock::Clock;
 use crate::exit::ExitStatus;
 use crate::output;
+use crate::replace::replace;
 use anyhow::Context;
 use report::{Outcome, Report};
 use serde::Serialize;
@@ -29,7 +30,6 @@ mod plan;
 mod preflight;
 mod probe;
 mod program;
-mod replace;
 mod report;
 mod repository;
 mod run;
@@ -117,13 +117,11 @@ fn say<T: Serialize>(termination_log: &Path, answer: &T) -> anyhow::Result<()> {
 
 /// Leaves the report on the host, whole or not at all.
 fn leave(path: &Path, report: &Report) -> anyhow::Result<()> {
-    let new = path.with_extension("json.new");
     let write = || -> std::io::Result<()> {
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder)?;
         }
-        std::fs::write(&new, serde_json::to_vec(report)?)?;
-        std::fs::rename(&new, path)
+        replace(path, &serde_json::to_vec(report)?, 0o644)
     };
     write().with_context(|| format!("cannot leave the report at {}", path.display()))
 }

@@ -127,6 +127,12 @@ impl Report {
         Self::with_blockers(outcome, summary, reasons, &[])
     }
 
+    /// Something ended before it was over, and nobody knows how far it came: `what` is all that is known.
+    pub fn unfinished(how: &str, what: &str) -> Self {
+        let summary = format!("{how}; run the same command again: it goes on from what is there");
+        Self::with_blockers(Outcome::Midway, summary, &[], &[what.to_owned()])
+    }
+
     /// The same, with what stands in the way besides the rule's reasons.
     pub fn with_blockers(
         outcome: Outcome,

@@ -66,8 +66,7 @@ async fn follow(jobs: &Jobs<'_>, name: &str) -> anyhow::Result<Report> {
 
 /// A Job that ended without a report was killed: what it left is found and finished by the next one.
 fn lost(what: &str) -> Report {
-    let summary = "nothing more is heard of the Job; run the same command again: it goes on from what is there";
-    Report::with_blockers(Outcome::Midway, summary, &[], &[what.to_owned()])
+    Report::unfinished("nothing more is heard of the Job", what)
 }
 
 /// How much of which pod's log has been shown.
@@ -78,15 +77,13 @@ struct Shown {
 }
 
 impl Shown {
-    /// Shows what is new. A container that has not started yet, or a kubelet that is away, has no log: the next look shows it.
+    /// Shows what is new.
     async fn show(&mut self, jobs: &Jobs<'_>, name: &str) {
         let Ok(Some(pod)) = jobs.pod_name(name).await else { return };
-        let Ok(log) = jobs.log(&pod).await else { return };
         if self.pod != pod {
             *self = Self { pod, lines: 0 };
         }
-        let lines: Vec<&str> = log.lines().filter(|line| !line.starts_with('{')).collect();
-        lines.iter().skip(self.lines).for_each(|line| output::progress(line));
-        self.lines = self.lines.max(lines.len());
+        let new = jobs.new_lines(&self.pod, &mut self.lines).await;
+        new.iter().for_each(|line| output::progress(line));
     }
 }

@@ -19,7 +19,7 @@ use act::{Locks, Work};
 use host::HostLock;
 use list::MemberList;
 use plan::{Begun, Order, Typed, Wanted};
-use quorum_safety::{Code, Disruption, Fact, Membership, Mine, NodeName, Policy, Verdict, judge};
+use quorum_safety::{Code, Disruption, Fact, Membership, Mine, NodeName, Policy, Reason, Verdict, judge};
 use std::io::{BufRead, IsTerminal, Write};
 use std::path::Path;
 use std::time::Duration;
@@ -125,13 +125,8 @@ impl Asked<'_> {
     /// been answered.
     fn prepare(&self, seen: &Seen, config: &Config, begun: Option<&Begun>) -> anyhow::Result<Result<Order, Report>> {
         self.because()?;
-        if let Fact::Unknown(why) = &seen.observation.etcd.membership {
-            let reason = quorum_safety::Reason::new(Code::MembershipUnknown, why.clone());
-            return Ok(Err(Report::new(
-                Outcome::Unknown,
-                "who the members are is not known; nothing was changed",
-                &[reason],
-            )));
+        if let Some(report) = nobody_known(seen) {
+            return Ok(Err(report));
         }
         let order = plan::order(self.typed, &seen.observation, begun).map_err(UsageError)?;
         let policy = self.policy(config);
@@ -172,8 +167,7 @@ impl Asked<'_> {
             }
             return None;
         }
-        let ways: Vec<String> =
-            words::ways(seen, policy).into_iter().map(|way| format!("permitted now: {way}")).collect();
+        let ways = words::ways(seen, policy);
         let summary = format!("{wanted} is not permitted; nothing was changed");
         Some(Report::with_blockers(outcome, summary, reasons, &ways).on(&seen.observation))
     }
@@ -245,13 +239,8 @@ impl Asked<'_> {
         let config = place::configuration(self.global, &access).await?;
         let sources = in_pod(&access, &self.how.files);
         let seen = seen::look(&sources, &config, Mine::Nothing, self.clock).await;
-        if let Fact::Unknown(why) = &seen.observation.etcd.membership {
-            let reason = quorum_safety::Reason::new(Code::MembershipUnknown, why.clone());
-            return Ok(Report::new(
-                Outcome::Unknown,
-                "who the members are is not known; nothing was changed",
-                &[reason],
-            ));
+        if let Some(report) = nobody_known(&seen) {
+            return Ok(report);
         }
         let order = match plan::exactly(self.typed, Begun::of(&seen.in_flight).as_ref(), &seen.observation) {
             Ok(order) => order,
@@ -327,6 +316,13 @@ impl Asked<'_> {
         };
         super::job::run(&access, &config, &order.node, make).await.map(Ok)
     }
+}
+
+/// The answer where the members are not known.
+fn nobody_known(seen: &Seen) -> Option<Report> {
+    let why = seen.observation.etcd.membership.as_result().err()?;
+    let reason = Reason::new(Code::MembershipUnknown, why);
+    Some(Report::new(Outcome::Unknown, "who the members are is not known; nothing was changed", &[reason]))
 }
 
 /// What is under way as it will be when the Lease is held for this.

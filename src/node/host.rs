@@ -3,10 +3,10 @@
 use super::command::{Deadline, ToolError, ask};
 use super::packages::{PackageError, PackageManager};
 use super::plan::State;
-use super::replace::replace;
 use super::report::Versions;
 use super::{etcd, manifests};
 use crate::output;
+use crate::replace::replace;
 use crate::version::Version;
 use std::collections::BTreeMap;
 use std::io;

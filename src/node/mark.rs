@@ -2,7 +2,7 @@
 //! the mark serves one question, whether the node is still as it was before the first run, which the state cannot answer: a later
 //! run that changes nothing itself may follow one that was killed midway.
 
-use super::replace::replace;
+use crate::replace::replace;
 use crate::version::Version;
 use std::io;
 use std::path::{Path, PathBuf};

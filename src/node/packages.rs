@@ -2,9 +2,9 @@
 //! [`PackageManager`], one more line in [`PackageManager::detect`], and one more arm in each function below.
 
 use super::command::{Deadline, Echo, ToolError, ask, run, run_last};
-use super::replace::replace;
 use super::repository::{self, Form, Minor};
 use crate::output;
+use crate::replace::replace;
 use crate::version::Version;
 use std::collections::BTreeMap;
 use std::io;

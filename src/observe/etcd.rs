@@ -335,7 +335,16 @@ async fn view(tls: &Tls, member: &Member, connected: Option<Connection>, pace: P
 
 /// The client URL of an etcd member at an InternalIP.
 pub fn client_url(address: &str) -> String {
-    if address.contains(':') { format!("https://[{address}]:2379") } else { format!("https://{address}:2379") }
+    url(address, 2379)
+}
+
+/// The peer URL of an etcd member at an InternalIP.
+pub fn peer_url(address: &str) -> String {
+    url(address, 2380)
+}
+
+fn url(address: &str, port: u16) -> String {
+    if address.contains(':') { format!("https://[{address}]:{port}") } else { format!("https://{address}:{port}") }
 }
 
 /// Where a member is asked: its first client URL that is not loopback.
@@ -343,17 +352,6 @@ pub(crate) fn endpoint(member: &Member) -> Option<String> {
     let loopback =
         |url: &&String| host(url).is_some_and(|host| host == "127.0.0.1" || host == "::1" || host == "localhost");
     member.client_urls.iter().find(|url| !loopback(url)).or_else(|| member.client_urls.first()).cloned()
-}
-
-/// Moves leadership to a member, asked of the present leader.
-///
-/// # Errors
-/// When no leader can be reached or it refuses, in words.
-pub async fn move_leader(files: &ClientFiles, leader: &Member, to: MemberId, deadline: Duration) -> Result<(), String> {
-    let tls = Tls::read(files).await.map_err(|error| error.to_string())?;
-    let endpoint = endpoint(leader).ok_or("the leader has no client URL")?;
-    let mut connection = connect(&tls, &endpoint, deadline).await?;
-    within(deadline, connection.client.move_leader(to.0)).await.map(|_| ())
 }
 
 #[cfg(test)]
@@ -370,6 +368,12 @@ mod tests {
         ] {
             assert_eq!(host(url).as_deref(), expected, "{url}");
         }
+    }
+
+    #[test]
+    fn urls_of_addresses() {
+        assert_eq!(client_url("10.10.0.12"), "https://10.10.0.12:2379");
+        assert_eq!(peer_url("fd00::2379:2"), "https://[fd00::2379:2]:2380");
     }
 
     #[test]

@@ -210,9 +210,7 @@ async fn look(
         let mut is_running = job::ended(job).is_none();
         if is_running && let State::Stranded(why) = jobs.look(&name_of(job)).await? {
             is_running = false;
-            let summary =
-                "nothing more is heard of the last step; run the same command again: it goes on from what is there";
-            let report = Report::with_blockers(Outcome::Midway, summary, &[], &[why]);
+            let report = Report::unfinished("nothing more is heard of the last step", &why);
             stranded = Some(Last { step: name_of(job), report, finishes_only: job::finishes_only(job) });
         }
         running |= is_running;
@@ -248,12 +246,7 @@ async fn look(
 
 /// A step that ended without a report was killed: what it left is found and finished by the next run.
 fn missing(what: &str) -> Report {
-    unfinished("the last step ended without a report", what)
-}
-
-fn unfinished(how: &str, what: &str) -> Report {
-    let summary = format!("{how}; run the same command again: it goes on from what is there");
-    Report::with_blockers(Outcome::Midway, summary, &[], &[what.to_owned()])
+    Report::unfinished("the last step ended without a report", what)
 }
 
 fn name_of(job: &Job) -> String {
@@ -274,18 +267,13 @@ async fn show_log(
     let name = job.metadata.name.clone().unwrap_or_default();
     let target = job.metadata.annotations.as_ref().and_then(|annotations| annotations.get(job::TARGET)).cloned();
     let Some(pod) = jobs.pod_name(&name).await? else { return Ok(()) };
-    // A container that has not started yet, or a kubelet that is away, has no log: the next look shows it.
-    let Ok(log) = jobs.log(&pod).await else { return Ok(()) };
-    let seen = shown.entry(uid(job)).or_insert(0);
-    let lines: Vec<&str> = log.lines().filter(|line| !line.starts_with('{')).collect();
-    for line in lines.iter().skip(*seen) {
+    for line in jobs.new_lines(&pod, shown.entry(uid(job)).or_insert(0)).await {
         // The step's own clock is left out: one clock on the screen.
         let text = line
             .trim_start()
             .split_once(' ')
-            .map_or(*line, |(time, rest)| if time.contains(':') { rest } else { line });
+            .map_or(line.as_str(), |(time, rest)| if time.contains(':') { rest } else { &line });
         live.step(seconds(), target.as_deref(), text);
     }
-    *seen = lines.len().max(*seen);
     Ok(())
 }

@@ -5,6 +5,8 @@ mod reasons;
 mod strain;
 
 use lab::etcd::{Cluster, Etcd, EtcdVersion, Spec};
+use quorate::etcd::members::plan::Change;
+use quorate::etcd::members::request;
 use quorate::observe::etcd::{ClientFiles, Pace, ask, client_url};
 use quorum_safety::{Answer, Code, Disruption, EtcdView, Fact, Mine, NodeName, Record, fixture};
 use std::collections::BTreeMap;
@@ -144,7 +146,7 @@ fn leadership_moves_where_it_is_told() {
     let other = membership.voters().find(|voter| voter.id != leader).unwrap().id;
     let files = ClientFiles::in_folder(cluster.pki_dir());
     let from = membership.get(leader).unwrap();
-    run(quorate::observe::etcd::move_leader(&files, from, other, Duration::from_secs(9))).unwrap();
+    run(request::make(&files, from, &Change::MoveLeader(other), Duration::from_secs(9))).unwrap();
     let after = look(&cluster);
     assert_eq!(after.members[0].second.known().unwrap().leader, Some(other));
 }

@@ -137,6 +137,13 @@ impl Membership {
         &self.0
     }
 
+    /// Whether a list has the same members, in whatever order: each member of etcd lists them in its own.
+    pub fn is(&self, list: &[Member]) -> bool {
+        let mut list: Vec<&Member> = list.iter().collect();
+        list.sort();
+        list.into_iter().eq(&self.0)
+    }
+
     /// The members that vote.
     pub fn voters(&self) -> impl Iterator<Item = &Member> {
         self.0.iter().filter(|member| member.role == Role::Voter)

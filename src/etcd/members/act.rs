@@ -286,10 +286,7 @@ impl Work<'_> {
                     Report::new(Outcome::Held, format!("{name}: it was not to be had in time: {words}"), &[])
                 }
                 NotNow::Rule(reasons) => {
-                    let ways: Vec<String> = words::ways(seen, &self.policy)
-                        .into_iter()
-                        .map(|way| format!("permitted now: {way}"))
-                        .collect();
+                    let ways = words::ways(seen, &self.policy);
                     Report::with_blockers(
                         Outcome::of_reasons(reasons),
                         format!("{name} is not permitted"),

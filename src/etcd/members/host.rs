@@ -3,6 +3,7 @@
 use super::plan::{Begun, Order, Wanted};
 use crate::clock::Clock;
 use crate::output;
+use crate::replace::replace;
 use anyhow::Context;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
@@ -65,16 +66,9 @@ impl HostLock {
     /// # Errors
     /// When that cannot be kept: then nothing of it may be done.
     pub(super) fn begin(&self, order: &Order) -> anyhow::Result<()> {
-        let (path, new) = (self.folder.join(MARK), self.folder.join(format!("{MARK}.new")));
-        let text = serde_json::to_string(&Mark { order: order.clone() })?;
-        let written = || -> std::io::Result<()> {
-            let mut file = File::create(&new)?;
-            file.write_all(text.as_bytes())?;
-            file.sync_all()?;
-            fs::rename(&new, &path)?;
-            File::open(&self.folder)?.sync_all()
-        };
-        written().with_context(|| format!("write {}", path.display()))
+        let path = self.folder.join(MARK);
+        let text = serde_json::to_vec(&Mark { order: order.clone() })?;
+        replace(&path, &text, 0o600).with_context(|| format!("write {}", path.display()))
     }
 
     /// Takes the mark away: nothing is half done.

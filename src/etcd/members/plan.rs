@@ -1,7 +1,7 @@
 //! What a change of members comes to, and what comes next of it, read from the member list alone: whoever takes it up needs to know no
 //! more. Pure.
 
-use crate::observe::etcd::{address, client_url};
+use crate::observe::etcd::{address, peer_url};
 use quorum_safety::{
     Code, Disruption, EtcdView, Fact, InFlight, Lock, Member, MemberId, Membership, NodeName, NodeView, Observation,
     Policy, Reason, Role,
@@ -309,7 +309,7 @@ fn peer_url_on(seen: &Observation, node: &NodeName) -> Result<String, String> {
     })?;
     let address =
         view.address.as_result().map_err(|why| format!("the address of {node}: {why}: name it by --peer-url"))?;
-    Ok(client_url(address).replace(":2379", ":2380"))
+    Ok(peer_url(address))
 }
 
 /// A peer URL as kubeadm has it: https, a host, a port, and nothing else.
@@ -440,15 +440,13 @@ fn takes_part(member: &Member, membership: &Membership, etcd: &EtcdView, policy:
     };
     let furthest = etcd.members.iter().filter_map(|view| view.second.known()).map(|sample| sample.raft_index).max();
     let lag = furthest.unwrap_or(sample.raft_index).saturating_sub(sample.raft_index);
-    let mut own_list = view.member_list.known().cloned();
-    own_list.iter_mut().for_each(|own| own.sort());
     if sample.member_id != member.id || sample.is_learner {
         lacks("it does not say yet that it votes".to_owned())
     } else if sample.leader.is_none() || sample.leader != leader(etcd) {
         lacks("it knows no leader, or another one".to_owned())
     } else if lag > policy.recovered_lag {
         lacks(format!("it is {lag} entries behind, at most {} are well", policy.recovered_lag))
-    } else if own_list.as_deref() != Some(membership.members()) {
+    } else if !view.member_list.known().is_some_and(|own| membership.is(own)) {
         lacks("it has another member list".to_owned())
     } else if let Fact::Unknown(why) = &view.linearizable_read {
         lacks(format!("a read through it was not answered: {why}"))

@@ -96,7 +96,9 @@ pub fn ways(seen: &Seen, policy: &Policy) -> Vec<String> {
     let answers = |member: &Member| {
         seen.observation.etcd.members.iter().any(|view| view.id == member.id && view.second.known().is_some())
     };
-    let say = |verb: &str, member: &Member| format!("`quorate etcd members {verb} {}` ({})", member.id, called(member));
+    let say = |verb: &str, member: &Member| {
+        format!("permitted now: `quorate etcd members {verb} {}` ({})", member.id, called(member))
+    };
     let mut ways = Vec::new();
     for member in membership.members() {
         let (role, id) = (member.role, member.id);
@@ -178,11 +180,11 @@ mod tests {
     fn the_way_that_is_open_is_told_and_none_that_is_not() {
         let ways = |cluster: Cluster| ways(&seen(cluster), &Policy::default());
         assert_eq!(ways(healthy(3)), Vec::<String>::new());
-        assert_eq!(ways(healthy(3).member_dead(2)), ["`quorate etcd members replace a2` (k2 (a2))"]);
-        assert_eq!(ways(healthy(3).learner()), ["`quorate etcd members promote a4` (k4 (a4))"]);
+        assert_eq!(ways(healthy(3).member_dead(2)), ["permitted now: `quorate etcd members replace a2` (k2 (a2))"]);
+        assert_eq!(ways(healthy(3).learner()), ["permitted now: `quorate etcd members promote a4` (k4 (a4))"]);
         // The learner is in the way of what is needed, and would itself be needed: it goes first.
         let stuck = healthy(3).member_dead(2).learner().power_cut(4);
-        assert_eq!(ways(stuck), ["`quorate etcd members remove a4` (k4 (a4))"]);
+        assert_eq!(ways(stuck), ["permitted now: `quorate etcd members remove a4` (k4 (a4))"]);
         // Too few for anything.
         assert_eq!(ways(healthy(3).member_dead(1).member_dead(2)), Vec::<String>::new());
     }

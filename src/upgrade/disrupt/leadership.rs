@@ -1,7 +1,9 @@
 //! Moves etcd's leadership away from a node before it goes down.
 
 use super::Work;
-use crate::observe::etcd::{self, ClientFiles, KUBEADM_PKI};
+use crate::etcd::members::plan::Change;
+use crate::etcd::members::request;
+use crate::observe::etcd::{ClientFiles, KUBEADM_PKI};
 use crate::seen::Seen;
 use crate::upgrade::chain::{End, not_permitted, unknown};
 use crate::upgrade::fleet::FleetNode;
@@ -27,8 +29,8 @@ impl Work<'_, '_> {
                     tracing::info!(disruption = %moving.disruption(), "Moving leadership");
                     let deadline = chain.config.times.answer.get() * 3;
                     let files = ClientFiles::in_folder(KUBEADM_PKI);
-                    let moved =
-                        self.hold.guard.act(deadline, etcd::move_leader(&files, leader, voter.id, deadline)).await?;
+                    let change = Change::MoveLeader(voter.id);
+                    let moved = self.hold.guard.act(deadline, request::make(&files, leader, &change, deadline)).await?;
                     moved.map_err(|why| anyhow::anyhow!("leadership did not move: {why}"))?;
                     return Ok(self.wait_for_leader(&node.name).await);
                 }

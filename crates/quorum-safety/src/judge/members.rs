@@ -3,7 +3,7 @@
 use super::agreement::Agreement;
 use super::case::{Case, Listed};
 use crate::disruption::Disruption;
-use crate::membership::{ClusterId, Member, MemberId, Role};
+use crate::membership::{ClusterId, MemberId, Role};
 use crate::observation::{Alarm, AlarmKind, Fact, MemberView, StatusSample, UnixSeconds};
 use crate::policy::Policy;
 use crate::reason::{Code, Reason};
@@ -321,10 +321,8 @@ fn own_list(case: &Case<'_>, name: &str, view: &MemberView) -> Option<Reason> {
             Some(Reason::new(Code::MemberUnanswered, format!("{name} does not tell its member list: {why}")))
         }
         (Fact::Known(list), Some(membership)) => {
-            let mut own: Vec<&Member> = list.iter().collect();
-            own.sort();
-            let same = own.iter().copied().eq(membership.members());
-            (!same).then(|| Reason::new(Code::MembershipDisagrees, format!("{name} lists {} members", own.len())))
+            let detail = || format!("{name} lists {} members", list.len());
+            (!membership.is(list)).then(|| Reason::new(Code::MembershipDisagrees, detail()))
         }
         (Fact::Known(_), None) => None,
     }

@@ -7,7 +7,7 @@ use std::path::Path;
 
 /// Puts a file with these rights, as in a file's mode, in the place of what is there, if anything is. It is on the disk when this returns.
 /// Until then it is hidden: neither the kubelet nor apt reads a file whose name begins with a dot.
-pub(super) fn replace(path: &Path, bytes: &[u8], rights: u32) -> io::Result<()> {
+pub(crate) fn replace(path: &Path, bytes: &[u8], rights: u32) -> io::Result<()> {
     let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else { return Err(io::Error::other("no file")) };
     let mut hidden = std::ffi::OsString::from(".");
     hidden.push(name);
