@@ -1,8 +1,15 @@
-//! `quorate etcd members` on the machines: the list, leadership that is moved by a Job under the locks, a removal that is refused.
+//! `quorate etcd members` on the machines: the list, leadership that is moved by a Job under the locks, a removal that is refused, a member
+//! whose data is spoiled that is replaced by what is printed for its node.
 
-use super::stage::{Said, Stage};
+use super::stage::{Said, Stage, until};
 use super::story::story;
 use serde_json::Value;
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+
+/// Nothing reads a log of etcd's that begins like this: its etcd ends, and ends again.
+const SPOIL: &str =
+    "for file in /var/lib/etcd/member/wal/*.wal; do head -c 4096 /dev/urandom | dd of=\"$file\" conv=notrunc; done";
 
 /// What was asked, and said.
 pub(super) struct Members {
@@ -14,6 +21,20 @@ pub(super) struct Members {
     /// A removal of a healthy member.
     removed: Said,
     /// The Lease when it was over.
+    lease: Value,
+    replaced: Replaced,
+}
+
+/// A member that was replaced.
+struct Replaced {
+    /// Its node.
+    node: String,
+    said: Said,
+    /// What was printed to be typed on the node, and was.
+    typed: String,
+    /// Whether the data of the old one is on the node still.
+    kept: bool,
+    after: Said,
     lease: Value,
 }
 
@@ -27,7 +48,78 @@ pub(super) fn members(stage: &Stage) -> Members {
     let removed = stage.quorate(["etcd", "members", "remove", &chosen, "--yes", &chosen, "-o", "json"]);
     let lease = stage.get(["lease", "-n", "quorate", "control-plane-disruption"]);
     stage.whole();
-    Members { chosen, list, moved, after, removed, lease }
+    let replaced = replaced(stage, &chosen);
+    Members { chosen, list, moved, after, removed, lease, replaced }
+}
+
+/// Spoils the data of a follower, replaces it, and types on its node what is printed.
+fn replaced(stage: &Stage, leader: &str) -> Replaced {
+    let node = ["k1", "k2", "k3"].into_iter().find(|node| *node != leader).unwrap().to_owned();
+    let machine = stage.machine(&node);
+    machine.run_checked(["sh", "-ec", SPOIL]).unwrap();
+    machine.kill("etcd").unwrap();
+    until("the list to say that it does not answer", || {
+        let listed = stage.quorate(["etcd", "members", "list", "-o", "json"]).document();
+        let it = listed["members"].as_array().unwrap().iter().find(|member| member["name"] == *node).unwrap().clone();
+        if it["status"]["known"].is_null() { Ok(()) } else { Err(it.to_string()) }
+    });
+    let binary = stage.binary.to_str().unwrap();
+    let mut command = stage.lab.client([binary, "etcd", "members", "replace", &node, "--yes", &node, "-o", "json"]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let (mut told, mut script) = (String::new(), String::new());
+    let mut printed = false;
+    for line in BufReader::new(child.stderr.take().unwrap()).lines() {
+        let line = line.unwrap();
+        if printed {
+            script.push_str(&line);
+            script.push('\n');
+        }
+        printed |= line == format!("on {node}, as root:");
+        if printed && line.trim_start().starts_with("kubeadm join phase") {
+            machine.run_checked(["sh", "-ec", &script]).unwrap();
+            printed = false;
+        }
+        told.push_str(&line);
+        told.push('\n');
+    }
+    let ended = child.wait_with_output().unwrap();
+    let said = Said { err: told, ..ended.into() };
+    let kept = machine.run(["sh", "-c", "test -d /var/lib/etcd/member-*/wal"]).unwrap().status.success();
+    stage.whole();
+    let after = stage.quorate(["etcd", "members", "list", "-o", "json"]);
+    let lease = stage.get(["lease", "-n", "quorate", "control-plane-disruption"]);
+    Replaced { node, said, typed: script, kept, after, lease }
+}
+
+#[test]
+fn a_member_whose_data_is_spoiled_is_replaced_by_what_is_printed_for_its_node() {
+    let Members { list, replaced, .. } = &story().members;
+    assert_eq!(replaced.said.code, 0, "{:?}", replaced.said);
+    assert!(replaced.typed.contains("kubeadm join phase etcd-join"), "{}", replaced.typed);
+    assert!(replaced.kept, "the old data is gone from {}", replaced.node);
+    let of = |said: &Said| {
+        let listed = said.document();
+        let mut ids: Vec<(String, String)> = listed["members"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|member| {
+                assert_eq!(
+                    (&member["role"], &member["strange"]),
+                    (&"voter".into(), &Value::Array(Vec::new())),
+                    "{member}"
+                );
+                (member["name"].as_str().unwrap().to_owned(), member["id"].as_str().unwrap().to_owned())
+            })
+            .collect();
+        ids.sort();
+        ids
+    };
+    let (before, after) = (of(list), of(&replaced.after));
+    let changed: Vec<&str> =
+        before.iter().zip(&after).filter(|(old, new)| old.1 != new.1).map(|(_, new)| new.0.as_str()).collect();
+    assert_eq!((after.len(), changed), (3, vec![replaced.node.as_str()]), "{before:?} {after:?}");
+    assert_eq!(replaced.lease["spec"]["holderIdentity"], Value::Null, "{}", replaced.lease);
 }
 
 #[test]
