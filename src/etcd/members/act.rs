@@ -3,7 +3,7 @@
 
 use super::host::HostLock;
 use super::list::called;
-use super::plan::{Change, Next, Order, Waiting, Wanted, about_the_learner, has_begun, host_of, leader, next};
+use super::plan::{Change, Next, Order, Patience, Waiting, Wanted, has_begun, host_of, leader, next};
 use super::request::{self, NotMade};
 use super::words;
 use crate::clock::Clock;
@@ -13,7 +13,6 @@ use crate::observe::Sources;
 use crate::output;
 use crate::report::{Outcome, Report};
 use crate::seen::{self, Seen};
-use crate::upgrade::passing::passes;
 use anyhow::Context;
 use quorum_safety::lock::Step;
 use quorum_safety::{Code, Fact, Membership, Mine, Policy, Quorum, Reason, Verdict, judge};
@@ -327,13 +326,11 @@ impl Work<'_> {
 
     /// How long these reasons are waited for; none when they do not pass.
     fn patience(&self, reasons: &[Reason]) -> Option<Duration> {
-        // Where one is replaced the learner has just been started, or will be.
-        let replaces = matches!(self.order.wanted, Wanted::Replace { .. });
-        if about_the_learner(reasons) && (replaces || reasons.iter().all(|reason| reason.code != Code::LearnerNotAlive))
-        {
-            return Some(self.wait);
+        match Patience::with(reasons, &self.order.wanted) {
+            Patience::Learner => Some(self.wait),
+            Patience::Moment => Some(PASSING.min(self.wait)),
+            Patience::None => None,
         }
-        passes(reasons).then_some(PASSING.min(self.wait))
     }
 
     fn name(&self) -> String {

@@ -2,6 +2,7 @@
 //! more. Pure.
 
 use crate::observe::etcd::{address, peer_url};
+use crate::upgrade::passing::passes;
 use quorum_safety::{
     Code, Disruption, EtcdView, Fact, InFlight, Lock, Member, MemberId, Membership, NodeName, NodeView, Observation,
     Policy, Reason, Role,
@@ -455,12 +456,35 @@ fn takes_part(member: &Member, membership: &Membership, etcd: &EtcdView, policy:
     }
 }
 
-/// Whether these reasons are about the learner alone, which a promotion waits for. One that is about to be started anew does not answer
-/// for a while.
-pub fn about_the_learner(reasons: &[Reason]) -> bool {
-    let own =
-        |code| matches!(code, Code::LearnerLagging | Code::MemberStalled | Code::LearnerNotAlive | Code::TermUnsettled);
-    !reasons.is_empty() && reasons.iter().all(|reason| own(reason.code))
+/// How long reasons are worth waiting for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Patience {
+    /// As long as somebody is at work on the learner.
+    Learner,
+    /// For a moment: they pass by themselves.
+    Moment,
+    /// They stay.
+    None,
+}
+
+impl Patience {
+    /// What is about the learner is waited for: to catch up, and, where one is replaced, to start, which kubeadm does, and promotes it
+    /// while it is being looked at. Beside it may be what passes by itself: members that have not heard of it yet.
+    pub fn with(reasons: &[Reason], wanted: &Wanted) -> Self {
+        let replaces = matches!(wanted, Wanted::Replace { .. });
+        let own = |reason: &&Reason| match reason.code {
+            Code::LearnerLagging | Code::MemberStalled | Code::TermUnsettled => true,
+            Code::LearnerNotAlive => replaces,
+            _ => false,
+        };
+        let (own, rest): (Vec<&Reason>, Vec<&Reason>) = reasons.iter().partition(own);
+        let rest: Vec<Reason> = rest.into_iter().cloned().collect();
+        match (own.is_empty(), rest.is_empty()) {
+            (false, true) => Self::Learner,
+            (_, false) if passes(&rest) => Self::Moment,
+            (_, _) => Self::None,
+        }
+    }
 }
 
 /// The host of a peer URL.

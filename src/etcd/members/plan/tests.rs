@@ -187,3 +187,18 @@ fn what_a_lease_holds_is_told_as_the_command_that_goes_on_with_it() {
         assert!(order.command().starts_with(&command), "{command}: {}", order.command());
     }
 }
+
+/// As it was on the machines: kubeadm starts and promotes the learner while it is looked at, and the others tell their lists a moment before.
+#[test]
+fn a_learner_that_is_just_being_started_is_waited_for_where_one_is_replaced() {
+    let of = |codes: &[Code]| codes.iter().map(|code| Reason::new(*code, "x")).collect::<Vec<Reason>>();
+    let (lost, dead) = (Code::QuorumWouldBeLost, Code::LearnerNotAlive);
+    let starting = of(&[lost, dead, Code::MembershipDisagrees, Code::MembershipDisagrees]);
+    assert_eq!(Patience::with(&starting, &replaced(2)), Patience::Moment);
+    assert_eq!(Patience::with(&of(&[dead, Code::LearnerLagging]), &replaced(2)), Patience::Learner);
+    // Needed from its first moment, it is not waited for; nor is one that nobody is starting.
+    assert_eq!(Patience::with(&of(&[lost, dead]), &replaced(2)), Patience::None);
+    assert_eq!(Patience::with(&of(&[dead]), &Wanted::Promote(id(4))), Patience::None);
+    assert_eq!(Patience::with(&of(&[Code::LearnerLagging]), &Wanted::Promote(id(4))), Patience::Learner);
+    assert_eq!(Patience::with(&[], &replaced(2)), Patience::None);
+}
