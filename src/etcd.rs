@@ -5,6 +5,7 @@ use crate::cli::etcd::{Etcd, EtcdCommand};
 use crate::clock::Clock;
 use crate::exit::ExitStatus;
 
+pub mod backup;
 mod job;
 pub mod members;
 pub mod verify;
