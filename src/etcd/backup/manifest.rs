@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 /// The version of the format. It grows when a reader of an older one would take a newer one wrongly; fields that are new do not count.
 pub const FORMAT: u32 = 1;
 
-/// How a manifest is named after the snapshot beside it: `<name>.db.json`, whatever was done to what is stored.
-pub const SUFFIX: &str = ".db.json";
+/// How a manifest is named: `<name>.json`, whatever the file of the snapshot beside it is called.
+pub const SUFFIX: &str = ".json";
 
 /// What a backup is.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
