@@ -47,6 +47,17 @@ pub struct Manifest {
     pub node: Node,
 }
 
+impl Manifest {
+    /// The files that lie beside it.
+    pub fn files(&self) -> impl Iterator<Item = &Stored> {
+        let node = match &self.node {
+            Node::Stored(stored) => Some(stored),
+            Node::Absent(_) => None,
+        };
+        std::iter::once(&self.stored).chain(node)
+    }
+}
+
 /// A member.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -116,6 +127,7 @@ pub struct Stored {
 }
 
 /// How a file is compressed; before it is encrypted.
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Compression {
@@ -154,10 +166,10 @@ pub enum Node {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn manifest() -> Manifest {
+    pub(in super::super) fn manifest() -> Manifest {
         Manifest {
             format: FORMAT,
             name: "etcd-snapshot-20261126-204500".to_owned(),
