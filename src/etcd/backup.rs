@@ -14,7 +14,6 @@ use crate::output;
 use crate::place::{self, InPlace, OwnPod};
 use crate::report::{Outcome, Report};
 use list::Inventory;
-use manifest::Compression;
 use quorum_safety::{Mine, NodeName, Policy};
 use rustix::fs::{FlockOperation, flock};
 use seal::Seal;

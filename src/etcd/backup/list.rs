@@ -54,7 +54,7 @@ impl Inventory {
             return format!("no backup lies in {}", self.store);
         }
         let mut table = Table::new();
-        table.load_preset(presets::NOTHING);
+        table.load_style(presets::NOTHING);
         table.set_header(["NAME", "TAKEN", "REVISION", "KEYS", "BYTES", "STORED", "FROM", "ETCD", "ENCRYPTED", "NODE"]);
         for backup in &self.backups {
             let Manifest { snapshot, stored, .. } = backup;

@@ -153,7 +153,7 @@ impl Source<'_> {
     async fn receive(&self, client: &mut Client, spool: Spool) -> Result<(Spool, String), TakeError> {
         let silent = || self.member(format!("nothing came for {} s", self.stall.as_secs_f32()));
         let asked = tokio::time::timeout(self.stall, client.snapshot()).await;
-        let mut stream = asked.map_err(|_| silent())?.map_err(|error| self.member(words(&error)))?;
+        let stream = asked.map_err(|_| silent())?.map_err(|error| self.member(words(&error)))?;
         let progress = progress(self.size, format!("snapshot from {}", self.member.name));
         let (sender, mut pieces) = mpsc::channel::<Vec<u8>>(AHEAD);
         let bar = progress.clone();
@@ -167,7 +167,9 @@ impl Source<'_> {
             }
             Ok((spool, look))
         });
-        let come = async {
+        // It owns the sender: who keeps the pieces is done when this is.
+        let come = async move {
+            let (sender, mut stream) = (sender, stream);
             loop {
                 let message = tokio::time::timeout(self.stall, stream.message()).await.map_err(|_| silent())?;
                 let Some(message) = message.map_err(|error| self.member(words(&error)))? else { return Ok(()) };
@@ -176,11 +178,6 @@ impl Source<'_> {
                     return Ok(());
                 }
             }
-        };
-        let come = async {
-            let come = come.await;
-            drop(sender);
-            come
         };
         let (come, kept) = tokio::join!(come, keep);
         progress.finish_and_clear();
