@@ -118,6 +118,7 @@ impl Host {
     /// The same in the background, to be struck.
     fn begin(&self) -> Result<Process> {
         let args = self.args(&[&format!("--to={}", self.store.path().display())]);
+        drop(fs::remove_file(self.log_path()));
         let process = Process::new("quorate", env!("CARGO_BIN_EXE_quorate").into(), args, self.log_path());
         process.start()?;
         Ok(process)

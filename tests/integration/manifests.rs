@@ -126,9 +126,16 @@ fn wrong_fields(object: &Value) -> Vec<String> {
 }
 
 fn rule_without_what_it_needs(object: &Value) -> Vec<String> {
-    let rules = object["spec"]["groups"].as_array().into_iter().flatten().flat_map(|group| group["rules"].as_array().into_iter().flatten());
-    let wanted = ["/alert", "/expr", "/labels/severity", "/annotations/summary", "/annotations/description"];
-    rules.flat_map(|rule| wanted.iter().filter(|path| !rule.pointer(path).is_some_and(Value::is_string)).map(|path| format!("{path} of {rule}"))).collect()
+    let mut out = Vec::new();
+    for group in object["spec"]["groups"].as_array().unwrap() {
+        for rule in group["rules"].as_array().unwrap() {
+            let wanted = ["/alert", "/expr", "/labels/severity", "/annotations/summary", "/annotations/description"];
+            out.extend(
+                wanted.iter().filter(|path| !rule.pointer(path).is_some_and(Value::is_string)).map(ToString::to_string),
+            );
+        }
+    }
+    out
 }
 
 fn pod(template: &CronJob) -> &PodSpec {

@@ -1,6 +1,7 @@
 //! Where backups lie: a folder, or a bucket. A file is written in two steps: all of it under no name that counts, then its name, at once.
 
 use super::name;
+use super::take::blocking;
 use crate::clock::Clock;
 use crate::config;
 use std::io::{self, Write};
@@ -10,6 +11,7 @@ use std::time::Duration;
 mod directory;
 mod s3;
 
+pub(super) use directory::OWNER_ONLY;
 pub use directory::{Directory, Partial};
 pub use s3::{S3, address};
 
@@ -153,8 +155,10 @@ impl Store {
     pub async fn stage(&self, writer: Writer) -> Result<Staged, StoreError> {
         match writer {
             Writer::File(partial) => {
-                partial.sync()?;
-                Ok(Staged::File(partial))
+                // A slow disk takes its time, and the Lease is to be renewed meanwhile.
+                let name = partial.name().to_owned();
+                let synced = blocking(move || partial.sync().map(|()| partial)).await;
+                synced.map_err(|error| StoreError::new(name, error))?.map(Staged::File)
             }
             Writer::Parts(parts) => Ok(Staged::Upload(parts.end().await?)),
         }

@@ -1,7 +1,7 @@
 //! The snapshot itself: from the member into a file of ours, looked at while it comes, and all of it afterwards.
 
 use super::seal::hex;
-use super::store::Partial;
+use super::store::{OWNER_ONLY, Partial};
 use crate::observe::etcd::connection::{Tls, connect};
 use crate::observe::etcd::{ClientFiles, endpoint, words};
 use etcd_client::{Client, GetOptions};
@@ -10,6 +10,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use quorum_safety::{ClusterId, Member, MemberId};
 use std::fs::{File, OpenOptions};
 use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -61,7 +62,9 @@ impl Spool {
     /// When it cannot be made.
     pub fn in_folder(folder: &Path, name: &str) -> std::io::Result<Self> {
         let path = folder.join(format!(".{name}.spool"));
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path)?;
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(true).mode(OWNER_ONLY);
+        let file = options.open(&path)?;
         std::fs::remove_file(&path)?;
         Ok(Self::Anonymous(file))
     }
@@ -200,7 +203,8 @@ impl Source<'_> {
         }
         // A compaction removes the record of a deletion that was the last to happen; its own revision stays.
         let compacted = snapshot.scheduled_compaction.max(snapshot.finished_compaction).unwrap_or_default();
-        let revision = snapshot.revision.max(compacted);
+        // A database that nothing was ever written to is at 1.
+        let revision = snapshot.revision.max(compacted).max(1);
         if revision < floor {
             let why = format!("its revision is {revision}, and was {floor} before it was asked for");
             return Err(self.not_sound(why));

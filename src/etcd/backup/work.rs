@@ -61,7 +61,9 @@ impl std::convert::From<TakeError> for Stopped {
 impl Work<'_> {
     /// Does it. Ends early when the Lease is lost: then somebody else may change what a snapshot must not be beside.
     pub(super) async fn run(&self, guard: Option<&Guard>) -> Report {
-        self.store.tidy().await;
+        if !self.dry_run {
+            self.store.tidy().await;
+        }
         let work = self.backup();
         let done = match guard {
             None => work.await,
@@ -71,7 +73,9 @@ impl Work<'_> {
             },
         };
         // What was begun in the store and did not get its name.
-        self.store.tidy().await;
+        if !self.dry_run {
+            self.store.tidy().await;
+        }
         match done {
             Ok(report) | Err(Stopped(report)) => report,
         }

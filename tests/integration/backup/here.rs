@@ -66,7 +66,6 @@ fn a_backup_is_proven_and_opens_again(version: EtcdVersion) -> Result<()> {
     verify(&sealed_file, &["--identity", &own])?.ended(21, "it is damaged");
     fs::write(&sealed_file, &whole[..at])?;
     verify(&sealed_file, &["--identity", &own])?.ended(21, "it is damaged: ");
-    fs::copy(&sealed_file, host.state.path().join("aside"))?;
     let list = host.command(&["--list", &format!("--to={}", host.store.path().display())]).output()?;
     let list = Said::from(list).ended(0, "EtcdBackups").document();
     assert_eq!(

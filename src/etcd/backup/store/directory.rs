@@ -7,10 +7,13 @@ use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with};
 use rustix::io::Errno;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 /// How a file is called until it has its name: `.NAME.partial`.
 const PARTIAL: &str = ".partial";
+/// A snapshot holds every Secret of the cluster.
+pub(in super::super) const OWNER_ONLY: u32 = 0o600;
 /// No manifest is larger.
 const SMALL: u64 = 1024 * 1024;
 
@@ -111,7 +114,7 @@ impl Directory {
         }
         let path = self.path.join(format!(".{name}{PARTIAL}"));
         let begun = || -> io::Result<File> {
-            let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path)?;
+            let file = OpenOptions::new().read(true).write(true).create_new(true).mode(OWNER_ONLY).open(&path)?;
             flock(&file, FlockOperation::NonBlockingLockExclusive)?;
             Ok(file)
         };
@@ -204,6 +207,8 @@ mod tests {
             partial.file().write_all(b"half").unwrap();
             assert_eq!(store.list().await.unwrap(), []);
             assert_eq!(names(folder.path()), [format!(".{FILE}.partial")]);
+            let mode = std::os::unix::fs::MetadataExt::mode(&partial.file().metadata().unwrap());
+            assert_eq!(mode & 0o777, OWNER_ONLY);
             // What another process writes now stays.
             store.tidy().await;
             assert_eq!(names(folder.path()).len(), 1);
