@@ -126,9 +126,16 @@ fn an_isolated_leader_that_still_answers_is_not_taken_for_a_source() -> Result<(
         host.cluster.member(number)?.pause()?;
     }
     // Plain etcd: exit code 0.
-    let endpoint = format!("--endpoints={}", host.cluster.member(leader)?.endpoint());
-    let plain = host.state.path().join("plain.db");
-    host.cluster.etcdctl(&[&endpoint, "snapshot", "save", plain.to_str().unwrap()])?;
+    let (plain, pki) = (host.state.path().join("plain.db"), host.cluster.pki_dir());
+    let saved = Command::new(lab::binaries::etcdctl()?)
+        .arg(format!("--endpoints={}", host.cluster.member(leader)?.endpoint()))
+        .arg(format!("--cacert={}", pki.join("ca.crt").display()))
+        .arg(format!("--cert={}", pki.join("healthcheck-client.crt").display()))
+        .arg(format!("--key={}", pki.join("healthcheck-client.key").display()))
+        .args(["snapshot", "save"])
+        .arg(&plain)
+        .output()?;
+    assert!(saved.status.success(), "{saved:?}");
     assert!(fs::metadata(&plain)?.len() > 0);
     let said = host.backup(&[])?.ended(12, "nothing was stored");
     assert!(said.document()["reasons"].to_string().contains("Q001-membership-unknown"), "{said:?}");
