@@ -11,6 +11,8 @@ use crate::exit::{ExitStatus, UsageError};
 use crate::output;
 use etcd_snapshot::{Fault, Member, Snapshot, Trailer};
 use serde::Serialize;
+use std::fs::File;
+use std::path::Path;
 
 pub use open::NotVerified;
 
@@ -47,14 +49,26 @@ pub async fn run(global: &Global, verify: &Verify, clock: Clock) -> anyhow::Resu
 
 /// Everything in the file, and what its manifest says of it.
 fn proven(file: &str, opened: &Opened) -> anyhow::Result<Snapshot> {
-    let not = |why: String| NotVerified { file: file.to_owned(), why };
-    let snapshot = etcd_snapshot::verify(&opened.file).map_err(|error| match error.fault {
+    let snapshot = sound(file, &opened.file)?;
+    opened.is_as_its_manifest_says(&snapshot).map_err(|why| NotVerified { file: file.to_owned(), why })?;
+    Ok(snapshot)
+}
+
+fn sound(file: &str, opened: &File) -> anyhow::Result<Snapshot> {
+    etcd_snapshot::verify(opened).map_err(|error| match error.fault {
         // The disk, and not what is on it.
         Fault::Read(_) => anyhow::anyhow!("{file}: {error}"),
-        _ => not(error.to_string()).into(),
-    })?;
-    opened.is_as_its_manifest_says(&snapshot).map_err(not)?;
-    Ok(snapshot)
+        _ => NotVerified { file: file.to_owned(), why: error.to_string() }.into(),
+    })
+}
+
+/// Verifies a `.db` on this disk, by itself alone.
+///
+/// # Errors
+/// When it cannot be read, or something is wrong with it.
+pub fn read(path: &Path) -> anyhow::Result<Snapshot> {
+    let (opened, _) = open::here(path)?;
+    sound(&path.display().to_string(), &opened)
 }
 
 fn render(verified: &Verified) -> String {

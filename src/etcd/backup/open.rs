@@ -96,7 +96,8 @@ impl<'a> Place<'a> {
     }
 }
 
-fn here(path: &Path) -> anyhow::Result<(File, Option<Vec<u8>>)> {
+/// A file on this disk, and what lies beside it.
+pub(in super::super) fn here(path: &Path) -> anyhow::Result<(File, Option<Vec<u8>>)> {
     let shown = path.display();
     let file = match File::open(path).and_then(|opened| Ok((opened.metadata()?.is_file(), opened))) {
         Ok((true, opened)) => opened,
