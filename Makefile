@@ -95,8 +95,9 @@ prober-image: ours lab
 
 ## make bench      beside the incumbents, in one run: time, CPU, memory
 bench: setup lab-build image
-	RUSTFLAGS="$(STATIC)" cargo build --release --locked --target $(TARGET) -p quorate --example drain
-	LAB=$(LAB) DRAIN=$(CARGO_TARGET_DIR)/$(TARGET)/release/examples/drain scripts/bench
+	RUSTFLAGS="$(STATIC)" cargo build --release --locked --target $(TARGET) -p quorate --example drain --example backup_host
+	LAB=$(LAB) DRAIN=$(CARGO_TARGET_DIR)/$(TARGET)/release/examples/drain \
+	  BACKUP_HOST=$(CARGO_TARGET_DIR)/$(TARGET)/release/examples/backup_host scripts/bench
 
 ## make setup      Debian packages, and Go, that building and testing take
 setup:

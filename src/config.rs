@@ -8,7 +8,9 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+mod backup;
 mod workload;
+pub use backup::{Backup, S3};
 pub use workload::{Workload, WorkloadKind};
 
 /// Name of the ConfigMap.
@@ -51,6 +53,8 @@ pub struct Config {
     pub upgrade: Upgrade,
     /// Draining nodes.
     pub drain: Drain,
+    /// Backups of etcd.
+    pub backup: Backup,
     /// Where kured is: `auto`, `none`, or `NAMESPACE/NAME` of its DaemonSet.
     #[cfg_attr(test, schemars(regex(pattern = r"^(auto|none|[^/]+/[^/]+)$")))]
     pub kured: String,
@@ -65,6 +69,7 @@ impl Default for Config {
             times: Times::default(),
             upgrade: Upgrade::default(),
             drain: Drain::default(),
+            backup: Backup::default(),
             kured: "auto".to_owned(),
             load_balancer: LoadBalancer::Unknown,
         }
@@ -287,6 +292,9 @@ impl Config {
         if let Err(what) = workload::check(&self.upgrade.quiesce) {
             return wrong(format!("`upgrade.quiesce` {what}"));
         }
+        if let Err(what) = self.backup.check() {
+            return wrong(what);
+        }
         if self.kured != "auto"
             && self.kured != "none"
             && self.kured.split('/').filter(|part| !part.is_empty()).count() != 2
@@ -403,6 +411,16 @@ mod tests {
                 "upgrade: {quiesce: [{namespace: shop, name: a}, {namespace: shop, name: a, kind: Deployment}]}",
                 "names Deployment shop/a twice",
             ),
+            ("backup: {keeep: 3}", "did you mean `keep`?"),
+            ("backup: {keep: 0}", "at least 1"),
+            ("backup: {minimumAge: -1h}", "0s or more"),
+            ("backup: {stall: 0s}", "`backup.stall`"),
+            ("backup: {directory: backup}", "absolute path"),
+            ("backup: {s3: {endpoint: s3.example, bucket: b}}", "https://s3.example"),
+            ("backup: {s3: {endpoint: 'https://s3.example', bucket: a/b}}", "name of a bucket"),
+            ("backup: {directory: /b, s3: {endpoint: 'https://s3.example', bucket: b}}", "one of them"),
+            ("backup: {compression: gzip}", "zstd"),
+            ("backup: {recipients: [ssh-ed25519]}", "age1"),
             ("kured: kube-system", "NAMESPACE/NAME"),
             ("loadBalancer: pfsense", "pfsense"),
         ] {

@@ -5,6 +5,7 @@ use crate::cli::etcd::{Etcd, EtcdCommand};
 use crate::clock::Clock;
 use crate::exit::ExitStatus;
 
+pub mod backup;
 mod job;
 pub mod members;
 pub mod verify;
@@ -16,6 +17,7 @@ pub mod verify;
 pub async fn run(global: &Global, etcd: &Etcd, clock: Clock) -> anyhow::Result<ExitStatus> {
     match &etcd.command {
         EtcdCommand::Members(members) => members::run(global, &members.command, clock).await,
-        EtcdCommand::Verify(verify) => verify::run(global, verify),
+        EtcdCommand::Backup(backup) => backup::run(global, backup, clock).await,
+        EtcdCommand::Verify(verify) => verify::run(global, verify, clock).await,
     }
 }

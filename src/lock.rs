@@ -257,7 +257,8 @@ fn kured_lost(taken: bool, now: &Fact<Kured>) -> Option<Reason> {
     Some(Reason::new(Code::KuredLockHeld, why))
 }
 
-fn reasons(name: &str, waits: &[Wait]) -> Vec<Reason> {
+/// Why a Lease is not to be had.
+pub fn reasons(name: &str, waits: &[Wait]) -> Vec<Reason> {
     waits.iter().map(|wait| wait.reason(name)).collect()
 }
 

@@ -61,9 +61,7 @@ impl OwnPod {
 /// When it cannot be read, or is wrong.
 pub async fn configuration(global: &Global, access: &Access) -> anyhow::Result<Config> {
     if let Some(path) = &global.config {
-        let text = std::fs::read_to_string(path)
-            .map_err(|error| UsageError(format!("configuration {}: {error}", path.display())))?;
-        return Ok(Config::parse(&text)?);
+        return Ok(from_file(path)?);
     }
     let read = access.read(&[], |client| async move {
         Api::<ConfigMap>::namespaced(client, &access.namespace).get_opt(crate::config::CONFIG_MAP).await
@@ -82,6 +80,12 @@ pub async fn configuration(global: &Global, access: &Access) -> anyhow::Result<C
         ))
         .into()),
     }
+}
+
+fn from_file(path: &Path) -> Result<Config, UsageError> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| UsageError(format!("configuration {}: {error}", path.display())))?;
+    Config::parse(&text)
 }
 
 /// The nodes as the API has them, for choosing where a Job runs.
@@ -152,9 +156,10 @@ impl InPlace {
     /// # Errors
     /// When it was read and is wrong.
     pub async fn configuration(&self, global: &Global) -> anyhow::Result<Config> {
-        let read = match &self.access {
-            Ok(access) => configuration(global, access).await,
-            Err(why) => Err(anyhow::anyhow!("{why}")),
+        let read = match (&self.access, &global.config) {
+            (_, Some(path)) => from_file(path).map_err(anyhow::Error::new),
+            (Ok(access), None) => configuration(global, access).await,
+            (Err(why), None) => Err(anyhow::anyhow!("{why}")),
         };
         read.or_else(|error| match error.downcast::<UsageError>() {
             Ok(wrong) => Err(anyhow::Error::new(wrong)),

@@ -70,6 +70,10 @@ pub enum Outcome {
     Refused,
     /// Something was changed and not finished.
     Midway,
+    /// It could not be carried out, and nothing was changed.
+    Failed,
+    /// What was to be proven was found wrong.
+    NotVerified,
 }
 
 impl Outcome {
@@ -81,6 +85,8 @@ impl Outcome {
             Self::Unknown => ExitStatus::Unknown,
             Self::Refused => ExitStatus::Refused,
             Self::Midway => ExitStatus::Midway,
+            Self::Failed => ExitStatus::Failed,
+            Self::NotVerified => ExitStatus::NotVerified,
         }
     }
 
@@ -89,6 +95,8 @@ impl Outcome {
         match self {
             Self::Ok | Self::Held | Self::Unknown | Self::Refused => ExitStatus::Ok,
             Self::Midway => ExitStatus::Midway,
+            Self::Failed => ExitStatus::Failed,
+            Self::NotVerified => ExitStatus::NotVerified,
         }
     }
 

@@ -7,6 +7,9 @@ use quorum_safety::Code;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub mod backup;
+pub use backup::Backup;
+
 /// The etcd cluster: who its members are, every change of them, and its snapshots
 #[derive(Debug, Args)]
 pub struct Etcd {
@@ -20,6 +23,8 @@ pub struct Etcd {
 pub enum EtcdCommand {
     /// Who the members are, what each says of itself, and every change of them, judged before
     Members(Members),
+    /// Take a snapshot of a healthy voter, prove it, and store it with a manifest
+    Backup(Backup),
     /// Prove that a snapshot is whole, and tell what it holds
     Verify(Verify),
 }
@@ -150,12 +155,20 @@ pub struct Files {
 
 /// Prove that a snapshot is whole, and tell what it holds
 ///
-/// Its checksum is compared, every page and key is looked at, nothing is asked of any cluster. Exits with 0 when all of it is proven, 21
+/// It is decrypted and decompressed, its checksum is compared, every page and key is looked at, and all of it is compared with the manifest
+/// beside it; nothing is asked of any cluster. Exits with 0 when all of it is proven, 21
 /// when something is wrong with it, 12 when nothing is wrong and it has no checksum, as a file out of a data directory has none.
 #[derive(Debug, Args)]
 pub struct Verify {
-    /// A snapshot as etcd sent it, or the database out of a data directory
-    pub file: PathBuf,
+    /// A snapshot as etcd sent it or as `backup` stored it, or the database out of a data directory: a path, s3://BUCKET/KEY, or a URL
+    #[arg(value_name = "FILE|URL")]
+    pub file: String,
+    /// A file with the secret key of age that opens it, as age-keygen writes it
+    #[arg(long, value_name = "FILE")]
+    pub identity: Vec<PathBuf>,
+    /// Where what is compressed, encrypted or elsewhere is unpacked, in a file without a name [default: $TMPDIR, /tmp]
+    #[arg(long, value_name = "DIR")]
+    pub spool: Option<PathBuf>,
 }
 
 fn time(text: &str) -> Result<Duration, String> {

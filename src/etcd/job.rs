@@ -19,19 +19,20 @@ const AWAY: u32 = 250;
 ///
 /// # Errors
 /// When it could not be started for another reason than that no node runs it, or not be followed.
-pub(super) async fn run(
+pub(super) async fn run<'a>(
     access: &Access,
     config: &Config,
-    target: &NodeName,
+    target: impl Into<Option<&'a NodeName>>,
     make: impl Fn(&NodeName) -> Request,
 ) -> anyhow::Result<Report> {
-    let nodes = place::nodes(access, config).await?;
+    let (nodes, target) = (place::nodes(access, config).await?, target.into());
     let jobs = Jobs::new(access, Vec::new());
-    let candidates = job::candidates(&nodes, Some(target));
+    let candidates = job::candidates(&nodes, target);
     match jobs.start_somewhere(&candidates, make, config.times.job_start.get()).await {
         Ok(name) => follow(&jobs, &name).await,
         Err(JobError::NotStarted(why)) => {
-            let why = if why.is_empty() { format!("there is no control plane node but {target}") } else { why };
+            let but = target.map_or_else(String::new, |target| format!(" but {target}"));
+            let why = if why.is_empty() { format!("there is no control plane node{but}") } else { why };
             let summary = "the Job did not start on any control plane node; nothing was changed by it";
             Ok(Report::with_blockers(Outcome::Unknown, summary, &[], &[why]))
         }

@@ -1,7 +1,12 @@
-//! `quorate etcd verify`: proves that a snapshot on this disk is whole, and tells what it holds. Nothing is asked of any cluster.
+//! `quorate etcd verify`: proves that a snapshot is whole, wherever it lies and whatever was done to it, and tells what it holds. Nothing is
+//! asked of any cluster.
 
+use super::backup::manifest::Manifest;
+use super::backup::open::{self, Opened};
+use super::backup::seal::Identity;
 use crate::cli::Global;
 use crate::cli::etcd::Verify;
+use crate::clock::Clock;
 use crate::exit::{ExitStatus, UsageError};
 use crate::output;
 use etcd_snapshot::{Fault, Member, Snapshot, Trailer};
@@ -9,18 +14,15 @@ use serde::Serialize;
 use std::fs::File;
 use std::path::Path;
 
-/// A file in which something is wrong. Exits with 21.
-#[derive(Debug, thiserror::Error)]
-#[error("{file}: {error}")]
-pub struct NotVerified {
-    file: String,
-    error: etcd_snapshot::Error,
-}
+pub use open::NotVerified;
 
 /// The answer.
 #[derive(Debug, Serialize)]
 struct Verified {
     file: String,
+    /// What lies beside it, and was compared with it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    manifest: Option<Manifest>,
     #[serde(flatten)]
     snapshot: Snapshot,
 }
@@ -29,10 +31,15 @@ struct Verified {
 ///
 /// # Errors
 /// When the file cannot be read, or something is wrong with it.
-pub fn run(global: &Global, verify: &Verify) -> anyhow::Result<ExitStatus> {
-    let file = verify.file.display().to_string();
-    let snapshot = read(&verify.file)?;
-    let verified = Verified { file, snapshot };
+pub async fn run(global: &Global, verify: &Verify, clock: Clock) -> anyhow::Result<ExitStatus> {
+    let file = verify.file.clone();
+    let identities: Result<Vec<Vec<Identity>>, String> =
+        verify.identity.iter().map(|path| Identity::read(path)).collect();
+    let identities = identities.map_err(UsageError)?.into_iter().flatten().collect();
+    let spool = verify.spool.clone().unwrap_or_else(std::env::temp_dir);
+    let opened = open::open(&file, identities, &spool, clock).await?;
+    let snapshot = proven(&file, &opened)?;
+    let verified = Verified { file, manifest: opened.manifest, snapshot };
     output::answer(global.output, &verified, || render(&verified))?;
     Ok(match verified.snapshot.trailer {
         Trailer::Verified => ExitStatus::Ok,
@@ -40,23 +47,32 @@ pub fn run(global: &Global, verify: &Verify) -> anyhow::Result<ExitStatus> {
     })
 }
 
-fn read(path: &Path) -> anyhow::Result<Snapshot> {
-    let file = path.display().to_string();
-    let opened = File::open(path).and_then(|opened| Ok((opened.metadata()?.is_file(), opened)));
-    let opened = match opened {
-        Ok((true, opened)) => opened,
-        Ok((false, _)) => return Err(UsageError(format!("{file}: is no file; expected a snapshot of etcd")).into()),
-        Err(error) => return Err(UsageError(format!("{file}: {error}")).into()),
-    };
-    etcd_snapshot::verify(&opened).map_err(|error| match error.fault {
+/// Everything in the file, and what its manifest says of it.
+fn proven(file: &str, opened: &Opened) -> anyhow::Result<Snapshot> {
+    let snapshot = sound(file, &opened.file)?;
+    opened.is_as_its_manifest_says(&snapshot).map_err(|why| NotVerified { file: file.to_owned(), why })?;
+    Ok(snapshot)
+}
+
+fn sound(file: &str, opened: &File) -> anyhow::Result<Snapshot> {
+    etcd_snapshot::verify(opened).map_err(|error| match error.fault {
         // The disk, and not what is on it.
         Fault::Read(_) => anyhow::anyhow!("{file}: {error}"),
-        _ => NotVerified { file, error }.into(),
+        _ => NotVerified { file: file.to_owned(), why: error.to_string() }.into(),
     })
 }
 
+/// Verifies a `.db` on this disk, by itself alone.
+///
+/// # Errors
+/// When it cannot be read, or something is wrong with it.
+pub fn read(path: &Path) -> anyhow::Result<Snapshot> {
+    let (opened, _) = open::here(path)?;
+    sound(&path.display().to_string(), &opened)
+}
+
 fn render(verified: &Verified) -> String {
-    let Verified { file, snapshot } = verified;
+    let Verified { file, manifest, snapshot } = verified;
     let pages = &snapshot.pages;
     let (verdict, checksum) = match snapshot.trailer {
         Trailer::Verified => ("whole", "matches"),
@@ -68,6 +84,10 @@ fn render(verified: &Verified) -> String {
     let mut lines = vec![format!("{file}: {verdict}")];
     let mut line = |name: &str, text: String| lines.push(format!("  {name:<12}{text}"));
     line("checksum", checksum.to_owned());
+    if let Some(Manifest { taken_at, member, cluster_id, .. }) = manifest {
+        let taken_at = taken_at.strftime("%Y-%m-%d %H:%M:%SZ");
+        line("manifest", format!("matches: taken {taken_at} from {} of cluster {cluster_id}", member.name));
+    }
     line(
         "size",
         format!("{} bytes; {} pages of {} bytes, {} free", snapshot.file_size, pages.total, pages.size, pages.free),

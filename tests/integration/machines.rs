@@ -1,6 +1,7 @@
 //! Real machines: three control plane nodes and a worker, kubelet, containerd, kubeadm, HAProxy. One cluster serves all of these
 //! tests: the story is told once, in order, and each test asserts what it is about.
 
+mod backup;
 mod clients;
 mod etcd;
 mod experiments;

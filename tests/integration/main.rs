@@ -2,6 +2,8 @@
 
 // The lints that allow unwrap in tests know a test by this attribute.
 #[cfg(test)]
+mod backup;
+#[cfg(test)]
 mod command;
 #[cfg(test)]
 mod drain;

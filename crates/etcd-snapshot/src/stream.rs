@@ -33,6 +33,8 @@ pub struct Streamed {
     pub size: u64,
     /// The checksum: the SHA-256 of all before it.
     pub sha256: [u8; TRAILER as usize],
+    /// The SHA-256 of the whole file, the checksum at its end with it: what `sha256sum` tells.
+    pub file_sha256: [u8; TRAILER as usize],
     /// Bytes of a page.
     pub page_size: u64,
 }
@@ -134,8 +136,9 @@ impl Stream {
             let fault = Fault::HighWater { pages: meta.pages, page_size: meta.page_size, bytes: self.passed };
             return Err(fault.at(size));
         }
-        let stored = self.held.try_into().map_err(|_| Fault::Size(size).at(size))?;
+        let stored: [u8; TRAILER as usize] = self.held.try_into().map_err(|_| Fault::Size(size).at(size))?;
+        let file_sha256 = self.sha.clone().chain_update(stored).finalize().into();
         trailer::matches(stored, self.sha, self.passed)?;
-        Ok(Streamed { size, sha256: stored, page_size: meta.page_size })
+        Ok(Streamed { size, sha256: stored, file_sha256, page_size: meta.page_size })
     }
 }

@@ -13,6 +13,7 @@ mod under_way;
 
 use crate::disruption::Disruption;
 use crate::in_flight::InFlight;
+use crate::membership::MemberId;
 use crate::observation::Observation;
 use crate::policy::Policy;
 use crate::reason::{Class, Reason};
@@ -50,6 +51,13 @@ pub fn healthy_voters(seen: &Observation, in_flight: &InFlight, policy: &Policy)
     // Of all that may be wanted, what takes nobody down and mends nobody.
     let case = Case::of(seen, in_flight, &Disruption::AddLearner, policy);
     remains::count(&case, &members::judged(&case), &nodes::judged(&case))
+}
+
+/// The voters, each with all that is wrong with it as a member of etcd; what is wrong with its node is not asked. For who wants to
+/// know whom to trust, and takes nobody down; to be asked as [`healthy_voters`] is.
+pub fn voters(seen: &Observation, in_flight: &InFlight, policy: &Policy) -> Vec<(MemberId, Vec<Reason>)> {
+    let case = Case::of(seen, in_flight, &Disruption::AddLearner, policy);
+    members::judged(&case).into_iter().map(|voter| (voter.listed.id, voter.faults)).collect()
 }
 
 /// Everything but a restore needs a cluster that has quorum, and must leave it one.

@@ -37,7 +37,7 @@ pub mod verdict;
 
 pub use disruption::Disruption;
 pub use in_flight::{Holder, InFlight, KillSwitch, Kured, Lock, Mine};
-pub use judge::{healthy_voters, judge};
+pub use judge::{healthy_voters, judge, voters};
 pub use membership::{ClusterId, Member, MemberId, Membership, MembershipError, NodeName, Role};
 pub use observation::{
     Alarm, AlarmKind, ApiserverView, BudgetPods, BudgetView, Budgets, Component, Cordon, EtcdView, Fact, MemberView,

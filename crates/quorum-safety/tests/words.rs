@@ -182,3 +182,16 @@ fn how_many_voters_are_healthy() {
     // No majority says the same any more.
     assert_eq!(count(healthy(3).member_dead(2).member_dead(3)), 0);
 }
+
+/// Whom to take a snapshot from: each voter with what is wrong with it, learners not at all, and its node not looked at.
+#[test]
+fn each_voter_is_told_with_what_is_wrong_with_it() {
+    let told = |cluster: &Cluster| {
+        let voters = quorum_safety::voters(&cluster.seen, &cluster.in_flight, &cluster.policy);
+        voters.into_iter().map(|(id, faults)| (id, faults.iter().map(|fault| fault.code).collect())).collect()
+    };
+    let all: Vec<(MemberId, Vec<Code>)> = told(&healthy(3).learner().on_node("k1", |node| node.ready = unknown()));
+    assert_eq!(all, [(id(1), vec![]), (id(2), vec![]), (id(3), vec![])]);
+    let all = told(&healthy(3).on_member(2, |view| view.linearizable_read = unknown()));
+    assert_eq!(all, [(id(1), vec![]), (id(2), vec![Code::ReadUnanswered]), (id(3), vec![])]);
+}

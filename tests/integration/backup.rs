@@ -1,0 +1,222 @@
+//! Backups by the program itself, of real members: on the host of one of them, with the API away; what strikes in their middle (`struck`);
+//! and in the pods of Jobs, under the Lease of a real apiserver (`job`).
+
+mod bucket;
+mod here;
+mod job;
+mod struck;
+
+use anyhow::{Context, Result, anyhow};
+use lab::etcd::{Cluster, Etcd, EtcdVersion, Spec};
+use lab::process::{Process, until};
+use serde_json::{Value, json};
+use std::fs;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::Duration;
+use tempfile::TempDir;
+
+const PATIENCE: Duration = Duration::from_secs(120);
+/// A key pair of age: whose identity opens what is encrypted, and a stranger's.
+const KEYS: [(&str, &str); 2] = [
+    (
+        "age1t7rxyev2z3rw82stdlrrepyc39nvn86l5078zqkf5uasdy86jp6svpy7pa",
+        "AGE-SECRET-KEY-1GQ9778VQXMMJVE8SK7J6VT8UJ4HDQAJUVSFCWCM02D8GEWQ72PVQ2Y5J33",
+    ),
+    ("", "AGE-SECRET-KEY-1QYPQXPQ9QCRSSZG2PVXQ6RS0ZQG3YYC5Z5TPWXQERGD3C8G7RUSQGPQYEE"),
+];
+
+/// What a command said.
+#[derive(Debug)]
+struct Said {
+    code: Option<i32>,
+    out: String,
+    err: String,
+}
+
+impl From<Output> for Said {
+    fn from(output: Output) -> Self {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Self { code: output.status.code(), out: text(&output.stdout), err: text(&output.stderr) }
+    }
+}
+
+impl Said {
+    fn document(&self) -> Value {
+        serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    fn ended(self, code: i32, what: &str) -> Self {
+        assert!(self.code == Some(code) && (self.out.contains(what) || self.err.contains(what)), "{self:?}");
+        self
+    }
+}
+
+/// Real members, the host of one of them as kubeadm lays it out, and a folder for backups; its admin.conf leads nowhere.
+struct Host {
+    cluster: Cluster,
+    state: TempDir,
+    store: TempDir,
+}
+
+impl Host {
+    fn of(version: EtcdVersion, members: u8) -> Result<Self> {
+        let cluster = Etcd::start(Spec::new(version, members))?;
+        cluster.wait_healthy(PATIENCE)?;
+        let (folder, state, store) = (cluster.dir(), TempDir::new()?, TempDir::new()?);
+        fs::create_dir(folder.join("manifests"))?;
+        let peers: Vec<String> = cluster
+            .members()
+            .iter()
+            .map(|member| format!("{}=https://{}:2380", member.name(), member.address()))
+            .collect();
+        let manifest = format!(
+            "    - --advertise-client-urls={}\n    - --initial-cluster={}\n",
+            cluster.member(1)?.endpoint(),
+            peers.join(",")
+        );
+        fs::write(folder.join("manifests/etcd.yaml"), manifest)?;
+        let nowhere = json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "lab",
+            "clusters": [{"name": "lab", "cluster": {
+                "server": "https://127.0.0.1:1", "certificate-authority": cluster.pki_dir().join("ca.crt")}}],
+            "users": [{"name": "lab", "user": {"token": "none"}}],
+            "contexts": [{"name": "lab", "context": {"cluster": "lab", "user": "lab"}}],
+        });
+        fs::write(folder.join("admin.conf"), nowhere.to_string())?;
+        Ok(Self { cluster, state, store })
+    }
+
+    fn configured(&self, backup: &str) -> Result<()> {
+        fs::write(self.state.path().join("config.yaml"), format!("backup: {backup}\n"))?;
+        Ok(())
+    }
+
+    fn args(&self, args: &[&str]) -> Vec<String> {
+        let state = self.state.path().display();
+        let mut words: Vec<String> = ["etcd", "backup", "--here", "-ojson"].map(str::to_owned).to_vec();
+        words.push(format!("--kubernetes-dir={}", self.cluster.dir().display()));
+        words.push(format!("--state-dir={state}"));
+        words.push(format!("--config={state}/config.yaml"));
+        words.extend(args.iter().map(ToString::to_string));
+        words
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_quorate"));
+        command.args(self.args(args)).env_remove("KUBERNETES_SERVICE_HOST").env_remove("KUBECONFIG");
+        command
+    }
+
+    /// Runs it to its end, into the folder.
+    fn backup(&self, args: &[&str]) -> Result<Said> {
+        let to = format!("--to={}", self.store.path().display());
+        Ok(self.command(&[&[to.as_str()], args].concat()).output()?.into())
+    }
+
+    /// The same in the background, to be struck.
+    fn begin(&self) -> Result<Process> {
+        let args = self.args(&[&format!("--to={}", self.store.path().display())]);
+        drop(fs::remove_file(self.log_path()));
+        let process = Process::new("quorate", env!("CARGO_BIN_EXE_quorate").into(), args, self.log_path());
+        process.start()?;
+        Ok(process)
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.state.path().join("background.log")
+    }
+
+    /// What it said at its end.
+    fn ended(&self, process: &Process) -> Result<String> {
+        until("it ends", PATIENCE, || {
+            Ok(match process.running() {
+                Ok(()) => ControlFlow::Continue(anyhow!("it runs")),
+                Err(_) => ControlFlow::Break(()),
+            })
+        })?;
+        Ok(fs::read_to_string(self.log_path())?)
+    }
+
+    /// Everything in the folder; what is not finished yet begins with a dot.
+    fn names(&self) -> Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(self.store.path())? {
+            names.push(entry?.file_name().to_string_lossy().into_owned());
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    /// What has a name that counts.
+    fn published(&self) -> Result<Vec<String>> {
+        Ok(self.names()?.into_iter().filter(|name| !name.starts_with('.')).collect())
+    }
+
+    fn manifests(&self) -> Result<Vec<Value>> {
+        let names = self.published()?.into_iter().filter(|name| name.ends_with(".json"));
+        names.map(|name| Ok(serde_json::from_slice(&fs::read(self.store.path().join(name))?)?)).collect()
+    }
+
+    fn stored(&self, manifest: &Value) -> PathBuf {
+        self.store.path().join(manifest["stored"]["file"].as_str().unwrap())
+    }
+
+    /// So many megabytes of values that do not compress.
+    fn fill(&self, megabytes: u32) -> Result<()> {
+        let mut random = fs::File::open("/dev/urandom")?;
+        for number in 0..megabytes {
+            let mut value = vec![0; 1_000_000];
+            std::io::Read::read_exact(&mut random, &mut value)?;
+            self.put(&format!("big/{number}"), &value)?;
+        }
+        Ok(())
+    }
+
+    fn put(&self, key: &str, value: &[u8]) -> Result<()> {
+        use base64::Engine;
+        let of = |bytes: &[u8]| base64::prelude::BASE64_STANDARD.encode(bytes);
+        let body = json!({"key": of(key.as_bytes()), "value": of(value)});
+        until("it is written", PATIENCE, || {
+            let put = self.cluster.member(1)?.call("/v3/kv/put", &body);
+            Ok(put.map_or_else(ControlFlow::Continue, |_| ControlFlow::Break(())))
+        })
+    }
+
+    /// The number of the member that leads, as a majority says.
+    fn leader(&self) -> Result<usize> {
+        until("somebody leads", PATIENCE, || {
+            let named = self.cluster.members().iter().find_map(|member| {
+                let status = member.call("/v3/maintenance/status", &json!({})).ok()?;
+                status["leader"].as_str()?.parse::<u64>().ok()
+            });
+            let at = named.and_then(|id| self.cluster.members().iter().position(|member| member.id() == id));
+            Ok(at.map_or_else(|| ControlFlow::Continue(anyhow!("{named:?}")), |at| ControlFlow::Break(at + 1)))
+        })
+    }
+
+    /// Waits until so many bytes of a backup lie there, under no name that counts.
+    fn midway(&self, process: &Process, bytes: u64) -> Result<()> {
+        until("it is in the middle", PATIENCE, || {
+            process.running()?;
+            let mut found = 0;
+            for name in self.names()?.iter().filter(|name| name.starts_with('.')) {
+                found = found.max(fs::metadata(self.store.path().join(name)).map_or(0, |data| data.len()));
+            }
+            let there = found >= bytes;
+            Ok(if there { ControlFlow::Break(()) } else { ControlFlow::Continue(anyhow!("{found} bytes")) })
+        })
+    }
+}
+
+fn verify(file: &Path, args: &[&str]) -> Result<Said> {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_quorate"));
+    Ok(command.args(["etcd", "verify", "-ojson"]).arg(file).args(args).output()?.into())
+}
+
+fn key_file(folder: &Path, which: usize) -> Result<String> {
+    let path = folder.join(format!("key-{which}.txt"));
+    fs::write(&path, format!("# a test's\n{}\n", KEYS[which].1))?;
+    Ok(path.display().to_string())
+}
