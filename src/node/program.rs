@@ -65,7 +65,12 @@ mod tests {
         let mut child = std::process::Command::new("sleep").arg("infinity").spawn().unwrap();
         let pid = Pid::from_child(&child);
         let there = || running(Path::new("/"), "sleep").unwrap().iter().any(|process| process.pid == pid);
-        assert!(there());
+        // Whoever spawns goes on before the kernel has written down the child's words.
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(60);
+        while !there() {
+            assert!(std::time::Instant::now() < end, "{pid:?} is not found");
+            std::thread::yield_now();
+        }
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(!there());
