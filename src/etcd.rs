@@ -6,6 +6,7 @@ use crate::clock::Clock;
 use crate::exit::ExitStatus;
 
 pub mod backup;
+mod host;
 mod job;
 pub mod members;
 pub mod verify;

@@ -84,6 +84,18 @@ impl Seen {
         Ok(())
     }
 
+    /// Publishes it for `quorate status` beside work that does not wait for that: told to people, it decides nothing, and that it could not
+    /// be published is a line of the log.
+    pub async fn show(&self, access: &Access) {
+        let published = match access.live(&[]).await {
+            Ok(client) => self.publish(&client, &access.namespace).await.map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        if let Err(error) = published {
+            tracing::warn!(error, "The observation could not be published");
+        }
+    }
+
     /// The last published one; none when there is none.
     ///
     /// # Errors

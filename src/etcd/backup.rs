@@ -9,15 +9,14 @@ use crate::config::Config;
 use crate::exit::{ExitStatus, UsageError};
 use crate::job::{self, Placement, Request};
 use crate::lock::{self, Claimant, Leases, Taken};
+use crate::observe::Sources;
 use crate::observe::etcd::ClientFiles;
 use crate::output;
 use crate::place::{self, InPlace, OwnPod};
 use crate::report::{Outcome, Report};
 use list::Inventory;
 use quorum_safety::{Mine, NodeName, Policy};
-use rustix::fs::{FlockOperation, flock};
 use seal::Seal;
-use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
 use store::Store;
 use work::Work;
@@ -111,22 +110,33 @@ impl Asked<'_> {
         };
         let etcd = ClientFiles::in_folder(self.backup.files.kubernetes_dir.join("pki/etcd"));
         let spool = self.spool(Path::new(SPOOL));
-        let work = Work {
-            sources: place::in_pod_with(&access, etcd),
-            config: &config,
-            policy: config.policy(),
-            clock: self.clock,
-            mine: Mine::Nothing,
-            store: &store,
-            seal: seal(&config)?,
-            spool: &spool,
-            kubernetes: &self.backup.files.kubernetes_dir,
-            dry_run: self.backup.dry_run,
-        };
+        let work = self.work(place::in_pod_with(&access, etcd), &config, config.policy(), &store, &spool)?;
         let report = work.run(Some(&guard)).await;
         Ok(match guard.release().await {
             Ok(()) => report,
             Err(error) => report.and(&format!("; Lease {} is not given back: {error}", lock::SNAPSHOT)),
+        })
+    }
+
+    fn work<'a>(
+        &'a self,
+        sources: Sources<'a>,
+        config: &'a Config,
+        policy: Policy,
+        store: &'a Store,
+        spool: &'a Path,
+    ) -> Result<Work<'a>, UsageError> {
+        Ok(Work {
+            sources,
+            config,
+            policy,
+            clock: self.clock,
+            mine: Mine::Nothing,
+            store,
+            seal: seal(config)?,
+            spool,
+            kubernetes: &self.backup.files.kubernetes_dir,
+            dry_run: self.backup.dry_run,
         })
     }
 
@@ -158,22 +168,12 @@ impl Asked<'_> {
             return Err(UsageError(text.to_owned()).into());
         }
         let state = &self.backup.files.state_dir;
-        let Some(_lock) = host_lock(state)? else {
+        let Some(_lock) = super::host::lock(state, HOST_LOCK)? else {
             return Ok(Report::new(Outcome::Held, "another backup runs on this host; nothing was stored", &[]));
         };
         let spool = self.spool(state);
-        let work = Work {
-            sources: place.sources(),
-            config: &config,
-            policy: Policy { without_api: true, ..config.policy() },
-            clock: self.clock,
-            mine: Mine::Nothing,
-            store: &store,
-            seal: seal(&config)?,
-            spool: &spool,
-            kubernetes: &self.backup.files.kubernetes_dir,
-            dry_run: self.backup.dry_run,
-        };
+        let work =
+            self.work(place.sources(), &config, Policy { without_api: true, ..config.policy() }, &store, &spool)?;
         Ok(work.run(None).await)
     }
 
@@ -205,15 +205,4 @@ impl Asked<'_> {
 fn seal(config: &Config) -> Result<Seal, UsageError> {
     let recipients: Result<Vec<_>, String> = config.backup.recipients.iter().map(|text| text.parse()).collect();
     Ok(Seal { compression: config.backup.compression, recipients: recipients.map_err(UsageError)? })
-}
-
-/// The lock of this host; none while another process has it.
-fn host_lock(folder: &Path) -> anyhow::Result<Option<File>> {
-    std::fs::create_dir_all(folder)?;
-    let lock = OpenOptions::new().create(true).truncate(false).write(true).open(folder.join(HOST_LOCK))?;
-    match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(Some(lock)),
-        Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
-        Err(error) => Err(error.into()),
-    }
 }

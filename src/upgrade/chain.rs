@@ -102,13 +102,7 @@ impl<'a> Chain<'a> {
     /// Looks at everything, and publishes what was seen for `quorate status`.
     pub async fn look(&self, mine: Mine) -> Seen {
         let seen = seen::look(&place::in_pod(self.access), self.config, mine, self.clock).await;
-        let published = match self.access.live(&[]).await {
-            Ok(client) => seen.publish(&client, &self.access.namespace).await.map_err(|error| error.to_string()),
-            Err(error) => Err(error.to_string()),
-        };
-        if let Err(error) = published {
-            tracing::warn!(%error, "The observation could not be published");
-        }
+        seen.show(self.access).await;
         seen
     }
 

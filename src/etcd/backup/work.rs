@@ -83,7 +83,9 @@ impl Work<'_> {
 
     async fn backup(&self) -> Step<Report> {
         let seen = seen::look(&self.sources, self.config, self.mine.clone(), self.clock).await;
-        self.publish(&seen).await;
+        if let Ok(access) = &self.sources.access {
+            seen.show(access).await;
+        }
         let chosen = choose(&seen.observation, &seen.in_flight, &self.policy).map_err(|reasons| {
             let summary = "no member is fit to take a snapshot from; nothing was stored";
             Stopped(Report::new(Outcome::of_reasons(&reasons), summary, &reasons).on(&seen.observation))
@@ -111,18 +113,6 @@ impl Work<'_> {
         };
         told.extend(self.retain(&manifest).await);
         Ok(Report::with_blockers(Outcome::Ok, summary, &[], &told).on(&seen.observation))
-    }
-
-    /// As every Job does that looks; `status` shows it with its age.
-    async fn publish(&self, seen: &Seen) {
-        let Ok(access) = &self.sources.access else { return };
-        let published = match access.live(&[]).await {
-            Ok(client) => seen.publish(&client, &access.namespace).await.map_err(|error| error.to_string()),
-            Err(error) => Err(error.to_string()),
-        };
-        if let Err(why) = published {
-            tracing::warn!(why, "The observation is not published");
-        }
     }
 
     /// Whether there is room, by what the member says of its database: asked before, since a disk that is full hurts others too.

@@ -168,7 +168,9 @@ impl Work<'_> {
         loop {
             locks.check()?;
             let seen = seen::look(&self.sources, self.config, locks.mine(*changed).await, self.clock).await;
-            self.publish(locks, &seen).await;
+            if let (Locks::Leases(_), Ok(access)) = (locks, &self.sources.access) {
+                seen.show(access).await;
+            }
             if let (true, Fact::Known(membership)) = (untold, &seen.observation.etcd.membership) {
                 untold = false;
                 *changed = has_begun(&self.order.wanted, membership);
@@ -195,18 +197,6 @@ impl Work<'_> {
             if let Some(stop) = self.another_look(&mut waits, &not_now, &seen).await {
                 return Ok(End::Stop(stop));
             }
-        }
-    }
-
-    /// For `quorate status`; told to people, and decides nothing.
-    async fn publish(&self, locks: &Locks, seen: &Seen) {
-        let (Locks::Leases(_), Ok(access)) = (locks, &self.sources.access) else { return };
-        let published = match access.live(&[]).await {
-            Ok(client) => seen.publish(&client, &access.namespace).await.map_err(|error| error.to_string()),
-            Err(error) => Err(error.to_string()),
-        };
-        if let Err(error) = published {
-            tracing::warn!(error, "The observation could not be published");
         }
     }
 

@@ -2,11 +2,10 @@
 
 use super::plan::{Begun, Order, Wanted};
 use crate::clock::Clock;
+use crate::etcd::host::lock;
 use crate::output;
 use crate::replace::replace;
 use anyhow::Context;
-use rustix::fs::{FlockOperation, flock};
-use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Write};
@@ -48,15 +47,7 @@ impl HostLock {
     /// # Errors
     /// When the folder cannot be used, or what was begun cannot be read: then nothing may be done.
     pub(super) fn take(folder: &Path) -> anyhow::Result<Option<Self>> {
-        fs::create_dir_all(folder).with_context(|| format!("make {}", folder.display()))?;
-        let path = folder.join(LOCK);
-        let open = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
-        let lock = open.with_context(|| format!("open {}", path.display()))?;
-        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(Errno::WOULDBLOCK) => return Ok(None),
-            Err(error) => return Err(error).with_context(|| format!("lock {}", path.display())),
-        }
+        let Some(lock) = lock(folder, LOCK)? else { return Ok(None) };
         let begun = read(&folder.join(MARK))?;
         Ok(Some(Self { _lock: lock, folder: folder.to_owned(), begun }))
     }
