@@ -25,6 +25,7 @@ use std::path::Path;
 use std::time::Duration;
 
 mod act;
+mod aside;
 pub mod plan;
 mod request;
 mod room;
@@ -114,7 +115,7 @@ impl Asked<'_> {
             let make = |_: &NodeName| Request {
                 template: TEMPLATE,
                 name: name.clone(),
-                args: ["etcd", "defrag", "--in-job", &wait].map(str::to_owned).to_vec(),
+                args: ["etcd", "defrag", "--in-job", "--hand-over", &wait].map(str::to_owned).to_vec(),
                 operation: "defrag".to_owned(),
                 target: Some(node.clone()),
                 placement: Placement::OnTarget,
@@ -192,6 +193,8 @@ impl Asked<'_> {
             config: &config,
             clock: self.clock,
             member,
+            node: &pod.node,
+            hand_over: self.defrag.hand_over.then(place::service_address),
             data: &self.defrag.data_dir,
             wait: self.defrag.wait,
             began: self.clock.boottime(),

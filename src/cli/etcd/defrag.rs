@@ -23,6 +23,9 @@ pub struct Defrag {
     /// Run inside a Job, on the node of the member
     #[arg(long, hide = true)]
     pub in_job: bool,
+    /// Take this node's apiserver out of rotation meanwhile
+    #[arg(long, hide = true, requires = "in_job")]
+    pub hand_over: bool,
     /// Where the member of this node keeps its data
     #[arg(long, hide = true, value_name = "DIR", default_value = "/var/lib/etcd")]
     pub data_dir: PathBuf,

@@ -1,9 +1,11 @@
 //! Carries the defragmentation of one member out, under the Lease of the control plane and kured's lock: look, ask the rule, hand leadership
-//! over, announce it, ask the member, and wait until the member itself answers again.
+//! over, take this node's apiserver out of rotation, look again, announce it, ask the member, and wait until the member itself answers again.
 
+use super::aside::{self, Aside, Stepped};
 use super::plan::{self, Database};
 use super::request::{Heard, defragment};
 use super::room;
+use crate::cli::node::HandOver;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::etcd::members::list::{called, mebibytes};
@@ -17,7 +19,8 @@ use crate::seen::{self, Seen};
 use crate::upgrade::passing::passes;
 use anyhow::Context;
 use quorum_safety::lock::Step;
-use quorum_safety::{Code, Disruption, Fact, Member, MemberId, Mine, Policy, Reason, Verdict, judge};
+use quorum_safety::{Code, Disruption, Fact, Member, MemberId, Mine, NodeName, Policy, Reason, Verdict, judge};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -36,12 +39,33 @@ pub(super) struct Work<'a> {
     pub(super) config: &'a Config,
     pub(super) clock: Clock,
     pub(super) member: MemberId,
+    /// This host's node, which is its.
+    pub(super) node: &'a NodeName,
+    /// Whether this node's apiserver is taken out of rotation meanwhile, and the Service that is handed over with it.
+    pub(super) hand_over: Option<Option<SocketAddr>>,
     /// Its data directory, on this host.
     pub(super) data: &'a Path,
     /// How long to wait for what passes by itself.
     pub(super) wait: Duration,
     /// When it began, by the clock's time since boot.
     pub(super) began: Duration,
+}
+
+/// What is under way, and has to be ended.
+struct State {
+    /// The member may be at it.
+    open: bool,
+    rotation: Rotation,
+}
+
+/// Whether clients come to this node's apiserver.
+enum Rotation {
+    /// They do.
+    In,
+    /// New connections go to peers.
+    Out(Aside),
+    /// They do, and nothing can be done about it.
+    Stays,
 }
 
 /// Why not now.
@@ -60,6 +84,8 @@ enum Tried {
     NotNow(NotNow),
     /// Leadership has moved: look again.
     HandedOver,
+    /// Clients have been sent elsewhere, which took its time: look again.
+    SteppedAside,
     /// It does not serve in time; how it ends.
     Away(Report),
 }
@@ -67,12 +93,20 @@ enum Tried {
 impl Work<'_> {
     /// Carries it out, and gives the locks back unless the member may still be at it.
     pub(super) async fn run(self, hold: Hold) -> Report {
-        let mut open = hold.guard.adopted().is_some();
-        let report = match self.steps(&hold, &mut open).await {
+        let rotation = if self.hand_over.is_some() { Rotation::In } else { Rotation::Stays };
+        let mut state = State { open: hold.guard.adopted().is_some(), rotation };
+        let report = match self.steps(&hold, &mut state).await {
             Ok(report) => report,
             Err(error) => Report::new(Outcome::Unknown, format!("{error:#}"), &[]),
         };
-        if open {
+        if let Rotation::Out(aside) = state.rotation {
+            match aside.back().await {
+                Ok(()) => self.say("new connections come to this node's apiserver again"),
+                // The rule times out by itself.
+                Err(why) => self.say(&format!("the hand-over of new connections: {why}")),
+            }
+        }
+        if state.open {
             let how = "; it stays locked, so that nobody else is taken down meanwhile; to go on: `quorate etcd defrag`";
             return Report { outcome: Outcome::Midway, ..report }.and(how);
         }
@@ -82,14 +116,13 @@ impl Work<'_> {
         }
     }
 
-    /// `open` says whether the member may be at it.
-    async fn steps(&self, hold: &Hold, open: &mut bool) -> anyhow::Result<Report> {
-        if *open {
+    async fn steps(&self, hold: &Hold, state: &mut State) -> anyhow::Result<Report> {
+        if state.open {
             self.say("going on with what was begun before");
             if let Some(away) = self.serves(hold, None).await? {
                 return Ok(away);
             }
-            *open = false;
+            state.open = false;
         }
         let (mut before, mut heard, mut asked, mut moved) = (None, Heard::Done, 0, 0);
         let mut since = self.clock.boottime();
@@ -124,7 +157,8 @@ impl Work<'_> {
                 let text = format!("{name} leads again, {TIMES} times; its database is as it was");
                 return Ok(Report::new(Outcome::Held, text, &[]).on(&seen.observation));
             }
-            let not_now = match self.attempt(hold, &seen, member, database.clone(), open).await? {
+            let not_now = match self.attempt(hold, &seen, member, database.clone(), state).await? {
+                Tried::SteppedAside => continue,
                 Tried::HandedOver => {
                     moved += 1;
                     continue;
@@ -164,7 +198,7 @@ impl Work<'_> {
         seen: &Seen,
         member: &Member,
         database: Fact<Database>,
-        open: &mut bool,
+        state: &mut State,
     ) -> anyhow::Result<Tried> {
         let not_now = |reasons| Ok(Tried::NotNow(NotNow::Rule(reasons)));
         if let Some(reason) = hold.lost_kured(&seen.in_flight) {
@@ -188,6 +222,23 @@ impl Work<'_> {
         if let Err(why) = room::check(self.data, database) {
             return Ok(Tried::NotNow(NotNow::Other(format!("the room for it: {why}"))));
         }
+        if let (Rotation::In, Some(service_address)) = (&state.rotation, self.hand_over) {
+            let order = HandOver { peers: self.peers(seen), service_address };
+            state.rotation = match aside::step(&order).await {
+                Stepped::Aside(aside) => {
+                    self.say(&format!("new connections to {}'s apiserver go to {:?}", self.node, order.peers));
+                    Rotation::Out(aside)
+                }
+                Stepped::Without(why) => {
+                    self.say(&format!("clients of {}'s apiserver wait meanwhile, not handed over: {why}", self.node));
+                    Rotation::Stays
+                }
+                Stepped::Not(why) => {
+                    return Ok(Tried::NotNow(NotNow::Other(format!("the hand-over of clients: {why}"))));
+                }
+            };
+            return Ok(Tried::SteppedAside);
+        }
         hold.guard.step(Step::touching("defragment")).await.context("the step could not be announced")?;
         let name = called(member);
         let (size, in_use) = (mebibytes(database.size), mebibytes(database.in_use));
@@ -200,13 +251,13 @@ impl Work<'_> {
         let connecting = self.config.times.answer.get();
         let listen = LISTEN.min(self.config.times.lease.get() / 3);
         let request = defragment(&self.sources.etcd, member, &begun, connecting, listen);
-        *open = true;
+        state.open = true;
         let heard = match hold.guard.act(connecting * 2 + listen, request).await {
             Ok(heard) => heard,
             Err(error) => Heard::Other(error.to_string()),
         };
         if let Heard::NotAsked(why) = heard {
-            *open = false;
+            state.open = false;
             return Ok(Tried::NotNow(NotNow::Other(format!("{name}: it was not asked: {why}"))));
         }
         if let Heard::Other(why) = &heard {
@@ -215,8 +266,18 @@ impl Work<'_> {
         if let Some(away) = self.serves(hold, Some(database)).await? {
             return Ok(Tried::Away(away));
         }
-        *open = false;
+        state.open = false;
         Ok(Tried::Served(heard))
+    }
+
+    /// The addresses of the apiservers that are ready, but this node's.
+    fn peers(&self, seen: &Seen) -> Vec<std::net::IpAddr> {
+        let nodes = seen.observation.nodes.known().map(Vec::as_slice).unwrap_or_default();
+        let servers = seen.observation.apiservers.iter();
+        servers
+            .filter(|server| server.node != *self.node && server.ready == Fact::Known(true))
+            .filter_map(|server| nodes.iter().find(|node| node.name == server.node)?.address.known()?.parse().ok())
+            .collect()
     }
 
     /// Waits until the member serves again, by what it says itself; else how it ends. Nothing but that, and nobody's deadline, says that
