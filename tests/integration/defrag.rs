@@ -2,6 +2,8 @@
 //! in its middle. No kubelet runs: what one writes of nodes and pods is written by the test. What makes one Job after the other is seen on
 //! machines (`machines/defrag.rs`).
 
+mod aside;
+
 use crate::machines::rights;
 use crate::members::job::Stage;
 use crate::members::{Said, ended};
