@@ -19,7 +19,7 @@ use crate::seen::{self, Seen};
 use crate::upgrade::passing::passes;
 use anyhow::Context;
 use quorum_safety::lock::Step;
-use quorum_safety::{Code, Disruption, Fact, Member, MemberId, Mine, NodeName, Policy, Reason, Verdict, judge};
+use quorum_safety::{Code, Disruption, Fact, Member, MemberId, Mine, NodeName, Reason, Verdict, judge};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
@@ -302,8 +302,7 @@ impl Work<'_> {
 
     /// Moves leadership to another voter: a disruption of its own. Leaves nothing half done.
     async fn hand_over(&self, hold: &Hold, seen: &Seen, from: &Member) -> anyhow::Result<Result<(), Vec<Reason>>> {
-        // A database that is nearly full is what this is about: it must not keep its cure away.
-        let policy = Policy { lifted: vec![Code::DatabaseNearlyFull], ..self.config.policy() };
+        let policy = plan::policy_of_hand_over(self.config);
         let mut refused = Vec::new();
         for to in plan::successors(&seen.observation, from.id, &self.config.defrag) {
             let permit = match judge(&seen.observation, &seen.in_flight, &Disruption::MoveLeader(to), &policy) {
@@ -345,7 +344,7 @@ impl Work<'_> {
             NotNow::Rule(reasons) => (Outcome::of_reasons(reasons), reasons.clone(), Vec::new()),
             NotNow::Other(why) => (Outcome::Held, Vec::new(), vec![why.clone()]),
         };
-        let summary = format!("member {} is not defragmented now; nothing was changed", self.member);
+        let summary = format!("member {} is not defragmented now; its database is as it was", self.member);
         Some(Report::with_blockers(outcome, summary, &reasons, &blockers).on(&seen.observation))
     }
 

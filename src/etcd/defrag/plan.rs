@@ -272,6 +272,11 @@ pub fn successors(seen: &Observation, of: MemberId, config: &config::Defrag) -> 
     fit.into_iter().map(|(_, _, id)| id)
 }
 
+/// What a hand-over is judged by: a database that is nearly full holds a move of leadership, and must not keep its own cure away.
+pub fn policy_of_hand_over(config: &config::Config) -> Policy {
+    Policy { lifted: vec![Code::DatabaseNearlyFull], ..config.policy() }
+}
+
 /// What a member lacks to serve again, in words: it answers for itself, as itself, with what the others have, and reads through a majority.
 /// That a client heard nothing more of its request says nothing of it.
 pub fn lacks(seen: &Seen, id: MemberId, policy: &Policy) -> Option<String> {

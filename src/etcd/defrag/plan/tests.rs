@@ -94,9 +94,11 @@ fn a_full_database_keeps_no_leader_from_handing_over() {
         cluster.on_samples(n, |sample| sample.db_quota = Fact::Known(Quota::Bytes(310 * MIB)))
     });
     let wanted = Disruption::MoveLeader(id(1));
-    let codes = |cluster: &Cluster| cluster.judge(&wanted).reasons().iter().map(|r| r.code).collect::<Vec<_>>();
-    assert_eq!(codes(&full), [Code::DatabaseNearlyFull; 3]);
-    assert_eq!(codes(&full.lifting(&[Code::DatabaseNearlyFull])), []);
+    let codes = |policy: &Policy| -> Vec<Code> {
+        judge(&full.seen, &full.in_flight, &wanted, policy).reasons().iter().map(|reason| reason.code).collect()
+    };
+    assert_eq!(codes(&Config::default().policy()), [Code::DatabaseNearlyFull; 3]);
+    assert_eq!(codes(&policy_of_hand_over(&Config::default())), []);
 }
 
 #[test]
