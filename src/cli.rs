@@ -70,7 +70,7 @@ pub enum Command {
     Step(step::Step),
     /// Work on the node itself; run by privileged Jobs pinned to it
     Node(node::Node),
-    /// The etcd cluster: who its members are, every change of them, and its snapshots
+    /// The etcd cluster: who its members are, every change of them, its snapshots, and the room in its databases
     Etcd(etcd::Etcd),
     /// The locks: who disrupts what
     Lease(lease::Lease),

@@ -9,8 +9,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 mod backup;
+mod defrag;
 mod workload;
 pub use backup::{Backup, S3};
+pub use defrag::Defrag;
 pub use workload::{Workload, WorkloadKind};
 
 /// Name of the ConfigMap.
@@ -55,6 +57,8 @@ pub struct Config {
     pub drain: Drain,
     /// Backups of etcd.
     pub backup: Backup,
+    /// Defragmentation of etcd.
+    pub defrag: Defrag,
     /// Where kured is: `auto`, `none`, or `NAMESPACE/NAME` of its DaemonSet.
     #[cfg_attr(test, schemars(regex(pattern = r"^(auto|none|[^/]+/[^/]+)$")))]
     pub kured: String,
@@ -70,6 +74,7 @@ impl Default for Config {
             upgrade: Upgrade::default(),
             drain: Drain::default(),
             backup: Backup::default(),
+            defrag: Defrag::default(),
             kured: "auto".to_owned(),
             load_balancer: LoadBalancer::Unknown,
         }
@@ -292,7 +297,7 @@ impl Config {
         if let Err(what) = workload::check(&self.upgrade.quiesce) {
             return wrong(format!("`upgrade.quiesce` {what}"));
         }
-        if let Err(what) = self.backup.check() {
+        if let Err(what) = self.backup.check().and_then(|()| self.defrag.check()) {
             return wrong(what);
         }
         if self.kured != "auto"
@@ -421,6 +426,10 @@ mod tests {
             ("backup: {directory: /b, s3: {endpoint: 'https://s3.example', bucket: b}}", "one of them"),
             ("backup: {compression: gzip}", "zstd"),
             ("backup: {recipients: [ssh-ed25519]}", "age1"),
+            ("defrag: {fragmented: 0}", "from 1 to 100"),
+            ("defrag: {fragmented: 101}", "from 1 to 100"),
+            ("defrag: {perGigabyte: 0s}", "`defrag.perGigabyte`"),
+            ("defrag: {leastSise: 1}", "did you mean `leastSize`?"),
             ("kured: kube-system", "NAMESPACE/NAME"),
             ("loadBalancer: pfsense", "pfsense"),
         ] {

@@ -6,6 +6,7 @@ use crate::clock::Clock;
 use crate::exit::ExitStatus;
 
 pub mod backup;
+pub mod defrag;
 mod host;
 mod job;
 pub mod members;
@@ -20,5 +21,6 @@ pub async fn run(global: &Global, etcd: &Etcd, clock: Clock) -> anyhow::Result<E
         EtcdCommand::Members(members) => members::run(global, &members.command, clock).await,
         EtcdCommand::Backup(backup) => backup::run(global, backup, clock).await,
         EtcdCommand::Verify(verify) => verify::run(global, verify, clock).await,
+        EtcdCommand::Defrag(defrag) => defrag::run(global, defrag, clock).await,
     }
 }

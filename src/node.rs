@@ -13,6 +13,7 @@ use serde::Serialize;
 use std::path::Path;
 
 mod apiserver;
+mod aside;
 mod certificate;
 mod command;
 mod connections;
@@ -75,6 +76,10 @@ pub async fn main(command: &NodeCommand, clock: Clock) -> anyhow::Result<ExitSta
             leave(Path::new(RESULT), &report)?;
             output::progress(&format!("{}: {:?}", unit::description(order), report.outcome));
             Ok(status(&report))
+        }
+        NodeCommand::HandOver(order) => {
+            enter::host()?;
+            aside::hold_on_host(order).await
         }
         NodeCommand::PutBack(order) => {
             run::put_back_after(order)?;

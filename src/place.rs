@@ -9,6 +9,7 @@ use crate::observe::etcd::{ClientFiles, KUBEADM_PKI};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::Api;
 use quorum_safety::{Fact, NodeName, NodeView};
+use std::net::SocketAddr;
 use std::path::Path;
 
 /// kubeadm's folder.
@@ -53,6 +54,13 @@ impl OwnPod {
         }
         Ok(())
     }
+}
+
+/// The Service default/kubernetes as every pod is told it; none where that is no address.
+pub fn service_address() -> Option<SocketAddr> {
+    let read = |name: &str| std::env::var(name).ok();
+    let (host, port) = (read("KUBERNETES_SERVICE_HOST")?, read("KUBERNETES_SERVICE_PORT")?);
+    Some(SocketAddr::new(host.parse().ok()?, port.parse().ok()?))
 }
 
 /// Reads the configuration: the file of `--config`, or the ConfigMap; defaults when there is no such ConfigMap.

@@ -8,9 +8,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub mod backup;
+pub mod defrag;
 pub use backup::Backup;
+pub use defrag::Defrag;
 
-/// The etcd cluster: who its members are, every change of them, and its snapshots
+/// The etcd cluster: who its members are, every change of them, its snapshots, and the room in its databases
 #[derive(Debug, Args)]
 pub struct Etcd {
     /// What to do.
@@ -27,6 +29,8 @@ pub enum EtcdCommand {
     Backup(Backup),
     /// Prove that a snapshot is whole, and tell what it holds
     Verify(Verify),
+    /// Give the room that lies free in etcd's databases back, one member at a time, where it pays
+    Defrag(Defrag),
 }
 
 /// Who the members are, what each says of itself, and every change of them, judged before
@@ -209,6 +213,8 @@ mod tests {
             ("quorate etcd members remove k2 --without-api --because x", "--here"),
             ("quorate etcd members remove k2 --yes k2 --dry-run", "--dry-run"),
             ("quorate etcd members remove k2 --wait soon", "15m"),
+            ("quorate etcd defrag --here", "--dry-run"),
+            ("quorate etcd defrag --dry-run --wait 1m", "--wait"),
             ("quorate etcd members remove", "<MEMBER>"),
             ("quorate etcd members add", "--node"),
         ] {
@@ -220,6 +226,8 @@ mod tests {
             "quorate etcd members remove k2 --yes k2 --lift Q032 --because smaller",
             "quorate etcd members replace 8e9e05c52164694d --node k2 --here --without-api --because away",
             "quorate etcd members add --node k4 --dry-run",
+            "quorate etcd defrag",
+            "quorate etcd defrag --dry-run --here",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_ok(), "{line}");
         }

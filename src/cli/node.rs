@@ -29,6 +29,28 @@ pub enum NodeCommand {
     /// What the unit's end runs, however it ended: manifests that kubeadm had moved away come back
     #[command(hide = true)]
     PutBack(PutBack),
+    /// Hand new connections to this node's apiserver over to peers for as long as standard input is open
+    #[command(hide = true)]
+    HandOver(HandOver),
+}
+
+/// Arguments of the hidden `quorate node hand-over`.
+#[derive(Clone, Debug, PartialEq, Eq, Args)]
+pub struct HandOver {
+    /// Address of a ready apiserver that takes over new connections meanwhile; may be repeated
+    #[arg(long = "peer", value_name = "IP")]
+    pub peers: Vec<IpAddr>,
+    /// The Service default/kubernetes, handed over for this node's pods
+    #[arg(long, value_name = "IP:PORT")]
+    pub service_address: Option<SocketAddr>,
+}
+
+impl HandOver {
+    /// The same options as arguments again.
+    pub fn to_args(&self) -> Vec<String> {
+        let peers = self.peers.iter().map(|peer| format!("--peer={peer}"));
+        peers.chain(self.service_address.map(|address| format!("--service-address={address}"))).collect()
+    }
 }
 
 /// Arguments of the hidden `quorate node put-back`.
@@ -232,6 +254,21 @@ mod tests {
         assert_eq!(least.timeout.as_secs(), 1800);
         assert_eq!(least.start_before, None);
         assert_eq!(parse("run", &least.to_args()).unwrap(), least);
+    }
+
+    #[test]
+    fn a_hand_over_gets_its_options() {
+        let order = super::HandOver {
+            peers: vec!["10.10.0.12".parse().unwrap(), "fd00::1".parse().unwrap()],
+            service_address: Some("10.96.0.1:443".parse().unwrap()),
+        };
+        let line = ["quorate", "node", "hand-over"].map(str::to_owned).into_iter().chain(order.to_args());
+        let Command::Node(super::Node { command: super::NodeCommand::HandOver(read) }) =
+            Cli::try_parse_from(line).unwrap().command
+        else {
+            panic!("another command");
+        };
+        assert_eq!(read, order);
     }
 
     #[test]

@@ -66,7 +66,7 @@ fn the_schema_knows_every_key_and_no_other() {
     let keys = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
     assert_eq!(keys(&schema["properties"]), keys(&defaults));
     assert_eq!(schema["additionalProperties"], false);
-    for section in ["rule", "times", "upgrade", "drain"] {
+    for section in ["rule", "times", "upgrade", "drain", "defrag"] {
         let known = resolved(&schema["properties"][section]);
         assert_eq!(keys(&known["properties"]), keys(&defaults[section]), "{section}");
         assert_eq!(known["additionalProperties"], false, "{section}");

@@ -26,18 +26,45 @@ pub(super) async fn run<'a>(
     make: impl Fn(&NodeName) -> Request,
 ) -> anyhow::Result<Report> {
     let (nodes, target) = (place::nodes(access, config).await?, target.into());
-    let jobs = Jobs::new(access, Vec::new());
     let candidates = job::candidates(&nodes, target);
-    match jobs.start_somewhere(&candidates, make, config.times.job_start.get()).await {
+    if candidates.is_empty() {
+        let but = target.map_or_else(String::new, |target| format!(" but {target}"));
+        return Ok(not_started("on any control plane node", format!("there is no control plane node{but}")));
+    }
+    run_on(access, config, &candidates, "on any control plane node", make).await
+}
+
+/// The same on this node and no other: it is about what only that node can see, and takes it down for nobody.
+///
+/// # Errors
+/// As above.
+pub(super) async fn run_there(
+    access: &Access,
+    config: &Config,
+    node: &NodeName,
+    make: impl Fn(&NodeName) -> Request,
+) -> anyhow::Result<Report> {
+    run_on(access, config, std::slice::from_ref(node), &format!("on {node}"), make).await
+}
+
+async fn run_on(
+    access: &Access,
+    config: &Config,
+    candidates: &[NodeName],
+    place: &str,
+    make: impl Fn(&NodeName) -> Request,
+) -> anyhow::Result<Report> {
+    let jobs = Jobs::new(access, Vec::new());
+    match jobs.start_somewhere(candidates, make, config.times.job_start.get()).await {
         Ok(name) => follow(&jobs, &name).await,
-        Err(JobError::NotStarted(why)) => {
-            let but = target.map_or_else(String::new, |target| format!(" but {target}"));
-            let why = if why.is_empty() { format!("there is no control plane node{but}") } else { why };
-            let summary = "the Job did not start on any control plane node; nothing was changed by it";
-            Ok(Report::with_blockers(Outcome::Unknown, summary, &[], &[why]))
-        }
+        Err(JobError::NotStarted(why)) => Ok(not_started(place, why)),
         Err(error) => Err(error.into()),
     }
+}
+
+fn not_started(place: &str, why: String) -> Report {
+    let summary = format!("the Job did not start {place}; nothing was changed by it");
+    Report::with_blockers(Outcome::Unknown, summary, &[], &[why])
 }
 
 async fn follow(jobs: &Jobs<'_>, name: &str) -> anyhow::Result<Report> {

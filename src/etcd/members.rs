@@ -319,7 +319,7 @@ impl Asked<'_> {
 }
 
 /// The answer where the members are not known.
-fn nobody_known(seen: &Seen) -> Option<Report> {
+pub(super) fn nobody_known(seen: &Seen) -> Option<Report> {
     let why = seen.observation.etcd.membership.as_result().err()?;
     let reason = Reason::new(Code::MembershipUnknown, why);
     Some(Report::new(Outcome::Unknown, "who the members are is not known; nothing was changed", &[reason]))

@@ -537,10 +537,15 @@ impl<'a> Work<'a> {
 /// The address that this node's apiserver advertises.
 fn own_apiserver(manifests: &Manifests) -> Result<SocketAddr, Failure> {
     let wrong = || Failure::tool("the manifest of kube-apiserver names no --advertise-address that is understood");
-    let pod = manifests.pods.get("kube-apiserver").ok_or_else(wrong)?;
-    let address = pod.flag("advertise-address").and_then(|it| it.parse().ok()).ok_or_else(wrong)?;
-    let port = pod.flag("secure-port").unwrap_or("6443").parse().map_err(|_| wrong())?;
-    Ok(SocketAddr::new(address, port))
+    advertised(manifests).ok_or_else(wrong)
+}
+
+/// The same; none when there is none, or none that is understood.
+pub(super) fn advertised(manifests: &Manifests) -> Option<SocketAddr> {
+    let pod = manifests.pods.get("kube-apiserver")?;
+    let address = pod.flag("advertise-address").and_then(|it| it.parse().ok())?;
+    let port = pod.flag("secure-port").unwrap_or("6443").parse().ok()?;
+    Some(SocketAddr::new(address, port))
 }
 
 /// Components whose manifest has other bytes, came or went.

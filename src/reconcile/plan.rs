@@ -1,6 +1,6 @@
 //! What is to be done about what was left half done. Pure: made from the Leases, the cordons and the Jobs as they were seen, Jobs first.
 
-use crate::etcd::members;
+use crate::etcd::{defrag, members};
 use crate::job;
 use crate::upgrade::chain::OPERATION;
 use crate::version::Version;
@@ -225,7 +225,8 @@ fn names(view: &LeaseView, operation: &str, target: &NodeName) -> bool {
 fn finish(half: &Half<'_>, nodes: &[NodeView], jobs: &[StepJob], now: Timestamp) -> Act {
     let Half { about, operation, target, what } = half;
     // Which member it is about may be gone from etcd by now, and a node may have to be worked on: nobody does that on their own.
-    if let Some(command) = members::plan::command_of(operation, target) {
+    let command = members::plan::command_of(operation, target).or_else(|| defrag::plan::command_of(operation));
+    if let Some(command) = command {
         let what = format!("{operation} on {target} is half done ({what}), and is gone on with by `{command}`");
         return Act::Hand(about.clone(), what);
     }

@@ -3,6 +3,7 @@
 
 mod backup;
 mod clients;
+mod defrag;
 mod etcd;
 mod experiments;
 mod faults;

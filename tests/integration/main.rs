@@ -6,6 +6,8 @@ mod backup;
 #[cfg(test)]
 mod command;
 #[cfg(test)]
+mod defrag;
+#[cfg(test)]
 mod drain;
 #[cfg(test)]
 mod fence;

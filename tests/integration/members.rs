@@ -2,7 +2,7 @@
 //! away, and in the pod of a Job, under the locks of a real apiserver (`job`).
 
 mod here;
-mod job;
+pub(crate) mod job;
 mod refused;
 
 use anyhow::{Context, Result, anyhow};
@@ -25,10 +25,10 @@ struct Host {
 
 /// What a command said.
 #[derive(Debug)]
-struct Said {
-    code: Option<i32>,
-    out: String,
-    err: String,
+pub(crate) struct Said {
+    pub(crate) code: Option<i32>,
+    pub(crate) out: String,
+    pub(crate) err: String,
 }
 
 impl From<Output> for Said {
@@ -39,12 +39,12 @@ impl From<Output> for Said {
 }
 
 impl Said {
-    fn document(&self) -> Value {
+    pub(crate) fn document(&self) -> Value {
         serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 
     /// The numbers of the codes, such as `Q030`.
-    fn codes(&self) -> Vec<String> {
+    pub(crate) fn codes(&self) -> Vec<String> {
         let document = self.document();
         let reasons = document["reasons"].as_array().map(Vec::as_slice).unwrap_or_default();
         reasons.iter().map(|reason| reason["code"].as_str().unwrap()[..4].to_owned()).collect()
@@ -201,7 +201,7 @@ impl Host {
 }
 
 /// The end of a process in the background: how it ended, once it has.
-fn ended(process: &Process) -> Result<()> {
+pub(crate) fn ended(process: &Process) -> Result<()> {
     until("it ends", PATIENCE, || {
         Ok(match process.running() {
             Ok(()) => ControlFlow::Continue(anyhow!("it runs")),

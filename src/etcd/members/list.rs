@@ -132,7 +132,7 @@ impl MemberList {
 }
 
 /// A member for people: its name, or its id while it has none.
-pub(super) fn called(member: &Member) -> String {
+pub(in crate::etcd) fn called(member: &Member) -> String {
     if member.has_started() { format!("{} ({})", member.name, member.id) } else { format!("member {}", member.id) }
 }
 
@@ -140,7 +140,8 @@ fn dash(text: &str) -> String {
     if text.is_empty() { "-".to_owned() } else { text.to_owned() }
 }
 
-fn mebibytes(bytes: u64) -> String {
+/// Bytes for people.
+pub(in crate::etcd) fn mebibytes(bytes: u64) -> String {
     format!("{} MiB", bytes.div_ceil(1 << 20))
 }
 

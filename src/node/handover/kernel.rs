@@ -3,6 +3,7 @@
 //! to another machine and back is seen on machines (tests/integration/machines/story.rs).
 
 use super::super::nft::TABLE;
+use super::super::report::HandOverReport;
 use super::*;
 use crate::access::Access;
 use crate::observe::apiserver::certificate;
@@ -68,7 +69,7 @@ fn spaces() -> [String; 2] {
     ["net", "mnt"].map(|kind| read_link(format!("/proc/self/ns/{kind}")).unwrap().to_string_lossy().into_owned())
 }
 
-/// Puts the rule in force, says so, and takes it back when it is told to end.
+/// Puts the rule in force, says so, and takes it back when it is told to end: as `quorate node hand-over` does.
 async fn hold(order: &str) {
     trust();
     let mut words = order.split(' ');
@@ -76,12 +77,15 @@ async fn hold(order: &str) {
     let target = Target { local: own.parse().unwrap(), service: None };
     let (probe, peers) = (Probe::new(Path::new(root)), vec![peer.parse().unwrap()]);
     let mut end = signal(SignalKind::terminate()).unwrap();
-    let deadline = Deadline::after(PATIENCE);
-    let ready = possible(&target, &peers, &probe, deadline).await.unwrap();
-    let hand_over = HandOver::start(target, peers, ready, probe, deadline).await.unwrap();
-    println!("in force by {}.", hand_over.relies_on);
-    end.recv().await;
-    hand_over.stop().await;
+    let say = |report: &HandOverReport| -> anyhow::Result<()> {
+        assert!(report.on, "{report:?}");
+        println!("in force by {}.", report.because);
+        Ok(())
+    };
+    let over = async {
+        end.recv().await;
+    };
+    super::super::aside::hold(target, peers, probe, say, over).await.unwrap();
 }
 
 /// main does it for the program.

@@ -255,6 +255,14 @@ fn a_change_of_members_is_gone_on_with_by_a_hand_that_is_told_how() {
 }
 
 #[test]
+fn a_defragmentation_is_gone_on_with_by_a_hand_that_is_told_how() {
+    let looks = [held(record("defrag-a2", "k2", Step::touching("defragment")), None, gone())];
+    let acts = decide(&looks, &nodes(|_| {}), &[], now());
+    let [Act::Hand(About::Lease(_), what)] = acts.as_slice() else { panic!("{acts:?}") };
+    assert!(what.ends_with("gone on with by `quorate etcd defrag`"), "{what}");
+}
+
+#[test]
 fn steps_are_told_from_other_jobs_and_attempts_from_steps_of_a_chain() {
     let made = |args: &[&str]| -> Job {
         serde_json::from_value(serde_json::json!({

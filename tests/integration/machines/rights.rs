@@ -8,10 +8,13 @@ use serde_json::Value;
 use std::collections::BTreeSet;
 
 /// Rights that the story may do without, each with what needs it.
-const ELSEWHERE: [(&str, &str); 13] = [
+const ELSEWHERE: [(&str, &str); 16] = [
     ("quorate-backup: create configmaps in quorate", "the first observation: a patch that makes the object"),
     ("quorate-backup: get daemonsets", "a configuration that names kured's DaemonSet"),
     ("quorate-backup: list endpointslices in default", "a Job that the CronJob makes is not told the apiservers"),
+    ("quorate-defrag: create configmaps in quorate", "the first observation: a patch that makes the object"),
+    ("quorate-defrag: get daemonsets", "a configuration that names kured's DaemonSet"),
+    ("quorate-defrag: list endpointslices in default", "a Job that plain kubectl makes is not told the apiservers"),
     ("quorate-members: create configmaps in quorate", "the first observation: a patch that makes the object"),
     ("quorate-members: get daemonsets", "a configuration that names kured's DaemonSet"),
     ("quorate-members: list endpointslices in default", "a Job that plain kubectl makes is not told the apiservers"),
@@ -25,7 +28,10 @@ const ELSEWHERE: [(&str, &str); 13] = [
 ];
 
 /// Accounts that do nothing on the machines of the story, each with the test that shows that it needs what it has.
-const NOT_IN_THE_STORY: [(&str, &str); 1] = [("quorate-backup", "backups_are_taken_under_their_lease_one_at_a_time")];
+const NOT_IN_THE_STORY: [(&str, &str); 2] = [
+    ("quorate-backup", "backups_are_taken_under_their_lease_one_at_a_time"),
+    ("quorate-defrag", "what_strikes_in_the_middle_of_a_defragmentation_takes_nobody_else_down"),
+];
 
 /// One thing that an account may do.
 struct Right {

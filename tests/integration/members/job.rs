@@ -7,19 +7,20 @@ use lab::api::{Api, Spec as ApiSpec};
 use std::path::PathBuf;
 
 /// Three control plane nodes as kubeadm makes them, quorate installed, kured there, and running pods to act in.
-struct Stage {
-    api: Api,
+pub(crate) struct Stage {
+    pub(crate) api: Api,
     kubeconfig: PathBuf,
 }
 
 impl Stage {
-    fn new() -> Result<Self> {
-        let api = Api::start(ApiSpec { etcd_members: 3, apiservers: 3, audit: true, ..ApiSpec::default() })?;
+    /// For the account of a template.
+    pub(crate) fn of(etcd: EtcdVersion, account: &str) -> Result<Self> {
+        let api = Api::start(ApiSpec { etcd, etcd_members: 3, apiservers: 3, audit: true, ..ApiSpec::default() })?;
         api.kubectl(["apply", "-k", concat!(env!("CARGO_MANIFEST_DIR"), "/manifests")])?;
         for namespace in ["quorate", "kube-system"] {
             api.apply(&json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default", "namespace": namespace}}).to_string())?;
         }
-        let kubeconfig = api.kubeconfig_for("quorate", "quorate-members")?;
+        let kubeconfig = api.kubeconfig_for("quorate", account)?;
         let stage = Self { api, kubeconfig };
         for number in 1..=3_u8 {
             stage.node(number)?;
@@ -55,14 +56,14 @@ impl Stage {
         Ok(())
     }
 
-    fn patch(&self, kind: &str, name: &str, namespace: &str, status: &Value) -> Result<()> {
+    pub(crate) fn patch(&self, kind: &str, name: &str, namespace: &str, status: &Value) -> Result<()> {
         let patch = json!({"status": status}).to_string();
         let args = ["patch", kind, name, "-n", namespace, "--subresource=status", "--type=strategic", "-p", &patch];
         self.api.kubectl(args).map(drop)
     }
 
     /// A running pod on a node, for one Job to act in.
-    fn pod(&self, name: &str, node: &str) -> Result<()> {
+    pub(crate) fn pod(&self, name: &str, node: &str) -> Result<()> {
         let pod = json!({
             "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "quorate"},
             "spec": {"nodeName": node, "containers": [{"name": "quorate", "image": "localhost/quorate:dev"}]},
@@ -72,7 +73,7 @@ impl Stage {
     }
 
     /// What the kubelet writes when the container of a pod has been killed.
-    fn pod_ended(&self, name: &str) -> Result<()> {
+    pub(crate) fn pod_ended(&self, name: &str) -> Result<()> {
         let ended = json!({"name": "quorate", "image": "", "imageID": "", "ready": false, "restartCount": 0,
             "state": {"terminated": {"exitCode": 137}}});
         self.patch("pod", name, "quorate", &json!({"phase": "Failed", "containerStatuses": [ended]}))
@@ -80,6 +81,11 @@ impl Stage {
 
     /// The program with the arguments of a Job, as in that pod on that node.
     fn command(&self, pod: &str, node: &str, args: &[&str]) -> Result<Vec<String>> {
+        self.command_of(pod, node, &[&["etcd", "members"], args].concat())
+    }
+
+    /// The same of any command.
+    pub(crate) fn command_of(&self, pod: &str, node: &str, args: &[&str]) -> Result<Vec<String>> {
         let uid = self.api.kubectl(["get", "pod", pod, "-n", "quorate", "-o", "jsonpath={.metadata.uid}"])?;
         let mut words = vec![
             "-u".to_owned(),
@@ -90,7 +96,7 @@ impl Stage {
             env!("CARGO_BIN_EXE_quorate").to_owned(),
             format!("--kubeconfig={}", self.kubeconfig.display()),
         ];
-        words.extend(["etcd", "members"].into_iter().chain(args.iter().copied()).map(str::to_owned));
+        words.extend(args.iter().map(ToString::to_string));
         words.extend(["--in-job".to_owned(), format!("--kubernetes-dir={}", self.api.etcd().dir().display())]);
         Ok(words)
     }
@@ -100,17 +106,25 @@ impl Stage {
     }
 
     fn begin(&self, pod: &str, node: &str, args: &[&str]) -> Result<Process> {
-        let log = self.api.etcd().dir().join(format!("{pod}.log"));
-        let process = Process::new(pod, "/usr/bin/env".into(), self.command(pod, node, args)?, log);
+        self.begin_of(pod, self.command(pod, node, args)?)
+    }
+
+    /// Begins a command in the background; what it says is in the log of its pod.
+    pub(crate) fn begin_of(&self, pod: &str, words: Vec<String>) -> Result<Process> {
+        let process = Process::new(pod, "/usr/bin/env".into(), words, self.log_of(pod));
         process.start()?;
         Ok(process)
     }
 
-    fn id(&self, number: usize) -> Result<String> {
+    pub(crate) fn log_of(&self, pod: &str) -> PathBuf {
+        self.api.etcd().dir().join(format!("{pod}.log"))
+    }
+
+    pub(crate) fn id(&self, number: usize) -> Result<String> {
         Ok(format!("{:x}", self.api.etcd().member(number)?.id()))
     }
 
-    fn leader(&self) -> Result<usize> {
+    pub(crate) fn leader(&self) -> Result<usize> {
         until("somebody leads", PATIENCE, || {
             let etcd = self.api.etcd();
             let named = etcd.members().iter().find_map(|member| {
@@ -122,7 +136,7 @@ impl Stage {
         })
     }
 
-    fn holder(&self) -> Result<String> {
+    pub(crate) fn holder(&self) -> Result<String> {
         self.api.kubectl([
             "get",
             "lease",
@@ -135,7 +149,7 @@ impl Stage {
         ])
     }
 
-    fn kureds_lock(&self) -> Result<String> {
+    pub(crate) fn kureds_lock(&self) -> Result<String> {
         let set = self.api.kubectl(["get", "daemonset", "kured", "-n", "kube-system", "-o", "json"])?;
         let set: Value = serde_json::from_str(&set)?;
         Ok(set["metadata"]["annotations"]["weave.works/kured-node-lock"].as_str().unwrap_or_default().to_owned())
@@ -146,7 +160,7 @@ impl Stage {
 /// its pod and gone on with in the next one; as the account that the manifests give it, with no right to spare.
 #[test]
 fn members_are_changed_under_the_locks_and_a_killed_job_is_gone_on_with() -> Result<()> {
-    let mut stage = Stage::new()?;
+    let mut stage = Stage::of(EtcdVersion::V3_6, "quorate-members")?;
     // Pods on the two nodes that are not worked on, two of them where etcd does not lead.
     let leads = stage.leader()?;
     let dead = if leads == 3 { 2 } else { 3 };

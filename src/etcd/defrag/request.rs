@@ -1,0 +1,41 @@
+//! Asks one member to defragment itself.
+
+use crate::observe::etcd::connection::{Connection, Tls, connect};
+use crate::observe::etcd::{ClientFiles, endpoint, words};
+use quorum_safety::{Disrupting, Member};
+use std::time::Duration;
+
+/// What was heard of a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Heard {
+    /// It is done.
+    Done,
+    /// Nothing was asked.
+    NotAsked(String),
+    /// Something else, or nothing in time. etcd's server looks at no deadline of a client and goes on: only the member itself can tell.
+    Other(String),
+}
+
+/// Asks this member, on a connection of its own; `connecting` is for that, `answer` for the answer.
+pub(super) async fn defragment(
+    files: &ClientFiles,
+    member: &Member,
+    _: &Disrupting,
+    connecting: Duration,
+    answer: Duration,
+) -> Heard {
+    let tls = match Tls::read(files).await {
+        Ok(tls) => tls,
+        Err(error) => return Heard::NotAsked(error.to_string()),
+    };
+    let Some(endpoint) = endpoint(member) else { return Heard::NotAsked("it has no client URL".to_owned()) };
+    let Connection { mut client, .. } = match connect(&tls, &endpoint, connecting).await {
+        Ok(connection) => connection,
+        Err(why) => return Heard::NotAsked(why),
+    };
+    match tokio::time::timeout(answer, client.defragment()).await {
+        Ok(Ok(_)) => Heard::Done,
+        Ok(Err(error)) => Heard::Other(words(&error)),
+        Err(_) => Heard::Other(format!("no answer in {} s", answer.as_secs_f32())),
+    }
+}

@@ -1,0 +1,68 @@
+//! Defragmentation on machines: a Job on each member's own node, one after the other, from a workstation, beside a prober that asks through the
+//! balancer.
+
+use super::clients::probed;
+use super::stage::{Stage, machines, stage, until};
+use lab::prober::Class;
+use lab::{Lab, Spec};
+use serde_json::Value;
+
+/// Writes so many values of 512 KiB, deletes and compacts them. Keys and values are base64 as they stand.
+const FRAGMENT: &str = r#"
+cd "$1"; shift
+etcd() { curl --silent --fail --cacert ca.crt --cert healthcheck-client.crt --key healthcheck-client.key --data @"$2" "https://10.10.0.11:2379/v3/$1"; }
+value=$(head -c 699051 /dev/zero | tr '\0' A | head -c 699048)
+for number in $(seq -w 0001 "$1"); do
+  printf '{"key":"%s","value":"%s"}' "$number" "$value" >body
+  etcd kv/put body >/dev/null
+done
+printf '{"key":"0000","range_end":"9999"}' >body
+revision=$(etcd kv/deleterange body | sed 's/.*"revision":"\([0-9]*\)".*/\1/')
+printf '{"revision":"%s","physical":true}' "$revision" >body
+etcd kv/compaction body >/dev/null
+"#;
+
+/// The plan as a workstation is told it.
+fn plan(stage: &Stage) -> Value {
+    let said = stage.quorate(["etcd", "defrag", "--dry-run", "-o", "json"]);
+    assert_eq!(said.code, 0, "{said:?}");
+    said.document()
+}
+
+fn due(plan: &Value) -> Vec<&Value> {
+    plan["members"].as_array().unwrap().iter().filter(|row| row["turn"].is_u64()).collect()
+}
+
+#[test]
+#[ignore = "a cluster of its own: 10 minutes"]
+fn fragmented_databases_shrink_under_load_and_no_request_fails() {
+    let _alone = machines();
+    let stage = stage(Spec::default());
+    stage.whole();
+    let pki = tempfile::tempdir().unwrap();
+    stage.lab.copy_etcd_client(pki.path()).unwrap();
+    stage.lab.run_checked(["sh", "-ec", FRAGMENT, "sh", pki.path().to_str().unwrap(), "0600"]).unwrap();
+    // What is deleted lies free once the members have compacted.
+    until("all three members to be worth it", || {
+        let plan = plan(&stage);
+        if due(&plan).len() == 3 { Ok(()) } else { Err(plan.to_string()) }
+    });
+    let before = plan(&stage);
+    let order = due(&before);
+    assert_eq!(order.iter().map(|row| row["leads"] == true).collect::<Vec<_>>(), [false, false, true], "{before}");
+    stage.whole();
+    let (said, report) = probed(&stage, || stage.quorate(["etcd", "defrag", "-o", "json"]));
+    assert_eq!(said.code, 0, "{said:?}");
+    let after = plan(&stage);
+    assert!(due(&after).is_empty(), "{after}");
+    for row in after["members"].as_array().unwrap() {
+        assert!(row["database"]["known"]["size"].as_u64().unwrap() < 100 << 20, "{after}");
+    }
+    let lease = stage.get(["lease", "-n", "quorate", "control-plane-disruption"]);
+    assert!(lease["spec"]["holderIdentity"].as_str().unwrap_or_default().is_empty(), "{lease}");
+    for class in Class::ALL {
+        assert!(report.classes[&class].requests > 20, "{report:?}");
+        assert_eq!(report.failed(class), Some(0), "{class:?}: {:?}", report.failures);
+    }
+    Lab::down().unwrap();
+}
