@@ -20,6 +20,7 @@ mod enter;
 mod etcd;
 mod handover;
 mod host;
+mod known_ready;
 mod kubeadm;
 mod manifests;
 mod mark;

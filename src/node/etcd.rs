@@ -30,7 +30,7 @@ const SCRATCH: &str = "/run/quorate/kubeadm";
 /// How long kubeadm may take to write a file.
 const WRITES: Duration = Duration::from_secs(60);
 
-/// Why etcd is not left alone: not known to stay as it is, or known not to.
+/// Why it cannot be told whether etcd stays as it is.
 pub(super) type Why = String;
 
 /// A configuration of kubeadm for this node, in a folder that goes with it.
@@ -87,15 +87,17 @@ fn documents(given: &JsonObject, order: &Upgrade, name: &str, apiserver: SocketA
     Ok(format!("{}\n---\n{node}\n", Value::from(cluster)))
 }
 
-/// Whether kubeadm, at the target's version already, would write etcd's manifest as it is. An error when it would not, and when that
-/// cannot be told: kubeadm then does with etcd what it always does.
+/// Whether kubeadm, at the target's version already, would write etcd's manifest as it is now.
+///
+/// # Errors
+/// Why that cannot be told.
 pub(super) async fn stays(
     order: &Upgrade,
     host: &Host,
     manifests: &Manifests,
     apiserver: SocketAddr,
     deadline: Deadline,
-) -> Result<(), Why> {
+) -> Result<bool, Why> {
     let read = |path: &Path| std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()));
     let configuration = Configuration::write(order, manifests, apiserver)?;
     let into = format!("KUBEADM_INIT_DRYRUN_DIR={SCRATCH}");
@@ -109,11 +111,7 @@ pub(super) async fn stays(
     })?;
     let would = read(&configuration.folder.join("etcd.yaml"))?;
     let is = read(&host.path(super::manifests::FOLDER).join("etcd.yaml"))?;
-    if as_it_runs(&would)? == as_it_runs(&is)? {
-        Ok(())
-    } else {
-        Err("kubeadm would write another manifest".to_owned())
-    }
+    Ok(as_it_runs(&would)? == as_it_runs(&is)?)
 }
 
 /// A manifest without what an etcd that has its data does not look at: `--initial-cluster` and `--initial-cluster-state` (etcd,

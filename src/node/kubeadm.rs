@@ -5,8 +5,8 @@ use crate::cli::node::{Mode, Upgrade};
 /// What is known of etcd.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Etcd {
-    /// kubeadm would write its manifest just as it is.
-    pub(super) stays: bool,
+    /// Whether kubeadm would write its manifest just as it is now; none when that cannot be told.
+    pub(super) stays: Option<bool>,
     /// Its manifest names the image that kubeadm would write; none when that cannot be told.
     pub(super) on_target: Option<bool>,
 }
@@ -15,8 +15,9 @@ pub(super) struct Etcd {
 pub(super) const ATTEMPTS: u32 = 3;
 
 /// The arguments of one attempt. The target is always named where kubeadm takes one (incidents R14, R18). etcd is left out when
-/// kubeadm would write it just as it is; and on a further attempt when its manifest names the target's image already: kubeadm then
-/// waits for a hash that never changes (incident R05), and skipping an etcd that is not on target would leave it behind.
+/// kubeadm would write it just as it is. Where that cannot be told, on a further attempt when its manifest names the target's image
+/// already: kubeadm then waits for a hash that never changes (incident R05), and skipping an etcd that is not on target would leave it
+/// behind. An attempt that failed has put back the old manifest, or has not: so it is asked anew before each.
 pub(super) fn arguments(order: &Upgrade, attempt: u32, etcd: &Etcd) -> Vec<String> {
     let mut args = match order.mode {
         Mode::Apply => vec!["upgrade".to_owned(), "apply".to_owned(), order.to.to_string(), "--yes".to_owned()],
@@ -28,7 +29,7 @@ pub(super) fn arguments(order: &Upgrade, attempt: u32, etcd: &Etcd) -> Vec<Strin
     if !order.skip_phases.is_empty() {
         args.push(format!("--skip-phases={}", order.skip_phases.join(",")));
     }
-    if etcd.stays || attempt > 1 && etcd.on_target == Some(true) {
+    if etcd.stays.unwrap_or(attempt > 1 && etcd.on_target == Some(true)) {
         args.push("--etcd-upgrade=false".to_owned());
     }
     args
@@ -70,10 +71,11 @@ mod tests {
             let arguments = arguments(&order(Mode::Apply), attempt, &Etcd { stays, on_target });
             arguments.contains(&"--etcd-upgrade=false".to_owned())
         };
-        assert!(skips(2, false, Some(true)) && skips(3, false, Some(true)));
-        assert!(!skips(1, false, Some(true)));
-        assert!(!skips(2, false, Some(false)));
-        assert!(!skips(2, false, None));
-        assert!(skips(1, true, Some(true)), "kubeadm would write it just as it is");
+        assert!(skips(2, None, Some(true)) && skips(3, None, Some(true)));
+        assert!(!skips(1, None, Some(true)));
+        assert!(!skips(2, None, Some(false)));
+        assert!(!skips(2, None, None));
+        assert!(skips(1, Some(true), Some(true)), "kubeadm would write it just as it is");
+        assert!(!skips(2, Some(false), Some(true)), "another manifest of the same image");
     }
 }

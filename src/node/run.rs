@@ -10,7 +10,7 @@ use super::plan::{Need, State, Step, need, objections};
 use super::probe::{Probe, plain};
 use super::report::{HandOverReport, Outcome, Report, StepReport};
 use super::unready::{etcd_ready_url, unready};
-use super::{apiserver, etcd, kubeadm, mirror};
+use super::{apiserver, etcd, known_ready, kubeadm, mirror};
 use crate::cli::node::{PutBack, Upgrade};
 use crate::clock::Clock;
 use crate::output;
@@ -137,7 +137,7 @@ struct Work<'a> {
     deadline: Deadline,
     hand_over: Option<HandOver>,
     /// Whether kubeadm would write etcd just as it is; asked before the hand-over.
-    etcd_stays: bool,
+    etcd_stays: Option<bool>,
     /// Whether this run has restarted the apiserver.
     restarted: bool,
     mark: Mark,
@@ -158,7 +158,7 @@ impl<'a> Work<'a> {
             host,
             deadline: Deadline::after(order.timeout),
             hand_over: None,
-            etcd_stays: false,
+            etcd_stays: None,
             restarted: false,
             resumed: mark.unfinished(),
             changed_before: mark.names_target(),
@@ -240,7 +240,7 @@ impl<'a> Work<'a> {
         let tag = self.order.etcd_image_tag.as_deref();
         let mut state = self.host.state(self.order.to, tag, self.clock.now(), self.deadline).await?;
         state.handed_over = self.hand_over.is_some();
-        state.etcd_stays = self.etcd_stays;
+        state.etcd_stays = self.etcd_stays == Some(true);
         if !self.resumed {
             // What somebody else's kubeadm left is not ours to mend.
             state.torn.clear();
@@ -283,9 +283,10 @@ impl<'a> Work<'a> {
     async fn ask_for_etcd(&mut self, state: &State) -> Result<(), Failure> {
         let own = own_apiserver(&state.manifests)?;
         let said = etcd::stays(self.order, &self.host, &state.manifests, own, self.deadline).await;
-        self.etcd_stays = said.is_ok();
+        self.etcd_stays = said.as_ref().ok().copied();
         output::progress(&match said {
-            Ok(()) => "etcd: kubeadm would write it just as it is, so it is not restarted".to_owned(),
+            Ok(true) => "etcd: kubeadm would write it just as it is, so it is not restarted".to_owned(),
+            Ok(false) => "etcd: left to kubeadm, which would write another manifest and restarts it".to_owned(),
             Err(why) => format!("etcd: left to kubeadm, which restarts it: {why}"),
         });
         Ok(())
@@ -345,18 +346,21 @@ impl<'a> Work<'a> {
                 self.touch()?;
                 manager.hold(&state.not_held(), deadline).await?;
             }
-            Step::RestartKubelet => {
-                self.touch()?;
-                for arguments in [["daemon-reload"].as_slice(), &["restart", "kubelet.service"]] {
-                    run("systemctl", arguments, deadline.within(Duration::from_secs(120)), Echo::Lines).await?;
-                }
-            }
+            Step::RestartKubelet => self.restart_kubelet().await?,
             Step::Recovery => self.recovery(state).await?,
             Step::HandBack => {
                 if let Some(hand_over) = self.hand_over.take() {
                     hand_over.stop().await;
                 }
             }
+        }
+        Ok(())
+    }
+
+    async fn restart_kubelet(&mut self) -> Result<(), Failure> {
+        self.touch()?;
+        for arguments in [["daemon-reload"].as_slice(), &["restart", "kubelet.service"]] {
+            run("systemctl", arguments, self.deadline.within(Duration::from_secs(120)), Echo::Lines).await?;
         }
         Ok(())
     }
@@ -420,12 +424,18 @@ impl<'a> Work<'a> {
                 apiserver::wait_ready(address, &self.probe(), stable, Deadline::after(self.deadline.within(RECOVERY)))
                     .await
                     .map_err(|why| Failure::tool(format!("before kubeadm: {why}")))?;
+                if !stable.is_zero() {
+                    known_ready::wait(&state.manifests, self.deadline).await;
+                }
                 if self.hand_over.is_some() && !self.restarted {
                     // kubeadm may come to the apiserver a second after it was started.
                     apiserver::let_clients_go(address, self.deadline).await;
                 }
             }
             let now = self.look().await?;
+            if attempt > 1 && now.manifests.pods.contains_key("etcd") {
+                self.ask_for_etcd(&now).await?;
+            }
             self.touch()?;
             self.host.keep_manifests(attempt == 1 && !self.resumed)?;
             let etcd = kubeadm::Etcd { stays: self.etcd_stays, on_target: now.etcd_on_target() };
@@ -460,6 +470,11 @@ impl<'a> Work<'a> {
             // Killed, it has not put back what it had moved; and each attempt leaves a copy of etcd.
             self.put_back()?;
             self.prune_scratch()?;
+            if control_plane {
+                // kubeadm waits until the API shows the new static pod. A kubelet whose apiserver had no etcd meanwhile may hold on to a
+                // mirror pod that is gone, and delays what it starts again (kubelet 1.36, `DeleteMirrorPod`); anew, it does neither.
+                self.restart_kubelet().await?;
+            }
             tokio::time::sleep(BETWEEN).await;
         }
     }

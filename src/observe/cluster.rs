@@ -1,6 +1,6 @@
 //! Reads what the Kubernetes API knows: nodes, their conditions and cordons, and the mirror pods of the control plane.
 
-use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
+use k8s_openapi::api::core::v1::{Namespace, Node, NodeCondition, Pod};
 use kube::api::ListParams;
 use kube::{Api, Client};
 use quorum_safety::{Component, Fact, NodeName, NodeView, StaticPodView, UnixSeconds};
@@ -64,6 +64,23 @@ pub(crate) fn complete(metadata: &k8s_openapi::apimachinery::pkg::apis::meta::v1
     }
 }
 
+fn conditions(node: &Node) -> &[NodeCondition] {
+    node.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or(&[])
+}
+
+/// Whether a node is Ready; what the API itself does not know is not known.
+pub(crate) fn ready(node: &Node) -> Fact<bool> {
+    match conditions(node).iter().find(|condition| condition.type_ == "Ready") {
+        Some(condition) if condition.status == "True" => Fact::Known(true),
+        Some(condition) if condition.status == "False" => Fact::Known(false),
+        Some(condition) => {
+            let message = condition.message.as_deref().unwrap_or("no reason given");
+            Fact::Unknown(format!("condition Ready is {}: {message}", condition.status))
+        }
+        None => Fact::Unknown("the node has no condition Ready".to_owned()),
+    }
+}
+
 fn node_view(node: &Node, pods: &Result<Vec<Pod>, String>) -> Result<NodeView, String> {
     let name = node.metadata.name.clone().ok_or("a node without a name")?;
     let labels = node.metadata.labels.as_ref();
@@ -73,16 +90,8 @@ fn node_view(node: &Node, pods: &Result<Vec<Pod>, String>) -> Result<NodeView, S
     let address = addresses
         .and_then(|list| list.iter().find(|address| address.type_ == "InternalIP"))
         .map_or_else(|| Fact::Unknown("the node has no InternalIP".to_owned()), |a| Fact::Known(a.address.clone()));
-    let conditions = status.and_then(|status| status.conditions.as_deref()).unwrap_or(&[]);
-    let ready = match conditions.iter().find(|condition| condition.type_ == "Ready") {
-        Some(condition) if condition.status == "True" => Fact::Known(true),
-        Some(condition) if condition.status == "False" => Fact::Known(false),
-        Some(condition) => {
-            let message = condition.message.as_deref().unwrap_or("no reason given");
-            Fact::Unknown(format!("condition Ready is {}: {message}", condition.status))
-        }
-        None => Fact::Unknown("the node has no condition Ready".to_owned()),
-    };
+    let conditions = conditions(node);
+    let ready = ready(node);
     let pressures = conditions
         .iter()
         .filter(|condition| condition.type_ != "Ready" && condition.status != "False")

@@ -296,9 +296,10 @@ impl Work<'_> {
         let kind: String = words.chars().filter(|letter| !letter.is_ascii_digit()).collect();
         if waits.said != kind {
             self.say(&words);
-            if let (NotNow::Waits(Waiting::Start(_)), Wanted::Replace { old, peer_url }) = (not_now, &self.order.wanted)
+            if let (NotNow::Waits(Waiting::Start(new)), Wanted::Replace { peer_url, .. }) =
+                (not_now, &self.order.wanted)
             {
-                let lines = words::on_the_node(&self.order.node, peer_url, Some(*old));
+                let lines = words::on_the_node(&self.order.node, peer_url, *new);
                 lines.iter().for_each(|line| output::progress(line));
             }
             waits.said = kind;
@@ -338,8 +339,8 @@ impl Work<'_> {
         let done = match &self.order.wanted {
             Wanted::Add { peer_url } => {
                 let added = membership.members().iter().find(|member| member.peer_urls.contains(peer_url));
-                let lines = words::on_the_node(&self.order.node, peer_url, None);
-                lines.iter().for_each(|line| output::progress(line));
+                let lines = added.map(|added| words::on_the_node(&self.order.node, peer_url, added.id));
+                lines.iter().flatten().for_each(|line| output::progress(line));
                 format!(
                     "{} is added for node {}; promote it when it has started",
                     added.map_or_else(String::new, called),

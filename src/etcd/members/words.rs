@@ -112,26 +112,38 @@ pub fn ways(seen: &Seen, policy: &Policy) -> Vec<String> {
     ways
 }
 
-/// What is typed on the node so that the new member starts there: kubeadm's own way, which promotes by itself.
-pub fn on_the_node(node: &NodeName, peer_url: &str, old: Option<MemberId>) -> Vec<String> {
+/// What is typed on the node so that the new member starts there: kubeadm's own way, which promotes by itself. Once: what a member has
+/// written may not be taken from it, it has promised it to the others. So a second time it stops at its folder, before anything.
+pub fn on_the_node(node: &NodeName, peer_url: &str, new: MemberId) -> Vec<String> {
     let address = host(peer_url).unwrap_or_else(|| "ADDRESS".to_owned());
-    let aside = old.map_or_else(|| "before".to_owned(), |old| old.to_string());
     let mut lines = vec![format!("on {node}, as root:")];
     lines.extend(
         [
-            // The kubelet ends etcd when its manifest is gone. The mirror of it may be missing already.
-            format!("  mkdir -p /var/lib/quorate/aside && mv /etc/kubernetes/manifests/etcd.yaml /var/lib/quorate/aside/etcd-{aside}.yaml"),
-            "  while pgrep -x etcd; do sleep 1; done     # until its process is gone".to_owned(),
+            "sh -e <<'QUORATE'".to_owned(),
+            "mkdir -p /var/lib/quorate/aside".to_owned(),
+            format!("aside=/var/lib/quorate/aside/etcd-for-{new}; mkdir $aside     # a second time it stops here"),
+            // etcd that is started again has no process between two tries, and an empty one would begin a cluster of its own.
+            "systemctl stop kubelet     # it would start the old etcd again".to_owned(),
+            // Without etcd the apiserver only keeps the kubelet waiting.
+            "for pod in etcd kube-apiserver; do".to_owned(),
+            "  test ! -e /etc/kubernetes/manifests/$pod.yaml || mv /etc/kubernetes/manifests/$pod.yaml $aside/".to_owned(),
+            "done".to_owned(),
+            "data=/var/lib/etcd".to_owned(),
+            r#"test ! -e $aside/etcd.yaml || data=$(sed -n "s/^ *- --data-dir=//p" $aside/etcd.yaml)"#.to_owned(),
+            r#"while pkill -f -- "^etcd .*--data-dir=$data( |\$)"; do sleep 1; done     # until its process is gone"#.to_owned(),
             // Within the folder, which may be a mount point; never deleted.
-            format!("  mv /var/lib/etcd/member /var/lib/etcd/member-{aside}     # aside, never deleted"),
-            "  cat >/var/lib/quorate/join.yaml <<END".to_owned(),
+            format!("test ! -e $data/member || mv $data/member $data/member-before-{new}     # aside, never deleted"),
+            "cat >/var/lib/quorate/join.yaml <<END".to_owned(),
             "apiVersion: kubeadm.k8s.io/v1beta4".to_owned(),
             "kind: JoinConfiguration".to_owned(),
             format!("nodeRegistration: {{name: {node}}}"),
             format!("controlPlane: {{localAPIEndpoint: {{advertiseAddress: \"{address}\"}}}}"),
             "discovery: {file: {kubeConfigPath: /etc/kubernetes/admin.conf}}".to_owned(),
             "END".to_owned(),
-            "  kubeadm join phase etcd-join --config /var/lib/quorate/join.yaml     # before v1.34: phase control-plane-join etcd".to_owned(),
+            "systemctl start kubelet".to_owned(),
+            "kubeadm join phase etcd-join --config /var/lib/quorate/join.yaml     # before v1.34: phase control-plane-join etcd".to_owned(),
+            "test ! -e $aside/kube-apiserver.yaml || mv $aside/kube-apiserver.yaml /etc/kubernetes/manifests/".to_owned(),
+            "QUORATE".to_owned(),
         ],
     );
     lines
@@ -191,9 +203,9 @@ mod tests {
 
     #[test]
     fn the_commands_for_a_node_put_its_data_aside_and_name_its_address() {
-        let text = on_the_node(&name(2), "https://10.10.0.12:2380", Some(id(2))).join("\n");
+        let text = on_the_node(&name(2), "https://10.10.0.12:2380", id(4)).join("\n");
         for part in [
-            "mv /var/lib/etcd/member /var/lib/etcd/member-a2",
+            "mv $data/member $data/member-before-a4",
             "advertiseAddress: \"10.10.0.12\"",
             "nodeRegistration: {name: k2}",
         ] {

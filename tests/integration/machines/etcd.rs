@@ -45,6 +45,15 @@ pub(super) fn prepare(stage: &Stage) -> Etcd {
     Etcd { before: pods(stage), after: BTreeMap::new(), ends_soon: [ends_soon(stage, FILE), false, false] }
 }
 
+/// Waits until the mirror of each etcd says that it is ready.
+pub(super) fn all_ready(stage: &Stage) {
+    until("the mirrors of etcd to be ready", || {
+        let found = stage.try_get(PODS);
+        let ready = found.as_ref().is_some_and(|pods| ready(pods).len() == 3);
+        if ready { Ok(()) } else { Err(found.map_or_else(String::new, |found| found.to_string())) }
+    });
+}
+
 impl Etcd {
     pub(super) fn look_again(&mut self, stage: &Stage) {
         self.after = pods(stage);
@@ -105,7 +114,7 @@ fn r05_etcd_that_kubeadm_would_write_as_it_is_is_neither_restarted_nor_waited_fo
 #[test]
 fn etcd_that_kubeadm_would_write_otherwise_is_left_to_kubeadm() {
     let etcd = &story().etcd;
-    assert!(etcd.before["k1"].edited && !etcd.after["k1"].edited);
+    assert!(etcd.before["k1"].edited && !etcd.after["k1"].edited, "{}", story().journals[0]);
     assert_ne!(etcd.before["k1"].container, etcd.after["k1"].container);
 }
 

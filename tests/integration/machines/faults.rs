@@ -89,7 +89,6 @@ fn faults_drawn_from_a_seed_are_survived() {
 
 /// The choice for `make test`: what strikes the step, what strikes the host's work, what strikes the peer that is left.
 #[test]
-#[ignore = "not in make test yet: some ten minutes on the machines"]
 fn faults_of_a_short_choice_are_survived() {
     let plan =
         named("kill-step@1:lease:drain stop-etcd-bystander@2:host:kubeadm power-cut-target@3:host:kubelet-packages");

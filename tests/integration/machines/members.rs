@@ -1,6 +1,7 @@
 //! `quorate etcd members` on the machines: the list, leadership that is moved by a Job under the locks, a removal that is refused, a member
 //! whose data is spoiled that is replaced by what is printed for its node.
 
+use super::etcd;
 use super::stage::{Said, Stage, until};
 use super::story::story;
 use serde_json::Value;
@@ -32,6 +33,8 @@ struct Replaced {
     said: Said,
     /// What was printed to be typed on the node, and was.
     typed: String,
+    /// What the node says to that when it is typed a second time.
+    again: Said,
     /// Whether the data of the old one is on the node still.
     kept: bool,
     after: Said,
@@ -75,7 +78,7 @@ fn replaced(stage: &Stage, leader: &str) -> Replaced {
             script.push('\n');
         }
         printed |= line == format!("on {node}, as root:");
-        if printed && line.trim_start().starts_with("kubeadm join phase") {
+        if printed && line == "QUORATE" {
             machine.run_checked(["sh", "-ec", &script]).unwrap();
             printed = false;
         }
@@ -85,10 +88,13 @@ fn replaced(stage: &Stage, leader: &str) -> Replaced {
     let ended = child.wait_with_output().unwrap();
     let said = Said { err: told, ..ended.into() };
     let kept = machine.run(["sh", "-c", "test -d /var/lib/etcd/member-*/wal"]).unwrap().status.success();
+    // Typed once more by somebody who is not sure: nothing is done to the new member.
+    let again: Said = machine.run(["sh", "-ec", &script]).unwrap().into();
     stage.whole();
+    etcd::all_ready(stage);
     let after = stage.quorate(["etcd", "members", "list", "-o", "json"]);
     let lease = stage.get(["lease", "-n", "quorate", "control-plane-disruption"]);
-    Replaced { node, said, typed: script, kept, after, lease }
+    Replaced { node, said, typed: script, again, kept, after, lease }
 }
 
 #[test]
@@ -96,6 +102,7 @@ fn a_member_whose_data_is_spoiled_is_replaced_by_what_is_printed_for_its_node() 
     let Members { list, replaced, .. } = &story().members;
     assert_eq!(replaced.said.code, 0, "{:?}", replaced.said);
     assert!(replaced.typed.contains("kubeadm join phase etcd-join"), "{}", replaced.typed);
+    assert!(replaced.again.code != 0 && replaced.again.err.contains("File exists"), "{:?}", replaced.again);
     assert!(replaced.kept, "the old data is gone from {}", replaced.node);
     let of = |said: &Said| {
         let listed = said.document();

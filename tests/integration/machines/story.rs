@@ -118,10 +118,16 @@ pub(super) struct Story {
     pub(super) writes_of_second_run: Vec<String>,
 }
 
-/// The story; told by whichever test asks first.
+/// The story; told by whichever test asks first, and once: one that ended early ends every test that asks for it.
 pub(super) fn story() -> &'static Story {
-    static STORY: OnceLock<Story> = OnceLock::new();
-    STORY.get_or_init(tell)
+    static STORY: OnceLock<Result<Story, String>> = OnceLock::new();
+    let told = STORY.get_or_init(|| {
+        std::panic::catch_unwind(tell).map_err(|said| match said.downcast::<String>() {
+            Ok(said) => *said,
+            Err(said) => said.downcast_ref::<&str>().unwrap_or(&"for a reason that is no text").to_string(),
+        })
+    });
+    told.as_ref().unwrap_or_else(|said| panic!("the story ended early: {said}"))
 }
 
 fn tell() -> Story {
