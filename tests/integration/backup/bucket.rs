@@ -223,6 +223,7 @@ fn a_bucket_that_fails_in_any_way_has_no_half_backup_and_loses_none() -> Result<
     assert!(!aborted.contains("uploadId=beside") && !aborted.contains("uploadId=other"), "{aborted}");
     // Nobody answers while the parts are put together: what is there in the end counts.
     server.set(Fault::Late);
+    configured(", stall: 3s")?;
     until("it is of another second", PATIENCE, || {
         let said = backup(&host, KEY, &[])?;
         let taken = said.out.contains("it is there already");
