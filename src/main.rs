@@ -13,7 +13,12 @@ fn main() -> ExitCode {
         Err(error) => return quorate::output::fail(&anyhow::Error::new(error).context("cannot start the runtime")),
     };
     match Cli::read(std::env::args_os()) {
-        Ok(cli) => runtime.block_on(quorate::run(cli)),
+        Ok(cli) => {
+            let code = runtime.block_on(quorate::run(cli));
+            // A thread that is stuck in the kernel, on a disk that hangs, is not waited for.
+            runtime.shutdown_background();
+            code
+        }
         Err(error) => error.exit(),
     }
 }

@@ -6,6 +6,7 @@ use crate::cli::Global;
 use crate::cli::etcd::Backup;
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::etcd::{host, members};
 use crate::exit::{ExitStatus, UsageError};
 use crate::job::{self, Placement, Request};
 use crate::lock::{self, Claimant, Leases, Taken};
@@ -14,8 +15,9 @@ use crate::observe::etcd::ClientFiles;
 use crate::output;
 use crate::place::{self, InPlace, OwnPod};
 use crate::report::{Outcome, Report};
+use choose::Beside;
 use list::Inventory;
-use quorum_safety::{Mine, NodeName, Policy};
+use quorum_safety::{Code, Mine, NodeName, Policy};
 use seal::Seal;
 use std::path::{Path, PathBuf};
 use store::Store;
@@ -27,6 +29,7 @@ pub mod manifest;
 pub mod name;
 mod node;
 pub mod open;
+pub mod progress;
 pub mod retain;
 pub mod seal;
 pub mod store;
@@ -38,7 +41,7 @@ const TEMPLATE: &str = "quorate-backup";
 /// The volume of that template on which a snapshot is kept until it is stored.
 const SPOOL: &str = "/spool";
 /// The lock of a host, while there is no Lease.
-const HOST_LOCK: &str = "etcd-snapshot.lock";
+pub(super) const HOST_LOCK: &str = "etcd-snapshot.lock";
 
 /// Runs the command.
 ///
@@ -137,6 +140,7 @@ impl Asked<'_> {
             spool,
             kubernetes: &self.backup.files.kubernetes_dir,
             dry_run: self.backup.dry_run,
+            beside: if self.backup.without_lease { Beside::Anything } else { Beside::NoChange },
         })
     }
 
@@ -161,19 +165,33 @@ impl Asked<'_> {
     async fn here(&self) -> anyhow::Result<Report> {
         let (place, config) = self.place().await?;
         let store = self.store(&config)?;
+        // An apiserver that answers and tells nothing makes no Job: whether the nodes can be read is what counts, as for members.
         if let Ok(access) = &place.access
-            && access.live(&[]).await.is_ok()
+            && !self.backup.without_lease
+            && place::nodes(access, &config).await.is_ok()
         {
-            let text = "the API answers: without --here a Job does this under the lock";
+            let text = "the API answers: without --here a Job does this under the lock; where that is not to be had, as in a database that is \
+                full or beside a change of members that is half done, --without-lease --because … goes without it";
             return Err(UsageError(text.to_owned()).into());
         }
         let state = &self.backup.files.state_dir;
-        let Some(_lock) = super::host::lock(state, HOST_LOCK)? else {
-            return Ok(Report::new(Outcome::Held, "another backup runs on this host; nothing was stored", &[]));
+        let held = |who: &str| {
+            let summary = format!("{who} runs on this host; nothing was stored");
+            Ok(Report::new(Outcome::Held, summary, &[]))
         };
+        let Some(_lock) = host::lock(state, HOST_LOCK)? else { return held("another backup, or a change of members,") };
+        let Some(_members) = host::lock(state, members::HOST_LOCK)? else { return held("a change of members") };
+        if self.backup.without_lease {
+            let because = self.backup.because.as_deref().unwrap_or_default();
+            if because.trim().is_empty() {
+                return Err(UsageError("--because is empty: say why, it is recorded".to_owned()).into());
+            }
+            let lifted = [Code::LeaseHeld, Code::LeaseUnknown];
+            host::record(state, "quorate etcd backup --here --without-lease", because, &lifted, self.clock)?;
+        }
         let spool = self.spool(state);
-        let work =
-            self.work(place.sources(), &config, Policy { without_api: true, ..config.policy() }, &store, &spool)?;
+        let policy = Policy { without_api: true, ..config.policy() };
+        let work = self.work(place.sources(), &config, policy, &store, &spool)?;
         Ok(work.run(None).await)
     }
 

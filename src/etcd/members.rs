@@ -17,6 +17,7 @@ use crate::seen::{self, Seen};
 use crate::{output, status};
 use act::{Locks, Work};
 use host::HostLock;
+pub(super) use host::LOCK as HOST_LOCK;
 use list::MemberList;
 use plan::{Begun, Order, Typed, Wanted};
 use quorum_safety::{Code, Disruption, Fact, Membership, Mine, NodeName, Policy, Reason, Verdict, judge};
@@ -216,11 +217,8 @@ impl Asked<'_> {
             Err(report) => return Ok(Ok(report)),
         };
         let Some(lock) = HostLock::take(&how.files.state_dir)? else {
-            return Ok(Ok(Report::new(
-                Outcome::Held,
-                "another change of members runs on this host; nothing was changed",
-                &[],
-            )));
+            let summary = "another change of members, or a backup, runs on this host; nothing was changed";
+            return Ok(Ok(Report::new(Outcome::Held, summary, &[])));
         };
         if let Some(other) = lock.begun.as_ref().filter(|begun| **begun != order) {
             let summary =

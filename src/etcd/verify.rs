@@ -2,7 +2,8 @@
 //! asked of any cluster.
 
 use super::backup::manifest::Manifest;
-use super::backup::open::{self, Opened};
+use super::backup::name;
+use super::backup::open::{self, Opened, OpenedArchive};
 use super::backup::seal::Identity;
 use crate::cli::Global;
 use crate::cli::etcd::Verify;
@@ -12,7 +13,7 @@ use crate::output;
 use etcd_snapshot::{Fault, Member, Snapshot, Trailer};
 use serde::Serialize;
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 pub use open::NotVerified;
 
@@ -27,17 +28,47 @@ struct Verified {
     snapshot: Snapshot,
 }
 
+/// The answer about the archive of a node.
+#[derive(Debug, Serialize)]
+struct Archive {
+    file: String,
+    /// What lies beside it, and was compared with it.
+    manifest: Manifest,
+    /// The files in it, where an identity was given that opens it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    holds: Option<Vec<PathBuf>>,
+}
+
+impl Archive {
+    fn text(&self) -> String {
+        let Self { file, manifest, holds } = self;
+        let taken_at = manifest.taken_at.strftime("%Y-%m-%d %H:%M:%SZ");
+        let mut lines = vec![format!("{file}: as its manifest says, taken {taken_at}")];
+        match holds {
+            Some(holds) => lines.extend(holds.iter().map(|path| format!("  {}", path.display()))),
+            None => lines.push("  not opened: --identity names the file with the identity that opens it".to_owned()),
+        }
+        lines.join("\n")
+    }
+}
+
 /// Runs the command.
 ///
 /// # Errors
 /// When the file cannot be read, or something is wrong with it.
 pub async fn run(global: &Global, verify: &Verify, clock: Clock) -> anyhow::Result<ExitStatus> {
-    let file = verify.file.clone();
+    let file = open::shown(&verify.file);
     let identities: Result<Vec<Vec<Identity>>, String> =
         verify.identity.iter().map(|path| Identity::read(path)).collect();
     let identities = identities.map_err(UsageError)?.into_iter().flatten().collect();
     let spool = verify.spool.clone().unwrap_or_else(std::env::temp_dir);
-    let opened = open::open(&file, identities, &spool, clock).await?;
+    if name::is_node(&file) {
+        let OpenedArchive { manifest, holds } = open::archive(&verify.file, identities, &spool, clock).await?;
+        let archive = Archive { file, manifest, holds };
+        output::answer(global.output, &archive, || archive.text())?;
+        return Ok(ExitStatus::Ok);
+    }
+    let opened = open::open(&verify.file, identities, &spool, clock).await?;
     let snapshot = proven(&file, &opened)?;
     let verified = Verified { file, manifest: opened.manifest, snapshot };
     output::answer(global.output, &verified, || render(&verified))?;

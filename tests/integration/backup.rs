@@ -10,7 +10,9 @@ use anyhow::{Context, Result, anyhow};
 use lab::etcd::{Cluster, Etcd, EtcdVersion, Spec};
 use lab::process::{Process, until};
 use serde_json::{Value, json};
+use std::ffi::OsStr;
 use std::fs;
+use std::io::{BufRead, Write};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -77,15 +79,21 @@ impl Host {
             peers.join(",")
         );
         fs::write(folder.join("manifests/etcd.yaml"), manifest)?;
-        let nowhere = json!({
+        let host = Self { cluster, state, store };
+        host.admin("https://127.0.0.1:1")?;
+        Ok(host)
+    }
+
+    /// An admin.conf that leads there.
+    fn admin(&self, server: &str) -> Result<()> {
+        let config = json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "lab",
             "clusters": [{"name": "lab", "cluster": {
-                "server": "https://127.0.0.1:1", "certificate-authority": cluster.pki_dir().join("ca.crt")}}],
+                "server": server, "certificate-authority": self.cluster.pki_dir().join("ca.crt")}}],
             "users": [{"name": "lab", "user": {"token": "none"}}],
             "contexts": [{"name": "lab", "context": {"cluster": "lab", "user": "lab"}}],
         });
-        fs::write(folder.join("admin.conf"), nowhere.to_string())?;
-        Ok(Self { cluster, state, store })
+        Ok(fs::write(self.cluster.dir().join("admin.conf"), config.to_string())?)
     }
 
     fn configured(&self, backup: &str) -> Result<()> {
@@ -113,6 +121,15 @@ impl Host {
     fn backup(&self, args: &[&str]) -> Result<Said> {
         let to = format!("--to={}", self.store.path().display());
         Ok(self.command(&[&[to.as_str()], args].concat()).output()?.into())
+    }
+
+    /// One more, whose name is that of another second.
+    fn another(&self, args: &[&str]) -> Result<Said> {
+        until("the second of the last one is over", PATIENCE, || {
+            let said = self.backup(args)?;
+            let taken = said.err.contains("it is there already") || said.out.contains("it is there already");
+            Ok(if taken { ControlFlow::Continue(anyhow!("{said:?}")) } else { ControlFlow::Break(said) })
+        })
     }
 
     /// The same in the background, to be struck.
@@ -210,7 +227,26 @@ impl Host {
     }
 }
 
-fn verify(file: &Path, args: &[&str]) -> Result<Said> {
+/// A server of HTTP that answers each path with a status and a body, for as long as the test runs; its URL.
+fn serve(answer: impl Fn(&str) -> (&'static str, Vec<u8>) + Send + 'static) -> Result<String> {
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0))?;
+    let url = format!("http://{}", listener.local_addr()?);
+    std::thread::spawn(move || {
+        for mut socket in listener.incoming().flatten() {
+            let mut lines = std::io::BufReader::new(&socket).lines().map_while(Result::ok);
+            let Some(request) = lines.next() else { continue };
+            // To the end of its head.
+            lines.find(String::is_empty);
+            let (status, body) = answer(request.split(' ').nth(1).unwrap_or_default());
+            let head = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", body.len());
+            // Who has gone away reads nothing.
+            drop(socket.write_all(head.as_bytes()).and_then(|()| socket.write_all(&body)));
+        }
+    });
+    Ok(url)
+}
+
+fn verify(file: impl AsRef<OsStr>, args: &[&str]) -> Result<Said> {
     let mut command = Command::new(env!("CARGO_BIN_EXE_quorate"));
     Ok(command.args(["etcd", "verify", "-ojson"]).arg(file).args(args).output()?.into())
 }

@@ -16,9 +16,16 @@ pub struct Backup {
     /// Say from whom, to where, and which old backups would be removed; store and remove nothing
     #[arg(long, conflicts_with = "list")]
     pub dry_run: bool,
-    /// Act in place, on a control plane node, as root, while no apiserver serves
+    /// Act in place, on a control plane node, as root, while the API does not answer; or with --without-lease
     #[arg(long)]
     pub here: bool,
+    /// The override for a lock that is not to be had although the API answers: a database that is full takes no Lease, and a change of
+    /// members that is half done keeps its own; recorded on this host
+    #[arg(long, requires = "because", requires = "here", conflicts_with = "list")]
+    pub without_lease: bool,
+    /// Why the lock is gone without
+    #[arg(long, value_name = "TEXT", requires = "without_lease")]
+    pub because: Option<String>,
     /// Where it goes instead, with --here: a folder of this host
     #[arg(long, value_name = "DIR", requires = "here")]
     pub to: Option<PathBuf>,

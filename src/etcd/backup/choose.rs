@@ -9,8 +9,19 @@ use std::cmp::Reverse;
 /// Operations that no snapshot is taken beside: a stalled snapshot freezes a member that is defragmented or reconfigured (etcd-notes, 2b
 /// row 4). They look at the Lease of a snapshot once they hold theirs, and we at theirs once we hold ours: so one of two sees the other.
 const OF_ETCD: [&str; 3] = ["defrag", "members", "restore"];
-/// What is wrong with a member and says nothing of what a snapshot of it holds.
-const OF_NO_MATTER: [Code; 3] = [Code::CertificateExpiring, Code::CertificateUnknown, Code::MemberNodeUnknown];
+/// What is wrong with a member and says nothing of what a snapshot of it holds; of alarms only [`differs`] counts: a database that is full is
+/// one more reason to have a copy of it.
+const OF_NO_MATTER: [Code; 4] =
+    [Code::AlarmActive, Code::CertificateExpiring, Code::CertificateUnknown, Code::MemberNodeUnknown];
+
+/// What a snapshot may be taken beside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Beside {
+    /// Of no change of etcd.
+    NoChange,
+    /// Of whatever the Lease says is done: its holder may have ended half way, and the Lease is not to be written. An override.
+    Anything,
+}
 
 /// Who was chosen.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,7 +38,12 @@ pub struct Chosen {
 ///
 /// # Errors
 /// With all reasons, when there is none.
-pub fn choose(seen: &Observation, in_flight: &InFlight, policy: &Policy) -> Result<Chosen, Vec<Reason>> {
+pub fn choose(
+    seen: &Observation,
+    in_flight: &InFlight,
+    policy: &Policy,
+    beside: Beside,
+) -> Result<Chosen, Vec<Reason>> {
     let membership = match &seen.etcd.membership {
         Fact::Known(membership) => membership,
         Fact::Unknown(why) => return Err(vec![Reason::new(Code::MembershipUnknown, why.clone())]),
@@ -38,7 +54,9 @@ pub fn choose(seen: &Observation, in_flight: &InFlight, policy: &Policy) -> Resu
         Fact::Unknown(_) if policy.without_api => None,
         Fact::Unknown(why) => return Err(vec![Reason::new(Code::LeaseUnknown, why.clone())]),
     };
-    if let Some(holder) = holder.filter(|holder| OF_ETCD.iter().any(|verb| holder.operation.starts_with(verb))) {
+    if beside == Beside::NoChange
+        && let Some(holder) = holder.filter(|holder| OF_ETCD.iter().any(|verb| holder.operation.starts_with(verb)))
+    {
         let what = format!("{} works on etcd of {}: no snapshot beside it", holder.operation, holder.target);
         return Err(vec![Reason::new(Code::LeaseHeld, what)]);
     }
@@ -47,7 +65,9 @@ pub fn choose(seen: &Observation, in_flight: &InFlight, policy: &Policy) -> Resu
     for (id, faults) in voters(seen, in_flight, policy) {
         let Some(member) = membership.voters().find(|member| member.id == id) else { continue };
         let view = seen.etcd.members.iter().find(|view| view.id == id);
-        let mut against: Vec<Reason> = faults.into_iter().filter(|reason| matters(reason, id, seen)).collect();
+        let mut against: Vec<Reason> =
+            faults.into_iter().filter(|reason| !OF_NO_MATTER.contains(&reason.code)).collect();
+        against.extend(differs(member, seen));
         against.extend(holder.and_then(|holder| worked_on(member, view, holder)));
         if !alone && leads(seen, id) {
             against.push(Reason::new(Code::TargetLeads, format!("{} leads: a snapshot would slow it", member.name)));
@@ -65,15 +85,13 @@ pub fn choose(seen: &Observation, in_flight: &InFlight, policy: &Policy) -> Resu
     }
 }
 
-/// A database that is full is one more reason to have a copy of it; one that differs from the others' is none.
-fn matters(reason: &Reason, id: MemberId, seen: &Observation) -> bool {
-    match reason.code {
-        Code::AlarmActive => {
-            let mut told = seen.etcd.members.iter().filter_map(|view| view.alarms.known()).flatten();
-            told.any(|alarm| alarm.member == id && alarm.kind != AlarmKind::NoSpace)
-        }
-        code => !OF_NO_MATTER.contains(&code),
-    }
+/// Whether its data may be other than those of the others. etcd that cannot tell whose are names member 0 (`etcdserver/corrupt.go`).
+fn differs(member: &Member, seen: &Observation) -> Option<Reason> {
+    let mut told = seen.etcd.members.iter().filter_map(|view| view.alarms.known()).flatten();
+    let alarm =
+        told.find(|alarm| alarm.kind != AlarmKind::NoSpace && [member.id, MemberId(0)].contains(&alarm.member))?;
+    let whose = if alarm.member == member.id { "it names" } else { "it names nobody, and may mean" };
+    Some(Reason::new(Code::AlarmActive, format!("{:?}: {whose} {}", alarm.kind, member.name)))
 }
 
 fn worked_on(member: &Member, view: Option<&MemberView>, holder: &Holder) -> Option<Reason> {
@@ -92,7 +110,7 @@ mod tests {
     use quorum_safety::{Alarm, UnixSeconds};
 
     fn chosen(cluster: &Cluster) -> Result<String, Vec<Code>> {
-        choose(&cluster.seen, &cluster.in_flight, &cluster.policy)
+        choose(&cluster.seen, &cluster.in_flight, &cluster.policy, Beside::NoChange)
             .map(|chosen| chosen.member.name)
             .map_err(|reasons| reasons.iter().map(|reason| reason.code).collect())
     }
@@ -153,7 +171,7 @@ mod tests {
         }
         let none = healthy(3).member_dead(1).member_dead(2);
         assert_eq!(
-            choose(&none.seen, &none.in_flight, &none.policy)
+            choose(&none.seen, &none.in_flight, &none.policy, Beside::NoChange)
                 .unwrap_err()
                 .iter()
                 .map(|reason| reason.code)
@@ -163,6 +181,29 @@ mod tests {
         // The leader where nobody else votes, learners beside it or not.
         assert_eq!(chosen(&healthy(1)), Ok("k1".to_owned()));
         assert_eq!(chosen(&healthy(1).learner()), Ok("k1".to_owned()));
+    }
+
+    /// Not even the member that is alone: a snapshot of it may hold anything.
+    #[test]
+    fn data_that_differ_nobody_knows_whose_take_everybody_out() {
+        let nobody = |view: &mut MemberView| {
+            view.alarms = Fact::Known(vec![Alarm { member: MemberId(0), kind: AlarmKind::Corrupt }]);
+        };
+        let reasons = chosen(&healthy(3).on_member(2, nobody)).unwrap_err();
+        assert_eq!(reasons.iter().filter(|code| **code == Code::AlarmActive).count(), 3, "{reasons:?}");
+    }
+
+    /// A change of members that is half done keeps its Lease; that nobody is at it is for whoever uses the override to know.
+    #[test]
+    fn a_change_that_is_half_done_is_gone_past_only_by_the_override() {
+        let beside = |operation: &str, target: &str| {
+            let cluster = healthy(3).with(held(operation, target));
+            choose(&cluster.seen, &cluster.in_flight, &cluster.policy, Beside::Anything)
+                .map(|chosen| chosen.member.name)
+        };
+        assert_eq!(beside("members-replace-a2", "k2"), Ok("k1".to_owned()));
+        // Still from nobody whose node is worked on.
+        assert_eq!(beside("defrag", "k1"), Ok("k2".to_owned()));
     }
 
     #[test]

@@ -31,7 +31,7 @@ impl Inventory {
         let (mut backups, mut strange) = (Vec::new(), Vec::new());
         for entry in entries.iter().filter(|entry| is_manifest(entry)) {
             let text = store.read(&entry.name).await?;
-            match understood(&text, &entries) {
+            match understood(&entry.name, &text, &entries) {
                 Ok(manifest) => backups.push(manifest),
                 Err(why) => strange.push(format!("{}: {why}", entry.name)),
             }
@@ -84,12 +84,19 @@ fn is_manifest(entry: &Entry) -> bool {
     name::backup_of(&entry.name).is_some_and(|backup| name::manifest(backup) == entry.name)
 }
 
-fn understood(text: &[u8], entries: &[Entry]) -> Result<Manifest, String> {
+fn understood(entry: &str, text: &[u8], entries: &[Entry]) -> Result<Manifest, String> {
     let manifest: Manifest = serde_json::from_slice(text).map_err(|error| format!("no manifest: {error}"))?;
     if manifest.format > FORMAT {
         return Err(format!("format {}, and this version knows {FORMAT}", manifest.format));
     }
+    // What it names is removed with it one day: it speaks for its own files alone.
+    if name::manifest(&manifest.name) != entry {
+        return Err(format!("it calls its backup {}", manifest.name));
+    }
     for Stored { file, bytes, .. } in manifest.files() {
+        if file.contains('/') || name::backup_of(file) != Some(&manifest.name) || entry == file {
+            return Err(format!("it names {file}, which is not its own"));
+        }
         match entries.iter().find(|entry| entry.name == *file) {
             Some(entry) if entry.bytes == *bytes => {}
             Some(entry) => return Err(format!("{file} has {} bytes, and had {bytes}", entry.bytes)),
@@ -118,6 +125,15 @@ mod tests {
         assert!(of().await.strange[0].contains("has 899 bytes, and had 900"));
         write(&manifest.stored.file, &[0; 900]);
         assert_eq!(of().await.backups.as_slice(), std::slice::from_ref(&manifest));
+        // A manifest speaks for no other's files.
+        let mut liar = manifest.clone();
+        liar.name = "etcd-snapshot-20270103-000000".to_owned();
+        let path = name::manifest(&liar.name);
+        write(&path, &serde_json::to_vec(&liar).unwrap());
+        assert!(of().await.strange[0].contains("which is not its own"), "{:?}", of().await.strange);
+        write(&path, &serde_json::to_vec(&manifest).unwrap());
+        assert!(of().await.strange[0].contains("it calls its backup"), "{:?}", of().await.strange);
+        std::fs::remove_file(folder.path().join(path)).unwrap();
         // What the old pipeline wrote, and what a later version may.
         write("etcd-snapshot-20200101-000000.db", b"old");
         let mut later = manifest.clone();

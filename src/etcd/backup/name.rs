@@ -22,6 +22,11 @@ pub fn node(name: &str) -> String {
     format!("{name}.node.tar{}.age", compressed(Compression::Zstd))
 }
 
+/// Whether a file, by whatever path, is called as the archive of a node.
+pub fn is_node(file: &str) -> bool {
+    backup_of(file).is_some_and(|backup| file.ends_with(&node(backup)))
+}
+
 /// Its manifest.
 pub fn manifest(name: &str) -> String {
     format!("{name}{}", super::manifest::SUFFIX)

@@ -1,10 +1,10 @@
 //! A stored snapshot, wherever it lies and whatever was done to it, as the file that etcd sent.
 
-use super::manifest::{FORMAT, Facts, Manifest, SUFFIX};
-use super::name;
+use super::manifest::{FORMAT, Facts, Manifest, Node, SUFFIX, Stored};
 use super::seal::{Identity, Kind, Sum, UnsealError, hex, unseal};
 use super::store::{S3, Store, address};
 use super::take::{Spool, blocking};
+use super::{name, node};
 use crate::clock::Clock;
 use crate::config;
 use crate::exit::UsageError;
@@ -47,16 +47,95 @@ pub struct NotVerified {
 /// # Errors
 /// When it cannot be read or opened: [`UsageError`] where what was typed is wrong, [`NotVerified`] where what is stored is.
 pub async fn open(from: &str, identities: Vec<Identity>, spool: &Path, clock: Clock) -> anyhow::Result<Opened> {
-    let (stored, manifest) = match Place::of(from) {
-        Place::Here(path) => here(&path)?,
-        Place::Bucket { bucket, key } => of_bucket(from, bucket, key, spool, clock).await?,
-        Place::Url => of_url(from, spool).await?,
-    };
-    let manifest = manifest.map(|text| understood(from, &text)).transpose()?;
-    let (from, spool, summed) = (from.to_owned(), spool.to_owned(), manifest.is_some());
+    let (stored, manifest) = fetched(from, spool, clock).await?;
+    let from = shown(from);
+    let manifest = manifest.map(|text| understood(&from, &text)).transpose()?;
+    if let Some(manifest) = manifest.as_ref().filter(|manifest| !is_called(&from, &manifest.stored.file)) {
+        let why = format!("the manifest beside it is about {}", manifest.stored.file);
+        return Err(NotVerified { file: from, why }.into());
+    }
+    let (spool, summed) = (spool.to_owned(), manifest.is_some());
     let opened = blocking(move || undone(&from, stored, &identities, &spool, summed)).await;
     let (file, sums) = opened.map_err(|error| anyhow::anyhow!(error))??;
     Ok(Opened { file, manifest, sums })
+}
+
+/// The archive of a node.
+pub struct OpenedArchive {
+    /// What lies beside it.
+    pub manifest: Manifest,
+    /// What is in it; none when nobody gave an identity that opens it.
+    pub holds: Option<Vec<PathBuf>>,
+}
+
+/// Compares the archive of a node with the manifest beside it; with an identity, opens it and reads all of it.
+///
+/// # Errors
+/// As of [`open`]; also when no manifest lies beside it, since then nobody ever proved it.
+pub async fn archive(
+    from: &str,
+    identities: Vec<Identity>,
+    spool: &Path,
+    clock: Clock,
+) -> anyhow::Result<OpenedArchive> {
+    let (stored, manifest) = fetched(from, spool, clock).await?;
+    let from = shown(from);
+    let not = |why: String| NotVerified { file: from.clone(), why };
+    let manifest = manifest.ok_or_else(|| not("no manifest lies beside it".to_owned()))?;
+    let manifest = understood(&from, &manifest)?;
+    let Node::Stored(said) = &manifest.node else {
+        return Err(not("the manifest beside it knows of no archive".to_owned()).into());
+    };
+    if !is_called(&from, &said.file) {
+        return Err(not(format!("the manifest beside it is about {}", said.file)).into());
+    }
+    (&stored).seek(SeekFrom::Start(0))?;
+    is_as_said(said, &sum(&stored).with_context(|| from.clone())?).map_err(not)?;
+    if identities.is_empty() {
+        return Ok(OpenedArchive { manifest, holds: None });
+    }
+    let (named, spool) = (from.clone(), spool.to_owned());
+    let holds = blocking(move || {
+        let (mut file, _) = undone(&named, stored, &identities, &spool, false)?;
+        file.seek(SeekFrom::Start(0))?;
+        let held = node::entries(io::BufReader::new(file));
+        let held = held.map_err(|error| NotVerified { file: named, why: format!("it is no archive: {error}") })?;
+        anyhow::Ok(held.into_iter().map(|(path, _)| path).collect())
+    });
+    Ok(OpenedArchive { manifest, holds: Some(holds.await.map_err(|error| anyhow::anyhow!(error))??) })
+}
+
+/// An address without what is secret in it: a signature in its query, a password before its host.
+pub fn shown(from: &str) -> String {
+    match (Place::of(from), reqwest::Url::parse(from)) {
+        (Place::Url, Ok(mut url)) => {
+            url.set_query(None);
+            // Neither fails for what has a host.
+            let bare = url.set_password(None).and_then(|()| url.set_username(""));
+            if bare.is_ok() { url.to_string() } else { "a URL".to_owned() }
+        }
+        (Place::Url, Err(_)) => "a URL that is none".to_owned(),
+        (Place::Here(_) | Place::Bucket { .. }, _) => from.to_owned(),
+    }
+}
+
+async fn fetched(from: &str, spool: &Path, clock: Clock) -> anyhow::Result<(File, Option<Vec<u8>>)> {
+    match Place::of(from) {
+        Place::Here(path) => here(&path),
+        Place::Bucket { bucket, key } => of_bucket(from, bucket, key, spool, clock).await,
+        Place::Url => of_url(from, spool).await,
+    }
+}
+
+/// Whether what a store has is what a manifest says of it.
+fn is_as_said(said: &Stored, stored: &Sum) -> Result<(), String> {
+    if (said.bytes, &said.sha256) == (stored.bytes, &stored.sha256) {
+        return Ok(());
+    }
+    Err(format!(
+        "its manifest says that it has {} bytes with SHA-256 {}, and it has {} with {}",
+        said.bytes, said.sha256, stored.bytes, stored.sha256
+    ))
 }
 
 impl Opened {
@@ -66,13 +145,8 @@ impl Opened {
     /// In words, when they differ.
     pub fn is_as_its_manifest_says(&self, snapshot: &Snapshot) -> Result<(), String> {
         let (Some(manifest), Some((stored, raw))) = (&self.manifest, &self.sums) else { return Ok(()) };
-        let (said, found) = (&manifest.stored, Facts::of(snapshot, raw.sha256.clone()));
-        if (said.bytes, &said.sha256) != (stored.bytes, &stored.sha256) {
-            return Err(format!(
-                "its manifest says that it has {} bytes with SHA-256 {}, and it has {} with {}",
-                said.bytes, said.sha256, stored.bytes, stored.sha256
-            ));
-        }
+        let found = Facts::of(snapshot, raw.sha256.clone());
+        is_as_said(&manifest.stored, stored)?;
         if manifest.snapshot != found {
             return Err(format!("its manifest says {:?}, and it is {found:?}", manifest.snapshot));
         }
@@ -132,11 +206,11 @@ fn understood(from: &str, text: &[u8]) -> Result<Manifest, NotVerified> {
     if manifest.format > FORMAT {
         return Err(not(format!("its manifest has format {}, and this version knows {FORMAT}", manifest.format)));
     }
-    let own = from.rsplit('/').next().unwrap_or_default();
-    if manifest.stored.file != own {
-        return Err(not(format!("the manifest beside it is about {}", manifest.stored.file)));
-    }
     Ok(manifest)
+}
+
+fn is_called(from: &str, name: &str) -> bool {
+    from.rsplit('/').next() == Some(name)
 }
 
 async fn of_bucket(
@@ -169,32 +243,33 @@ async fn of_bucket(
 }
 
 async fn of_url(from: &str, spool: &Path) -> anyhow::Result<(File, Option<Vec<u8>>)> {
-    let (address, _) = from.split_once('?').unwrap_or((from, ""));
+    let address = shown(from);
     let client = reqwest::Client::builder().connect_timeout(STALL).read_timeout(STALL).build()?;
     let get = |url: String| {
         let client = client.clone();
         async move { client.get(url).send().await.map_err(reqwest::Error::without_url) }
     };
-    let mut answer = get(from.to_owned()).await.with_context(|| address.to_owned())?;
+    let mut answer = get(from.to_owned()).await.with_context(|| address.clone())?;
     anyhow::ensure!(answer.status().is_success(), "{address}: {}", answer.status());
     let mut stored = spooled(spool)?;
     while let Some(chunk) = answer.chunk().await.map_err(reqwest::Error::without_url)? {
         io::Write::write_all(&mut stored, &chunk)?;
     }
     // A URL that is signed is signed for one file.
-    let manifest = match beside(from) {
-        Some(beside) => Some(get(beside).await?).filter(|answer| answer.status().is_success()),
-        None => None,
-    };
-    let manifest = match manifest {
-        Some(answer) => Some(answer.bytes().await.map_err(reqwest::Error::without_url)?.to_vec()),
-        None => None,
-    };
-    Ok((stored, manifest))
+    let Some(beside) = beside(from).filter(|_| !from.contains('?')) else { return Ok((stored, None)) };
+    let what = || format!("the manifest beside {address}");
+    let answer = get(beside).await.with_context(what)?;
+    if answer.status() == reqwest::StatusCode::NOT_FOUND {
+        return Ok((stored, None));
+    }
+    // Whether there is one is not known, and a file that differs from its manifest is not to pass for one that has none.
+    anyhow::ensure!(answer.status().is_success(), "{}: {}", what(), answer.status());
+    let text = answer.bytes().await.map_err(reqwest::Error::without_url).with_context(what)?;
+    Ok((stored, Some(text.to_vec())))
 }
 
 fn spooled(folder: &Path) -> anyhow::Result<File> {
-    match Spool::in_folder(folder, &format!("quorate-{}", std::process::id())) {
+    match Spool::in_folder(folder) {
         Ok(Spool::Anonymous(file)) => Ok(file),
         Ok(Spool::Partial(_)) => anyhow::bail!("{}: a spool with a name", folder.display()),
         Err(error) => Err(UsageError(format!("{}: {error}; --spool names another folder", folder.display())).into()),
@@ -240,6 +315,14 @@ fn sum(mut file: &File) -> io::Result<Sum> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_secret_in_an_address_is_not_shown() {
+        let signed = "https://me:pass@b.example/p/etcd-snapshot-20261126-190405.db?X-Amz-Signature=abc&X-Amz-Expires=9";
+        assert_eq!(shown(signed), "https://b.example/p/etcd-snapshot-20261126-190405.db");
+        assert_eq!(shown("/a/etcd?.db"), "/a/etcd?.db");
+        assert_eq!(shown("https://?secret"), "a URL that is none");
+    }
 
     #[test]
     fn a_manifest_is_looked_for_beside_its_snapshot() {

@@ -27,6 +27,34 @@ pub struct Cluster {
     pub uid: Option<String>,
 }
 
+/// What decides of a backup.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dated {
+    /// Its name.
+    pub name: String,
+    /// When it was taken, by the clock of that day.
+    pub taken_at: Timestamp,
+    /// The cluster, as etcd calls it.
+    pub cluster_id: ClusterId,
+    /// The cluster, as Kubernetes calls it.
+    pub cluster_uid: Option<String>,
+    /// The revision that it reaches. A compaction removes the record of a deletion that was the last to happen; its own revision stays.
+    pub revision: i64,
+}
+
+impl From<&Manifest> for Dated {
+    fn from(manifest: &Manifest) -> Self {
+        let Manifest { name, taken_at, cluster_id, cluster_uid, snapshot, .. } = manifest;
+        Self {
+            name: name.clone(),
+            taken_at: *taken_at,
+            cluster_id: *cluster_id,
+            cluster_uid: cluster_uid.clone(),
+            revision: snapshot.compact_revision.map_or(snapshot.revision, |at| at.max(snapshot.revision)),
+        }
+    }
+}
+
 /// What is to be done.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
@@ -37,37 +65,47 @@ pub struct Plan {
 }
 
 /// Makes the plan. `backups` are whole: each was verified when it was made, and all its files are listed.
-pub fn plan(backups: &[Manifest], cluster: &Cluster, retention: Retention, now: Timestamp) -> Plan {
-    let (ours, others): (Vec<&Manifest>, Vec<_>) = backups.iter().partition(|backup| is_of(backup, cluster));
-    let (future, known): (Vec<&Manifest>, Vec<_>) = ours.into_iter().partition(|backup| backup.taken_at > now);
-    let mut dated: Vec<(Timestamp, &Manifest)> =
-        known.iter().map(|backup| (not_before(backup, &known), *backup)).collect();
-    dated.sort_by_key(|(at, backup)| (*at, backup.snapshot.revision, backup.taken_at, backup.name.as_str()));
-    dated.reverse();
+///
+/// Those of the same cluster under an older id, from before a restore, go when ours alone are as many as are to stay: a clone has the UID of
+/// its original as well, and must not crowd out what that one goes on to need.
+pub fn plan(backups: &[Dated], cluster: &Cluster, retention: Retention, now: Timestamp) -> Plan {
+    let (future, known): (Vec<&Dated>, Vec<_>) = backups.iter().partition(|backup| backup.taken_at > now);
+    let (ours, others): (Vec<&Dated>, Vec<_>) = known.iter().partition(|backup| backup.cluster_id == cluster.id);
+    let (before, others): (Vec<&Dated>, Vec<_>) =
+        others.into_iter().partition(|backup| went_before(backup, cluster, backups, &ours));
     let mut plan = Plan::default();
-    for (who, why) in [(&others, "of another cluster"), (&future, "dated in the future: the clock was wrong, or is")] {
+    for (who, why) in [(&others, "of another cluster, or of a clone of this one"), (&future, FUTURE)] {
         plan.told.extend(who.iter().map(|backup| format!("{} stays and does not count: {why}", backup.name)));
     }
+    let mut dated: Vec<(Timestamp, &Dated)> = ours.iter().map(|backup| (not_before(backup, &known), *backup)).collect();
+    dated.sort_by_key(|(at, backup)| (*at, backup.revision, backup.taken_at, backup.name.as_str()));
+    dated.reverse();
     let Some((witness, _)) = dated.get(1) else { return plan };
+    let enough = retention.keep.max(1);
+    let beyond = dated.iter().skip(enough).copied();
+    let before = before.into_iter().map(|backup| (not_before(backup, &known), backup));
+    let before = before.filter(|_| dated.len() >= enough);
     let old_enough = |at: Timestamp| witness.duration_since(at).unsigned_abs() >= retention.minimum_age;
-    let beyond = dated.iter().skip(retention.keep.max(1));
-    plan.remove = beyond.filter(|(at, _)| old_enough(*at)).map(|(_, backup)| backup.name.clone()).collect();
-    plan.remove.reverse();
+    let mut goes: Vec<(Timestamp, &Dated)> = beyond.chain(before).filter(|(at, _)| old_enough(*at)).collect();
+    goes.sort_by_key(|(at, backup)| (*at, backup.revision, backup.taken_at, backup.name.as_str()));
+    plan.remove = goes.into_iter().map(|(_, backup)| backup.name.clone()).collect();
     plan
 }
 
-fn is_of(backup: &Manifest, cluster: &Cluster) -> bool {
-    match (&backup.cluster_uid, &cluster.uid) {
-        (Some(of), Some(ours)) => of == ours,
-        _ => backup.cluster_id == cluster.id,
-    }
+const FUTURE: &str = "dated in the future: the clock was wrong, or is";
+
+/// Whether all of its cluster id were taken before any of ours, in what Kubernetes calls the same cluster: etcd was restored in between. Where
+/// the times mix, two go on beside each other, and one is a clone.
+fn went_before(backup: &Dated, cluster: &Cluster, all: &[Dated], ours: &[&Dated]) -> bool {
+    let same = backup.cluster_uid.is_some() && backup.cluster_uid == cluster.uid;
+    let Some(first) = ours.iter().map(|ours| ours.taken_at).min() else { return false };
+    same && all.iter().filter(|other| other.cluster_id == backup.cluster_id).all(|other| other.taken_at < first)
 }
 
 /// The earliest time at which it can have been taken: not before any that has a lower revision of the same cluster.
-fn not_before(backup: &Manifest, known: &[&Manifest]) -> Timestamp {
-    let earlier = known
-        .iter()
-        .filter(|other| other.cluster_id == backup.cluster_id && other.snapshot.revision < backup.snapshot.revision);
+fn not_before(backup: &Dated, known: &[&Dated]) -> Timestamp {
+    let earlier =
+        known.iter().filter(|other| other.cluster_id == backup.cluster_id && other.revision < backup.revision);
     earlier.map(|other| other.taken_at).max().map_or(backup.taken_at, |at| at.max(backup.taken_at))
 }
 
@@ -85,26 +123,23 @@ mod tests {
     }
 
     /// A backup of that day by the clock, the how manieth of its cluster.
-    fn backup(day: i64, revision: i64) -> Manifest {
-        let mut backup = manifest();
-        backup.name = format!("day {day} revision {revision}");
-        backup.taken_at = at(day);
-        backup.snapshot.revision = revision;
-        backup
+    fn backup(day: i64, revision: i64) -> Dated {
+        let name = format!("day {day} revision {revision}");
+        Dated { name, taken_at: at(day), cluster_id: ours().id, cluster_uid: None, revision }
     }
 
     fn ours() -> Cluster {
         Cluster { id: manifest().cluster_id, uid: None }
     }
 
-    fn removed(backups: &[Manifest], keep: usize, days: u64, now: i64) -> Vec<String> {
+    fn removed(backups: &[Dated], keep: usize, days: u64, now: i64) -> Vec<String> {
         let retention = Retention { keep, minimum_age: Duration::from_secs(days * 86_400) };
         plan(backups, &ours(), retention, at(now)).remove
     }
 
     #[test]
     fn the_last_stay_and_the_young_and_the_newest_always() {
-        let weekly: Vec<Manifest> = (0..6).map(|week| backup(week * 7, week)).collect();
+        let weekly: Vec<Dated> = (0..6).map(|week| backup(week * 7, week)).collect();
         assert_eq!(removed(&weekly, 3, 14, 36), ["day 0 revision 0", "day 7 revision 1", "day 14 revision 2"]);
         assert_eq!(removed(&weekly, 3, 20, 36), ["day 0 revision 0", "day 7 revision 1"]);
         assert_eq!(removed(&weekly, 9, 0, 36), Vec::<String>::new());
@@ -115,20 +150,57 @@ mod tests {
 
     #[test]
     fn those_of_another_cluster_stay_and_do_not_count() {
-        let mut backups: Vec<Manifest> = (0..4).map(|day| backup(day, day)).collect();
+        let mut backups: Vec<Dated> = (0..4).map(|day| backup(day, day)).collect();
         backups[3].cluster_id = ClusterId(9);
         assert_eq!(removed(&backups, 2, 0, 9), ["day 0 revision 0"]);
-        // After a restore the id is another, and the cluster the same.
-        backups.iter_mut().for_each(|backup| backup.cluster_uid = Some("u".to_owned()));
-        let cluster = Cluster { uid: Some("u".to_owned()), ..ours() };
-        let retention = Retention { keep: 2, minimum_age: Duration::ZERO };
-        assert_eq!(plan(&backups, &cluster, retention, at(9)).remove, ["day 0 revision 0", "day 1 revision 1"]);
+    }
+
+    /// Of Kubernetes' cluster u, taken daily: those of `days` under this id of etcd.
+    fn under(id: u64, days: std::ops::Range<i64>) -> Vec<Dated> {
+        let of = |day| Dated {
+            name: format!("{id} day {day}"),
+            cluster_id: ClusterId(id),
+            cluster_uid: Some("u".to_owned()),
+            ..backup(day, day)
+        };
+        days.map(of).collect()
+    }
+
+    fn gone(backups: &[Dated], id: u64, keep: usize) -> Vec<String> {
+        let cluster = Cluster { id: ClusterId(id), uid: Some("u".to_owned()) };
+        plan(backups, &cluster, Retention { keep, minimum_age: Duration::ZERO }, at(99)).remove
+    }
+
+    /// The id is another, and the cluster the same.
+    #[test]
+    fn what_was_before_a_restore_goes_when_there_are_enough_after_it() {
+        let of = |after: i64| [under(1, 0..3), under(2, 3..3 + after)].concat();
+        assert_eq!(gone(&of(1), 2, 2), Vec::<String>::new());
+        assert_eq!(gone(&of(2), 2, 2), ["1 day 0", "1 day 1", "1 day 2"]);
+        assert_eq!(gone(&of(3), 2, 2), ["1 day 0", "1 day 1", "1 day 2", "2 day 3"]);
+    }
+
+    /// A cluster that was made of a snapshot of ours, and backs up into our folder: it has our UID, and an id of its own.
+    #[test]
+    fn a_clone_removes_none_of_its_original_nor_the_other_way_round() {
+        let both = [under(1, 0..9), under(2, 4..20)].concat();
+        assert!(gone(&both, 2, 2).iter().all(|name| name.starts_with("2 ")), "{:?}", gone(&both, 2, 2));
+        assert_eq!(gone(&both, 1, 8), ["1 day 0"]);
+        // Before the original has gone on: as long as the clone has not as many as are to stay, none either.
+        assert_eq!(gone(&[under(1, 0..9), under(2, 9..16)].concat(), 2, 8), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_revision_is_not_below_the_compaction() {
+        let mut manifest = manifest();
+        (manifest.snapshot.revision, manifest.snapshot.compact_revision) = (5, Some(7));
+        assert_eq!(Dated::from(&manifest).revision, 7);
     }
 
     /// A clock that is ahead for one run: nothing is older than it was, and what that run has dated does not crowd out the others.
     #[test]
     fn a_clock_that_jumps_removes_nothing_that_would_have_stayed() {
-        let mut weekly: Vec<Manifest> = (0..6).map(|week| backup(week * 7, week)).collect();
+        let mut weekly: Vec<Dated> = (0..6).map(|week| backup(week * 7, week)).collect();
         assert_eq!(removed(&weekly, 2, 30, 36), Vec::<String>::new());
         weekly.push(backup(4_000, 6));
         assert_eq!(removed(&weekly, 2, 30, 4_000), ["day 0 revision 0"]);
@@ -138,7 +210,7 @@ mod tests {
         let told = plan(&weekly, &ours(), Retention { keep: 2, minimum_age: Duration::ZERO }, at(43)).told;
         assert!(told.len() == 1 && told[0].starts_with("day 4000 revision 6 stays"), "{told:?}");
         // Behind for one run: the newest looks like the oldest, and is not taken for it.
-        let mut behind: Vec<Manifest> = (0..6).map(|week| backup(700 + week * 7, week)).collect();
+        let mut behind: Vec<Dated> = (0..6).map(|week| backup(700 + week * 7, week)).collect();
         behind.push(backup(1, 6));
         behind.push(backup(742, 7));
         let gone = removed(&behind, 2, 0, 742);
@@ -155,7 +227,7 @@ mod tests {
             off in -500_i64..500,
         ) {
             let mut day = 0;
-            let backups: Vec<Manifest> = days.iter().zip(1..).map(|(after, revision)| {
+            let backups: Vec<Dated> = days.iter().zip(1..).map(|(after, revision)| {
                 day += after;
                 backup(day, revision)
             }).collect();

@@ -143,14 +143,14 @@ impl<W: Write> Write for Crypt<W> {
 }
 
 /// Counts and hashes what goes through it, either way.
-struct Summed<T> {
+pub(super) struct Summed<T> {
     inner: T,
     sha: Sha256,
     bytes: u64,
 }
 
 impl<T> Summed<T> {
-    fn new(inner: T) -> Self {
+    pub(super) fn new(inner: T) -> Self {
         Self { inner, sha: Sha256::new(), bytes: 0 }
     }
 
@@ -159,7 +159,7 @@ impl<T> Summed<T> {
         self.bytes = self.bytes.saturating_add(bytes.len() as u64);
     }
 
-    fn end(self) -> (T, Sum) {
+    pub(super) fn end(self) -> (T, Sum) {
         (self.inner, Sum { bytes: self.bytes, sha256: hex(&self.sha.finalize()) })
     }
 }

@@ -107,7 +107,7 @@ impl Store {
     /// When not all of it could be listed.
     pub async fn list(&self) -> Result<Vec<Entry>, StoreError> {
         let mut found = match self {
-            Self::Directory(directory) => directory.list()?,
+            Self::Directory(directory) => on_disk(directory, Directory::list).await?,
             Self::S3(s3) => s3.list().await?,
         };
         found.retain(|entry| name::backup_of(&entry.name).is_some());
@@ -121,7 +121,10 @@ impl Store {
     /// When it cannot be read.
     pub async fn read(&self, name: &str) -> Result<Vec<u8>, StoreError> {
         match self {
-            Self::Directory(directory) => directory.read(name),
+            Self::Directory(directory) => {
+                let name = name.to_owned();
+                on_disk(directory, move |directory| directory.read(&name)).await
+            }
             Self::S3(s3) => s3.read(name).await,
         }
     }
@@ -143,7 +146,10 @@ impl Store {
     /// When it cannot be begun, or one of that name is there.
     pub async fn begin(&self, name: &str) -> Result<Writer, StoreError> {
         Ok(match self {
-            Self::Directory(directory) => Writer::File(directory.begin(name)?),
+            Self::Directory(directory) => {
+                let name = name.to_owned();
+                Writer::File(on_disk(directory, move |directory| directory.begin(&name)).await?)
+            }
             Self::S3(s3) => Writer::Parts(s3.begin(name).await?),
         })
     }
@@ -173,7 +179,8 @@ impl Store {
         for staged in files {
             let (name, done) = match (self, staged) {
                 (Self::Directory(directory), Staged::File(partial)) => {
-                    (partial.name().to_owned(), directory.publish(partial))
+                    let name = partial.name().to_owned();
+                    (name, on_disk(directory, move |directory| directory.publish(partial)).await)
                 }
                 (Self::S3(s3), Staged::Upload(upload)) => (upload.name().to_owned(), s3.complete(upload).await),
                 (_, Staged::File(partial)) => {
@@ -205,7 +212,10 @@ impl Store {
     /// When it may still be there.
     pub async fn remove(&self, name: &str) -> Result<(), StoreError> {
         match self {
-            Self::Directory(directory) => directory.remove(name),
+            Self::Directory(directory) => {
+                let name = name.to_owned();
+                on_disk(directory, move |directory| directory.remove(&name)).await
+            }
             Self::S3(s3) => s3.remove(name).await,
         }
     }
@@ -213,7 +223,11 @@ impl Store {
     /// Takes away what this and earlier, killed runs have begun and not ended. What cannot be taken away is told in the log.
     pub async fn tidy(&self) {
         match self {
-            Self::Directory(directory) => directory.tidy(),
+            Self::Directory(directory) => {
+                if let Err(error) = on_disk(directory, |directory| directory.tidy()).await {
+                    tracing::warn!(%error, "What killed backups have left was not looked for");
+                }
+            }
             Self::S3(s3) => s3.abort_all().await,
         }
     }
@@ -226,6 +240,18 @@ impl std::fmt::Display for Store {
             Self::Directory(directory) => write!(f, "{}", directory.path().display()),
             Self::S3(s3) => write!(f, "{s3}"),
         }
+    }
+}
+
+/// What is asked of a folder, on a thread of its own and not for ever: a mount whose server is gone answers nothing.
+async fn on_disk<T: Send + 'static>(
+    directory: &Directory,
+    work: impl FnOnce(&Directory) -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, StoreError> {
+    let (what, directory) = (directory.path().display().to_string(), directory.clone());
+    match tokio::time::timeout(SMALL, blocking(move || work(&directory))).await {
+        Ok(done) => done.map_err(|error| StoreError::new(what, error))?,
+        Err(_) => Err(StoreError::new(what, format!("no answer in {} s", SMALL.as_secs()))),
     }
 }
 

@@ -1,15 +1,19 @@
 //! The snapshot itself: from the member into a file of ours, looked at while it comes, and all of it afterwards.
 
+use super::progress::Progress;
 use super::seal::hex;
 use super::store::{OWNER_ONLY, Partial};
+use crate::clock::Clock;
 use crate::observe::etcd::connection::{Tls, connect};
 use crate::observe::etcd::{ClientFiles, endpoint, words};
 use etcd_client::{Client, GetOptions};
 use etcd_snapshot::{Snapshot, Stream, Trailer};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use quorum_safety::{ClusterId, Member, MemberId};
+use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::io::Errno;
 use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
@@ -60,13 +64,8 @@ impl Spool {
     ///
     /// # Errors
     /// When it cannot be made.
-    pub fn in_folder(folder: &Path, name: &str) -> std::io::Result<Self> {
-        let path = folder.join(format!(".{name}.spool"));
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(true).mode(OWNER_ONLY);
-        let file = options.open(&path)?;
-        std::fs::remove_file(&path)?;
-        Ok(Self::Anonymous(file))
+    pub fn in_folder(folder: &Path) -> std::io::Result<Self> {
+        nameless(folder).map(Self::Anonymous)
     }
 
     /// The file.
@@ -92,6 +91,8 @@ pub struct Source<'a> {
     pub answer: Duration,
     /// How long nothing may come.
     pub stall: Duration,
+    /// For the progress.
+    pub clock: Clock,
 }
 
 /// A snapshot that was proven.
@@ -156,43 +157,29 @@ impl Source<'_> {
     async fn receive(&self, client: &mut Client, spool: Spool) -> Result<(Spool, String), TakeError> {
         let silent = || self.member(format!("nothing came for {} s", self.stall.as_secs_f32()));
         let asked = tokio::time::timeout(self.stall, client.snapshot()).await;
-        let stream = asked.map_err(|_| silent())?.map_err(|error| self.member(words(&error)))?;
-        let progress = progress(self.size, format!("snapshot from {}", self.member.name));
-        let (sender, mut pieces) = mpsc::channel::<Vec<u8>>(AHEAD);
-        let bar = progress.clone();
-        // Hashing and writing on a thread of their own: neither the network nor the renewal of the Lease waits for the disk.
-        let keep = blocking(move || {
-            let mut look = Stream::new();
+        let mut stream = asked.map_err(|_| silent())?.map_err(|error| self.member(words(&error)))?;
+        let mut progress = Progress::new(self.size, format!("snapshot from {}", self.member.name), self.clock);
+        let mut look = Stream::new();
+        // On a thread of its own: neither the network nor the renewal of the Lease waits for the disk.
+        let keep = move |mut pieces: mpsc::Receiver<Vec<u8>>| {
             while let Some(piece) = pieces.blocking_recv() {
                 look.feed(&piece).map_err(Lost::NotSound)?;
                 spool.file().write_all(&piece).map_err(Lost::Disk)?;
-                bar.inc(piece.len() as u64);
+                progress.more(piece.len());
             }
             Ok((spool, look))
-        });
-        // It owns the sender: who keeps the pieces is done when this is.
-        let come = async move {
-            let (sender, mut stream) = (sender, stream);
-            loop {
-                let message = tokio::time::timeout(self.stall, stream.message()).await.map_err(|_| silent())?;
-                let Some(message) = message.map_err(|error| self.member(words(&error)))? else { return Ok(()) };
-                // Whoever keeps it has given up, and says why.
-                if sender.send(message.blob().to_vec()).await.is_err() {
-                    return Ok(());
-                }
-            }
         };
-        let (come, kept) = tokio::join!(come, keep);
-        progress.finish_and_clear();
-        let kept = kept.map_err(|error| self.member(error))?;
-        let (spool, look) = kept.map_err(|lost| match lost {
+        let next = async || {
+            let message = tokio::time::timeout(self.stall, stream.message()).await.map_err(|_| silent())?;
+            Ok(message.map_err(|error| self.member(words(&error)))?.map(|message| message.blob().to_vec()))
+        };
+        let (spool, look) = passed_on(next, keep, self.stall).await.map_err(|lost| match lost {
+            Lost::Member(error) => error,
             Lost::NotSound(error) => self.not_sound(error),
-            Lost::Disk(error) => {
-                TakeError::Spool { spool: "the snapshot cannot be kept".to_owned(), why: error.to_string() }
+            Lost::Disk(why) => {
+                TakeError::Spool { spool: "the snapshot cannot be kept".to_owned(), why: why.to_string() }
             }
         })?;
-        // A stream that was cut off has no end that could be sound, but why it was cut says more.
-        come?;
         let streamed = look.finish().map_err(|error| self.not_sound(error))?;
         Ok((spool, hex(&streamed.file_sha256)))
     }
@@ -217,9 +204,57 @@ impl Source<'_> {
 }
 
 /// Why it was not kept.
+#[derive(Debug)]
 enum Lost {
+    Member(TakeError),
     NotSound(etcd_snapshot::Error),
-    Disk(std::io::Error),
+    Disk(io::Error),
+}
+
+/// Passes pieces on to who keeps them, on a thread of its own, until there are no more: what that one makes of them. A disk that hangs is not
+/// waited for, or the member would have to keep what it sends for as long; its thread is left behind.
+async fn passed_on<T: Send + 'static>(
+    mut next: impl AsyncFnMut() -> Result<Option<Vec<u8>>, TakeError>,
+    keep: impl FnOnce(mpsc::Receiver<Vec<u8>>) -> Result<T, Lost> + Send + 'static,
+    stall: Duration,
+) -> Result<T, Lost> {
+    let hangs = || Lost::Disk(io::Error::other(format!("nothing of it was written for {} s", stall.as_secs_f32())));
+    let (sender, pieces) = mpsc::channel(AHEAD);
+    let kept = tokio::task::spawn_blocking(move || keep(pieces));
+    let came = loop {
+        match next().await {
+            Ok(None) => break Ok(()),
+            Err(error) => break Err(Lost::Member(error)),
+            Ok(Some(piece)) => match tokio::time::timeout(stall, sender.send(piece)).await {
+                Ok(Ok(())) => {}
+                // Whoever keeps it has given up, and says why.
+                Ok(Err(_)) => break Ok(()),
+                Err(_) => return Err(hangs()),
+            },
+        }
+    };
+    drop(sender);
+    let kept = tokio::time::timeout(stall, kept).await.map_err(|_| hangs())?;
+    let kept = kept.map_err(|error| Lost::Disk(io::Error::other(error)))??;
+    // A stream that was cut off has no end that could be sound, but why it was cut says more.
+    came.map(|()| kept)
+}
+
+/// A file of ours alone that has no name, so that nobody else opens it and it is gone with this process, however that ends.
+fn nameless(folder: &Path) -> io::Result<File> {
+    let (flags, mode) = (OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC, Mode::RUSR | Mode::WUSR);
+    match openat(CWD, folder, flags, mode) {
+        Ok(file) => Ok(file.into()),
+        // A file system that does not know the flag, such as NFS: a name that nobody can have laid a link under, for a moment.
+        Err(Errno::OPNOTSUPP | Errno::ISDIR) => {
+            let path = folder.join(format!(".quorate-{:016x}.spool", RandomState::new().build_hasher().finish()));
+            let mut options = OpenOptions::new();
+            let file = options.read(true).write(true).create_new(true).mode(OWNER_ONLY).open(&path)?;
+            std::fs::remove_file(&path)?;
+            Ok(file)
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Work that does not wait for others, on a thread of its own.
@@ -230,12 +265,65 @@ pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'stat
     tokio::task::spawn_blocking(work).await.map_err(|error| error.to_string())
 }
 
-/// A bar with the rate; on a terminal only.
-pub fn progress(total: u64, what: String) -> ProgressBar {
-    let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr()).with_message(what);
-    let style = ProgressStyle::with_template("{msg} {wide_bar} {bytes}/{total_bytes} {binary_bytes_per_sec} {eta}");
-    match style {
-        Ok(style) => bar.with_style(style),
-        Err(_) => bar,
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A disk that hangs, as a mount does whose server is gone.
+    #[tokio::test]
+    async fn a_disk_that_hangs_does_not_keep_the_member_waiting() {
+        let (answers, hangs) = std::sync::mpsc::channel::<()>();
+        let keep = move |mut pieces: mpsc::Receiver<Vec<u8>>| {
+            let first = pieces.blocking_recv();
+            // Until the test is over: the thread is in the kernel.
+            drop(hangs.recv());
+            Ok(first)
+        };
+        let endless = async || Ok(Some(vec![0; 8]));
+        let lost = passed_on(endless, keep, Duration::from_millis(50)).await.unwrap_err();
+        assert!(matches!(&lost, Lost::Disk(why) if why.to_string().contains("nothing of it was written")), "{lost:?}");
+        drop(answers);
+        // The same when the last piece has come.
+        let (answers, hangs) = std::sync::mpsc::channel::<()>();
+        let keep = move |_: mpsc::Receiver<Vec<u8>>| {
+            drop(hangs.recv());
+            Ok(())
+        };
+        let lost = passed_on(async || Ok(None), keep, Duration::from_millis(50)).await.unwrap_err();
+        assert!(matches!(lost, Lost::Disk(_)));
+        drop(answers);
+    }
+
+    #[tokio::test]
+    async fn what_comes_is_kept_and_who_cannot_keep_it_says_why() {
+        let mut left = 4;
+        let some = async || {
+            left -= 1;
+            Ok((left > 0).then(|| vec![left]))
+        };
+        let all = |mut pieces: mpsc::Receiver<Vec<u8>>| {
+            let mut kept = Vec::new();
+            while let Some(piece) = pieces.blocking_recv() {
+                kept.extend(piece);
+            }
+            Ok(kept)
+        };
+        let stall = Duration::from_secs(60);
+        assert_eq!(passed_on(some, all, stall).await.unwrap(), [3, 2, 1]);
+        let full = |_: mpsc::Receiver<Vec<u8>>| Err::<(), _>(Lost::Disk(io::ErrorKind::StorageFull.into()));
+        assert!(matches!(passed_on(async || Ok(Some(vec![0])), full, stall).await, Err(Lost::Disk(_))));
+        let cut = async || Err(TakeError::Member { member: "k1".into(), why: "cut".into() });
+        assert!(matches!(passed_on(cut, all, stall).await, Err(Lost::Member(_))));
+    }
+
+    /// `verify` unpacks Secrets in /tmp: whoever guesses a name there must not get them.
+    #[test]
+    fn a_spool_has_no_name_that_anybody_could_have_taken_before() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut spool = nameless(folder.path()).unwrap();
+        spool.write_all(b"secret").unwrap();
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+        let mode = std::os::unix::fs::MetadataExt::mode(&spool.metadata().unwrap());
+        assert_eq!(mode & 0o777, OWNER_ONLY);
     }
 }

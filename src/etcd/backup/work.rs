@@ -1,13 +1,15 @@
 //! One backup, from the look at the cluster to what retention removes: the locks are held by whoever calls.
 
-use super::choose::{Chosen, choose};
+use super::choose::{Beside, Chosen, choose};
 use super::list::Inventory;
-use super::manifest::{FORMAT, Facts, From, Manifest, Node, Stored};
-use super::retain::{self, Retention};
-use super::seal::{Seal, Sum};
+use super::manifest::{Compression, FORMAT, Facts, From, Manifest, Node, Stored};
+use super::name;
+use super::node::{Archive, NoArchive};
+use super::progress::Progress;
+use super::retain::{self, Dated, Retention};
+use super::seal::{Seal, Sum, Summed};
 use super::store::{self, Staged, Store, Writer};
-use super::take::{Source, Spool, TakeError, Taken, blocking, progress};
-use super::{name, node};
+use super::take::{Source, Spool, TakeError, Taken, blocking};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::lock::Guard;
@@ -15,11 +17,15 @@ use crate::observe::Sources;
 use crate::output;
 use crate::report::{Outcome, Report};
 use crate::seen::{self, Seen};
+use quorum_safety::lock::TooLate;
 use quorum_safety::{Code, Component, Fact, Mine, Observation, Policy, Reason};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::Duration;
+
+/// What is left free: a disk that is full hurts whoever shares it, etcd itself where the spool is on its node.
+const RESERVE: u64 = 256 * 1024 * 1024;
 
 /// A backup that was asked for.
 pub(super) struct Work<'a> {
@@ -35,6 +41,7 @@ pub(super) struct Work<'a> {
     /// kubeadm's folder, for the archive of the node.
     pub(super) kubernetes: &'a Path,
     pub(super) dry_run: bool,
+    pub(super) beside: Beside,
 }
 
 /// Why it ended before its end: how, and what it says.
@@ -58,19 +65,40 @@ impl std::convert::From<TakeError> for Stopped {
     }
 }
 
+/// What all comes to that may be ended at any time.
+enum Prepared {
+    /// Of a dry run: what would be done.
+    Preview(Report),
+    /// All of it lies in the store, but for its names.
+    Ready(Box<Ready>),
+}
+
+/// A backup that lies in the store, but for its names.
+struct Ready {
+    seen: Seen,
+    manifest: Manifest,
+    files: Vec<Staged>,
+    of_node: Told,
+}
+
+/// What became of the archive of the node.
+struct Told {
+    line: String,
+    /// Whether there is none although it was wanted.
+    failed: bool,
+}
+
 impl Work<'_> {
-    /// Does it. Ends early when the Lease is lost: then somebody else may change what a snapshot must not be beside.
+    /// Does it. Until names are given it ends when the Lease is lost: then somebody else may change what a snapshot must not be beside.
     pub(super) async fn run(&self, guard: Option<&Guard>) -> Report {
         if !self.dry_run {
             self.store.tidy().await;
         }
-        let work = self.backup();
-        let done = match guard {
-            None => work.await,
-            Some(guard) => tokio::select! {
-                done = work => done,
-                late = guard.stopped() => Err(Stopped::failed(format!("Lease {}: {late}", crate::lock::SNAPSHOT))),
-            },
+        let done = match while_held(guard, self.prepare()).await {
+            Ok(Ok(Prepared::Ready(ready))) => self.publish(guard, *ready).await,
+            Ok(Ok(Prepared::Preview(report))) => Ok(report),
+            Ok(Err(stopped)) => Err(stopped),
+            Err(late) => Err(Stopped::failed(late)),
         };
         // What was begun in the store and did not get its name.
         if !self.dry_run {
@@ -81,14 +109,17 @@ impl Work<'_> {
         }
     }
 
-    async fn backup(&self) -> Step<Report> {
+    async fn prepare(&self) -> Step<Prepared> {
         let seen = seen::look(&self.sources, self.config, self.mine.clone(), self.clock).await;
         if let Ok(access) = &self.sources.access {
             seen.show(access).await;
         }
-        let chosen = choose(&seen.observation, &seen.in_flight, &self.policy).map_err(|reasons| {
+        let chosen = choose(&seen.observation, &seen.in_flight, &self.policy, self.beside).map_err(|reasons| {
             let summary = "no member is fit to take a snapshot from; nothing was stored";
-            Stopped(Report::new(Outcome::of_reasons(&reasons), summary, &reasons).on(&seen.observation))
+            let ways = ways(&reasons);
+            Stopped(
+                Report::with_blockers(Outcome::of_reasons(&reasons), summary, &reasons, &ways).on(&seen.observation),
+            )
         })?;
         output::progress(&format!("taking the snapshot from {} ({})", chosen.member.name, chosen.member.id));
         for reason in &chosen.passed_over {
@@ -96,23 +127,38 @@ impl Work<'_> {
         }
         self.room(chosen.status.db_size)?;
         if self.dry_run {
-            return self.preview(&seen, &chosen).await;
+            return self.preview(&seen, &chosen).await.map(Prepared::Preview);
         }
-        let manifest = self.store_one(&seen, &chosen).await?;
+        self.stage_all(seen, &chosen).await.map(|ready| Prepared::Ready(Box::new(ready)))
+    }
+
+    /// Gives the names, then removes what is old. Giving names is never broken off: between two of them half a backup would stay.
+    async fn publish(&self, guard: Option<&Guard>, ready: Ready) -> Step<Report> {
+        let Ready { seen, manifest, files, of_node } = ready;
+        if let Some(Err(late)) = guard.map(Guard::check) {
+            return Err(Stopped::failed(lost(&late)));
+        }
+        self.store.publish(files).await.map_err(Stopped::failed)?;
         let Stored { file, bytes, .. } = &manifest.stored;
         output::progress(&format!("Backup done: {file} ({bytes} bytes)"));
         let Facts { revision, keys, .. } = &manifest.snapshot;
         let keys = keys.map_or_else(|| "too many keys to count".to_owned(), |keys| format!("{keys} keys"));
-        let summary = format!(
+        let mut summary = format!(
             "Backup done: {file} ({bytes} bytes) in {}; revision {revision}, {keys}, from {}, in {:.1} s",
             self.store, manifest.member.name, manifest.seconds
         );
-        let mut told: Vec<String> = match &manifest.node {
-            Node::Stored(stored) => vec![format!("archive of the node: {} ({} bytes)", stored.file, stored.bytes)],
-            Node::Absent(why) => vec![format!("no archive of the node: {why}")],
+        let mut told = vec![of_node.line];
+        // Those that have an archive do not go for one that lacks it.
+        let outcome = if of_node.failed {
+            summary
+                .push_str("; but the archive of the node, which is wanted, is not there, and nothing old was removed");
+            Outcome::Midway
+        } else {
+            let retained = while_held(guard, self.retain(&manifest)).await;
+            told.extend(retained.unwrap_or_else(|late| vec![format!("not all that is old was removed: {late}")]));
+            Outcome::Ok
         };
-        told.extend(self.retain(&manifest).await);
-        Ok(Report::with_blockers(Outcome::Ok, summary, &[], &told).on(&seen.observation))
+        Ok(Report::with_blockers(outcome, summary, &[], &told).on(&seen.observation))
     }
 
     /// Whether there is room, by what the member says of its database: asked before, since a disk that is full hurts others too.
@@ -133,8 +179,11 @@ impl Work<'_> {
         }
         for (place, bytes) in wanted {
             let free = store::free(place).map_err(|error| Stopped::failed(format!("{}: {error}", place.display())))?;
-            if free < bytes {
-                let text = format!("{} has {free} bytes free, and up to {bytes} are needed", place.display());
+            if free < bytes.saturating_add(RESERVE) {
+                let text = format!(
+                    "{} has {free} bytes free; up to {bytes} are needed, and {RESERVE} are to stay free",
+                    place.display()
+                );
                 let summary = format!("there is no room; nothing was stored: {text}");
                 return Err(Stopped(Report::new(Outcome::Held, summary, &[])));
             }
@@ -142,7 +191,7 @@ impl Work<'_> {
         Ok(())
     }
 
-    async fn store_one(&self, seen: &Seen, chosen: &Chosen) -> Step<Manifest> {
+    async fn stage_all(&self, seen: Seen, chosen: &Chosen) -> Step<Ready> {
         let (began, taken_at) = (self.clock.boottime(), self.clock.now());
         let name = name::of(taken_at);
         let file = name::snapshot(&name, self.seal.compression, !self.seal.recipients.is_empty());
@@ -153,12 +202,13 @@ impl Work<'_> {
             size: chosen.status.db_size,
             answer: self.config.times.answer.get(),
             stall: self.config.backup.stall.get(),
+            clock: self.clock,
         };
-        let taken = source.take(self.spool(&name, &file)?).await?;
+        let taken = source.take(self.spool(&file)?).await?;
         let facts = Facts::of(&taken.snapshot, taken.sha256.clone());
         let storage_version = taken.snapshot.storage_version.clone();
         let (staged, stored) = self.stage_snapshot(file, taken).await?;
-        let (archive, node) = self.stage_node(&name).await?;
+        let (archive, node, of_node) = self.stage_node(&name).await;
         let manifest = Manifest {
             format: FORMAT,
             name,
@@ -178,17 +228,16 @@ impl Work<'_> {
         let text = serde_json::to_vec_pretty(&manifest).map_err(Stopped::failed)?;
         let said = self.stage_bytes(&name::manifest(&manifest.name), text).await?;
         let files = archive.into_iter().chain([staged, said]).collect();
-        self.store.publish(files).await.map_err(Stopped::failed)?;
-        Ok(manifest)
+        Ok(Ready { seen, manifest, files, of_node })
     }
 
     /// What is stored as it is in a folder is written there at once.
-    fn spool(&self, name: &str, file: &str) -> Step<Spool> {
+    fn spool(&self, file: &str) -> Step<Spool> {
         match self.store {
             Store::Directory(directory) if self.seal.is_none() => {
                 directory.begin(file).map(Spool::Partial).map_err(Stopped::failed)
             }
-            Store::Directory(_) | Store::S3(_) => Spool::in_folder(self.spool, name)
+            Store::Directory(_) | Store::S3(_) => Spool::in_folder(self.spool)
                 .map_err(|error| Stopped::failed(format!("{}: {error}", self.spool.display()))),
         }
     }
@@ -198,46 +247,56 @@ impl Work<'_> {
         let (compression, encryption) = (self.seal.compression, self.seal.encryption());
         let (staged, sum) = match spool {
             Spool::Partial(partial) => {
-                let staged = self.stage(Writer::File(partial)).await?;
+                let staged = self.stage(Writer::File(partial)).await.map_err(Stopped::failed)?;
                 (staged, Sum { bytes: snapshot.file_size, sha256 })
             }
             Spool::Anonymous(spool) => {
-                let bar = progress(snapshot.file_size, format!("storing {file}"));
-                let shown = bar.clone();
-                let fill = move |out: &mut dyn Write| {
-                    let mut from = FromStart { file: spool, at: 0 };
-                    io::copy(&mut shown.wrap_read(&mut from), out).map(drop)
-                };
-                let staged = self.stage_sealed(&file, &self.seal, fill).await;
-                bar.finish_and_clear();
-                staged?
+                let progress = Progress::new(snapshot.file_size, format!("storing {file}"), self.clock);
+                let proven = Sum { bytes: snapshot.file_size, sha256 };
+                let from = progress.of(FromStart { file: spool, at: 0 });
+                let fill = move |out: &mut dyn Write| copy_proven(from, &proven, out);
+                self.stage_sealed(&file, &self.seal, fill).await.map_err(Stopped::failed)?
             }
         };
         let Sum { bytes, sha256 } = sum;
         Ok((staged, Stored { file, bytes, sha256, compression, encryption }))
     }
 
-    /// What a snapshot does not hold, encrypted or not at all.
-    async fn stage_node(&self, name: &str) -> Step<(Option<Staged>, Node)> {
+    /// What a snapshot does not hold, encrypted or not at all. The snapshot is stored without it, too.
+    async fn stage_node(&self, name: &str) -> (Option<Staged>, Node, Told) {
+        let absent = |why: String, failed| {
+            let line = format!("no archive of the node: {why}");
+            (None, Node::Absent(why), Told { line, failed })
+        };
         if self.seal.recipients.is_empty() {
             let why = "it holds private keys, and `backup.recipients` names nobody whose identity would open it";
-            return Ok((None, Node::Absent(why.to_owned())));
+            return absent(why.to_owned(), false);
         }
-        let found = match node::Archive::of(self.kubernetes, &self.sources, self.config.times.answer.get()).await {
-            Ok(found) => found,
-            Err(why) => return Ok((None, Node::Absent(why))),
+        let found = Archive::of(self.kubernetes, &self.sources, self.config.times.answer.get()).await;
+        let Archive { tar, without_record } = match found {
+            Ok(archive) => archive,
+            Err(NoArchive::NotWanted(why)) => return absent(why, false),
+            Err(NoArchive::Failed(why)) => return absent(why, true),
         };
-        let seal = Seal { compression: super::manifest::Compression::Zstd, recipients: self.seal.recipients.clone() };
+        let seal = Seal { compression: Compression::Zstd, recipients: self.seal.recipients.clone() };
         let file = name::node(name);
-        let (staged, sum) = self.stage_sealed(&file, &seal, move |out| found.write(out)).await?;
+        let (staged, sum) = match self.stage_sealed(&file, &seal, move |out| out.write_all(&tar)).await {
+            Ok(staged) => staged,
+            Err(why) => return absent(why, true),
+        };
+        let mut line = format!("archive of the node: {file} ({} bytes)", sum.bytes);
+        if let Some(why) = without_record {
+            line.push_str(&format!(", without kubeadm's own record, which the snapshot has as well: {why}"));
+        }
         let (compression, encryption) = (seal.compression, seal.encryption());
         let stored = Stored { file, bytes: sum.bytes, sha256: sum.sha256, compression, encryption };
-        Ok((Some(staged), Node::Stored(stored)))
+        (Some(staged), Node::Stored(stored), Told { line, failed: false })
     }
 
     async fn stage_bytes(&self, name: &str, bytes: Vec<u8>) -> Step<Staged> {
-        let seal = Seal { compression: super::manifest::Compression::None, recipients: Vec::new() };
-        self.stage_sealed(name, &seal, move |out| out.write_all(&bytes)).await.map(|(staged, _)| staged)
+        let seal = Seal { compression: Compression::None, recipients: Vec::new() };
+        let staged = self.stage_sealed(name, &seal, move |out| out.write_all(&bytes)).await;
+        staged.map(|(staged, _)| staged).map_err(Stopped::failed)
     }
 
     async fn stage_sealed(
@@ -245,53 +304,58 @@ impl Work<'_> {
         name: &str,
         seal: &Seal,
         fill: impl FnOnce(&mut dyn Write) -> io::Result<()> + Send + 'static,
-    ) -> Step<(Staged, Sum)> {
-        let mut writer = self.store.begin(name).await.map_err(Stopped::failed)?;
+    ) -> Result<(Staged, Sum), String> {
+        let mut writer = self.store.begin(name).await.map_err(|error| error.to_string())?;
         let seal = seal.clone();
         let sealing = blocking(move || {
             let sum = seal.write(&mut writer, fill).map(|(_, sum)| sum);
             (writer, sum)
         });
-        let (writer, sum) = sealing.await.map_err(Stopped::failed)?;
+        let (writer, sum) = sealing.await?;
         // Where the store has failed it says why, and the writing only that it could not go on.
-        let staged = self.stage(writer).await?;
-        let sum = sum.map_err(|error| Stopped::failed(format!("write {name}: {error}")))?;
+        let staged = self.stage(writer).await.map_err(|error| error.to_string())?;
+        let sum = sum.map_err(|error| format!("write {name}: {error}"))?;
         Ok((staged, sum))
     }
 
-    async fn stage(&self, writer: Writer) -> Step<Staged> {
-        self.store.stage(writer).await.map_err(Stopped::failed)
+    async fn stage(&self, writer: Writer) -> Result<Staged, store::StoreError> {
+        self.store.stage(writer).await
     }
 
     /// Removes what is old, after a backup that is proven and stored; what stands against it is told, and is no failure of the backup.
     async fn retain(&self, manifest: &Manifest) -> Vec<String> {
-        let (plan, mut told) =
-            match self.plan(manifest.cluster_id, manifest.cluster_uid.clone(), manifest.taken_at).await {
-                Ok(planned) => planned,
-                Err(why) => return vec![format!("nothing old was removed: {why}")],
-            };
+        let (plan, mut told) = match self.plan(&manifest.into()).await {
+            Ok(planned) => planned,
+            Err(why) => return vec![format!("nothing old was removed: {why}")],
+        };
         for backup in plan {
-            for file in &backup.files {
-                if let Err(error) = self.store.remove(file).await {
-                    told.push(format!("{} is not wholly removed: {error}", backup.name));
-                    break;
-                }
+            match self.remove(&backup).await {
+                Ok(()) => output::progress(&format!("removed: {}", backup.name)),
+                Err(error) => told.push(format!("{} is not wholly removed: {error}", backup.name)),
             }
-            output::progress(&format!("removed: {}", backup.name));
         }
         told
     }
 
-    async fn plan(
-        &self,
-        id: quorum_safety::ClusterId,
-        uid: Option<String>,
-        now: jiff::Timestamp,
-    ) -> Result<(Vec<Old>, Vec<String>), store::StoreError> {
+    async fn remove(&self, backup: &Old) -> Result<(), store::StoreError> {
+        for file in &backup.files {
+            self.store.remove(file).await?;
+        }
+        Ok(())
+    }
+
+    /// What goes for `new`, and what people should know.
+    async fn plan(&self, new: &Dated) -> Result<(Vec<Old>, Vec<String>), store::StoreError> {
         let found = Inventory::of(self.store).await?;
         let config = &self.config.backup;
         let retention = Retention { keep: config.keep, minimum_age: config.minimum_age.get() };
-        let plan = retain::plan(&found.backups, &retain::Cluster { id, uid }, retention, now);
+        let mut all: Vec<Dated> = found.backups.iter().map(Dated::from).collect();
+        // Of a dry run it is not there yet.
+        if !all.iter().any(|backup| backup.name == new.name) {
+            all.push(new.clone());
+        }
+        let cluster = retain::Cluster { id: new.cluster_id, uid: new.cluster_uid.clone() };
+        let plan = retain::plan(&all, &cluster, retention, new.taken_at);
         let old = |name: &String| {
             let backup = found.backups.iter().find(|backup| backup.name == *name)?;
             // The manifest last: what is half removed is still told as a backup that is not whole.
@@ -303,14 +367,20 @@ impl Work<'_> {
     }
 
     async fn preview(&self, seen: &Seen, chosen: &Chosen) -> Step<Report> {
-        let uid = seen.observation.cluster_uid.known().cloned();
-        let planned = self.plan(chosen.status.cluster_id, uid, self.clock.now()).await;
-        let lines = match planned {
-            Ok((old, told)) => old
-                .into_iter()
-                .map(|old| format!("would be removed, if it were not for the new one: {}", old.name))
-                .chain(told)
-                .collect(),
+        let taken_at = self.clock.now();
+        let new = Dated {
+            name: name::of(taken_at),
+            taken_at,
+            cluster_id: chosen.status.cluster_id,
+            cluster_uid: seen.observation.cluster_uid.known().cloned(),
+            // It is going to be the newest, whatever is written until then.
+            revision: i64::MAX,
+        };
+        let lines = match self.plan(&new).await {
+            Ok((old, told)) => {
+                let lines = old.into_iter().map(|old| format!("would be removed after it: {}", old.name));
+                lines.chain(told).collect()
+            }
             Err(why) => vec![format!("nothing old would be removed: {why}")],
         };
         let summary = format!(
@@ -319,6 +389,32 @@ impl Work<'_> {
         );
         Ok(Report::with_blockers(Outcome::Ok, summary, &[], &lines).on(&seen.observation))
     }
+}
+
+/// What is done under a Lease, for as long as it is held.
+async fn while_held<T>(guard: Option<&Guard>, work: impl Future<Output = T>) -> Result<T, String> {
+    match guard {
+        None => Ok(work.await),
+        Some(guard) => tokio::select! {
+            done = work => Ok(done),
+            late = guard.stopped() => Err(lost(&late)),
+        },
+    }
+}
+
+fn lost(late: &TooLate) -> String {
+    format!("Lease {}: {late}", crate::lock::SNAPSHOT)
+}
+
+/// Copies what was proven and nothing else: a spool that is no more what it was is told before anything has a name.
+fn copy_proven(from: impl Read, proven: &Sum, out: &mut dyn Write) -> io::Result<()> {
+    let mut from = Summed::new(from);
+    io::copy(&mut from, out)?;
+    let (_, found) = from.end();
+    if found == *proven {
+        return Ok(());
+    }
+    Err(io::Error::other(format!("what is in the spool is not what was proven: {found:?} and not {proven:?}")))
 }
 
 /// A backup that goes, and its files.
@@ -351,7 +447,15 @@ fn kubernetes_version(seen: &Observation) -> Option<String> {
 /// Why the Lease is not to be had, as a report.
 pub(super) fn held(reasons: &[Reason]) -> Report {
     let summary = "the lock of snapshots is not to be had; nothing was stored";
-    Report::new(Outcome::of_reasons(reasons), summary, reasons)
+    Report::with_blockers(Outcome::of_reasons(reasons), summary, reasons, &ways(reasons))
+}
+
+/// What may be done where nothing but a lock stands in the way.
+fn ways(reasons: &[Reason]) -> Vec<String> {
+    let of_lock = |reason: &Reason| matches!(reason.code, Code::LeaseHeld | Code::LeaseUnknown);
+    let way = "where nobody is at it any more, or no Lease can be written: `quorate etcd backup --here --without-lease --because …` on a \
+        control plane node";
+    if reasons.iter().all(of_lock) { vec![way.to_owned()] } else { Vec::new() }
 }
 
 /// Why the Lease may not be asked for.
@@ -365,4 +469,22 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(180);
 /// What a look at a host would tell: nobody looks at one for a snapshot.
 pub(super) async fn no_unit(_: quorum_safety::NodeName) -> Fact<bool> {
     Fact::Unknown("a backup looks at no host".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sha2::{Digest, Sha256};
+
+    #[test]
+    fn only_what_was_proven_is_stored() {
+        let of =
+            |bytes: &[u8]| Sum { bytes: bytes.len() as u64, sha256: super::super::seal::hex(&Sha256::digest(bytes)) };
+        let copy =
+            |spool: &[u8]| copy_proven(spool, &of(b"proven"), &mut Vec::new()).map_err(|error| error.to_string());
+        assert_eq!(copy(b"proven"), Ok(()));
+        for other in [b"Proven".as_slice(), b"prove", b"proven, and more", b""] {
+            assert!(copy(other).unwrap_err().contains("not what was proven"));
+        }
+    }
 }

@@ -2,36 +2,27 @@
 
 use super::plan::{Begun, Order, Wanted};
 use crate::clock::Clock;
-use crate::etcd::host::lock;
-use crate::output;
+use crate::etcd::backup;
+use crate::etcd::host::{lock, record};
 use crate::replace::replace;
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
-use std::fs::{self, File, OpenOptions};
-use std::io::{ErrorKind, Write};
+use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-const LOCK: &str = "members.lock";
+pub(in crate::etcd) const LOCK: &str = "members.lock";
 const MARK: &str = "members.begun";
-const OVERRIDES: &str = "overrides.jsonl";
 
 /// The lock of this host. The kernel lets go of it when the process ends, however it ends; the mark stays.
 #[derive(Debug)]
 pub(super) struct HostLock {
     _lock: File,
+    /// No snapshot is taken beside a change: a stalled one freezes a member (etcd-notes, 2b row 4).
+    _snapshot: File,
     folder: PathBuf,
     /// What was begun before this process and not ended.
     pub(super) begun: Option<Order>,
-}
-
-/// An override that was used, a line of `overrides.jsonl`.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Override<'a> {
-    at: String,
-    command: &'a str,
-    because: &'a str,
-    lifted: &'a [quorum_safety::Code],
 }
 
 /// The mark.
@@ -42,14 +33,15 @@ struct Mark {
 }
 
 impl HostLock {
-    /// Takes it; none while another process of this host has it.
+    /// Takes it; none while another process of this host has it, or takes a backup.
     ///
     /// # Errors
     /// When the folder cannot be used, or what was begun cannot be read: then nothing may be done.
     pub(super) fn take(folder: &Path) -> anyhow::Result<Option<Self>> {
-        let Some(lock) = lock(folder, LOCK)? else { return Ok(None) };
+        let Some(own) = lock(folder, LOCK)? else { return Ok(None) };
+        let Some(snapshot) = lock(folder, backup::HOST_LOCK)? else { return Ok(None) };
         let begun = read(&folder.join(MARK))?;
-        Ok(Some(Self { _lock: lock, folder: folder.to_owned(), begun }))
+        Ok(Some(Self { _lock: own, _snapshot: snapshot, folder: folder.to_owned(), begun }))
     }
 
     /// Marks the order as begun, before anything of it is done.
@@ -87,18 +79,7 @@ impl HostLock {
         lifted: &[quorum_safety::Code],
         clock: Clock,
     ) -> anyhow::Result<()> {
-        let path = self.folder.join(OVERRIDES);
-        let command = order.command();
-        let line =
-            serde_json::to_string(&Override { at: clock.now().to_string(), command: &command, because, lifted })?;
-        let written = || -> std::io::Result<()> {
-            let mut file = OpenOptions::new().create(true).append(true).open(&path)?;
-            writeln!(file, "{line}")?;
-            file.sync_all()
-        };
-        written().with_context(|| format!("write {}", path.display()))?;
-        output::progress(&format!("recorded in {}: {because}", path.display()));
-        Ok(())
+        record(&self.folder, &order.command(), because, lifted, clock)
     }
 }
 
@@ -158,8 +139,20 @@ mod tests {
         second.record(&order, "the API is away", &[], Clock::system()).unwrap();
         second.end().unwrap();
         assert_eq!(HostLock::take(folder.path()).unwrap().unwrap().begun, None);
-        let recorded = fs::read_to_string(folder.path().join(OVERRIDES)).unwrap();
+        let recorded = fs::read_to_string(folder.path().join("overrides.jsonl")).unwrap();
         assert!(recorded.contains("the API is away") && recorded.contains("members replace a2"), "{recorded}");
+    }
+
+    /// The lock of a backup and that of a change are two, and each looks at the other.
+    #[test]
+    fn no_change_is_begun_beside_a_backup() {
+        let folder = tempfile::tempdir().unwrap();
+        let snapshot = lock(folder.path(), backup::HOST_LOCK).unwrap().unwrap();
+        assert!(HostLock::take(folder.path()).unwrap().is_none());
+        drop(snapshot);
+        let change = HostLock::take(folder.path()).unwrap().unwrap();
+        assert!(lock(folder.path(), backup::HOST_LOCK).unwrap().is_none());
+        drop(change);
     }
 
     #[test]

@@ -13,6 +13,12 @@ use std::sync::{Arc, Mutex};
 const KEY: (&str, &str) = ("quorate", "a secret of a test");
 const BUCKET: &str = "etcd";
 
+/// Uploads that nobody has completed: a killed run's, one of a cluster beside us that is at it, and somebody else's.
+const LEFT: &str = "<ListMultipartUploadsResult xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">\
+    <Upload><Key>production/etcd-snapshot-20200101-000000.db</Key><UploadId>killed</UploadId></Upload>\
+    <Upload><Key>production/etcd-snapshot-29990101-000000.db</Key><UploadId>beside</UploadId></Upload>\
+    <Upload><Key>production/etcd-snapshot-other</Key><UploadId>other</UploadId></Upload></ListMultipartUploadsResult>";
+
 /// What happens to requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fault {
@@ -21,6 +27,8 @@ enum Fault {
     Errors(u32),
     /// A part is taken and never answered.
     Silence,
+    /// What is completed is put together when the caller has given up, and has looked once.
+    Late,
     /// What is completed loses its last byte.
     Shrinks,
     /// Only part of what is listed is listed, and the rest is not to be had.
@@ -32,6 +40,7 @@ struct Server {
     endpoint: String,
     fault: Arc<Mutex<Fault>>,
     parts: Arc<AtomicU32>,
+    aborted: Arc<Mutex<Vec<String>>>,
 }
 
 impl Server {
@@ -45,8 +54,15 @@ impl Server {
         let listener = std::net::TcpListener::bind(("127.0.0.1", 0))?;
         listener.set_nonblocking(true)?;
         let endpoint = format!("http://{}", listener.local_addr()?);
-        let between =
-            Between { service, fault: Arc::clone(&fault), parts: Arc::clone(&parts), root: root.path().to_owned() };
+        let aborted = Arc::new(Mutex::new(Vec::new()));
+        let between = Between {
+            service,
+            fault: Arc::clone(&fault),
+            parts: Arc::clone(&parts),
+            aborted: Arc::clone(&aborted),
+            late: Arc::default(),
+            root: root.path().to_owned(),
+        };
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async move {
@@ -60,7 +76,7 @@ impl Server {
                 }
             });
         });
-        Ok(Self { root, endpoint, fault, parts })
+        Ok(Self { root, endpoint, fault, parts, aborted })
     }
 
     fn set(&self, fault: Fault) {
@@ -96,6 +112,8 @@ struct Between {
     service: S3Service,
     fault: Arc<Mutex<Fault>>,
     parts: Arc<AtomicU32>,
+    aborted: Arc<Mutex<Vec<String>>>,
+    late: Arc<Mutex<Option<Request<Body>>>>,
     root: PathBuf,
 }
 
@@ -113,6 +131,12 @@ impl Between {
                 return Ok(answer);
             }
             Fault::Silence if is_part => std::future::pending().await,
+            Fault::Late if method == Method::POST && query.contains("uploadId") => {
+                let (head, body) = request.into_parts();
+                let body = Body::from(body).store_all_limited(1_000_000).await.unwrap();
+                *self.late.lock().unwrap() = Some(Request::from_parts(head, Body::from(body)));
+                return std::future::pending().await;
+            }
             Fault::HalfAList if method == Method::GET && query.contains("list-type") => {
                 let more = query.contains("continuation-token");
                 let text = "<ListBucketResult xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><IsTruncated>true</IsTruncated>\
@@ -125,8 +149,19 @@ impl Between {
             }
             _ => {}
         }
+        if method == Method::GET && query.contains("uploads") {
+            return Ok(HttpResponse::new(Body::from(LEFT.to_owned())));
+        }
+        if method == Method::DELETE && query.contains("uploadId") {
+            self.aborted.lock().unwrap().push(query.clone());
+        }
         self.parts.fetch_add(u32::from(is_part), Ordering::Relaxed);
         let answer = hyper::service::Service::call(&self.service, request).await?;
+        let late = self.late.lock().unwrap().take_if(|_| method == Method::HEAD);
+        if let Some(late) = late {
+            let mut done = self.service.call(late).await?.into_body();
+            done.store_all_limited(1_000_000).await.unwrap();
+        }
         if fault == Fault::Shrinks && method == Method::POST && query.contains("uploadId") {
             let object = self.root.join(uri.path().trim_start_matches('/'));
             let length = fs::metadata(&object).map_or(0, |data| data.len());
@@ -183,6 +218,19 @@ fn a_bucket_that_fails_in_any_way_has_no_half_backup_and_loses_none() -> Result<
     server.set(Fault::None);
     backup(&host, KEY, &[])?.ended(0, "removed: ");
     assert_eq!(server.left()?, 0, "uploads are aborted");
+    let aborted = server.aborted.lock().unwrap().join(" ");
+    assert!(aborted.contains("uploadId=killed"), "{aborted}");
+    assert!(!aborted.contains("uploadId=beside") && !aborted.contains("uploadId=other"), "{aborted}");
+    // Nobody answers while the parts are put together: what is there in the end counts.
+    server.set(Fault::Late);
+    configured(", stall: 3s")?;
+    until("it is of another second", PATIENCE, || {
+        let said = backup(&host, KEY, &[])?;
+        let taken = said.out.contains("it is there already");
+        Ok(if taken { ControlFlow::Continue(anyhow!("{said:?}")) } else { ControlFlow::Break(said) })
+    })?
+    .ended(0, "Backup done");
+    assert_eq!(server.names()?.len(), 2);
     Ok(())
 }
 

@@ -75,6 +75,25 @@ impl Stage {
         Ok(process)
     }
 
+    /// On the host of k1, with the API there, and with nothing but what the API tells of the configuration.
+    fn here(&self, state: &Path, args: &[&str]) -> Result<Said> {
+        let folder = self.api.etcd().dir();
+        fs::create_dir_all(folder.join("manifests"))?;
+        let manifest = format!("    - --advertise-client-urls={}\n", self.api.etcd().member(1)?.endpoint());
+        fs::write(folder.join("manifests/etcd.yaml"), manifest)?;
+        let mut command = Command::new(env!("CARGO_BIN_EXE_quorate"));
+        command.arg(format!("--kubeconfig={}", self.api.kubeconfig()?.display())).args(["etcd", "backup", "--here"]);
+        command.arg(format!("--kubernetes-dir={}", folder.display())).arg(format!("--state-dir={}", state.display()));
+        Ok(command.args(args).env_remove("KUBERNETES_SERVICE_HOST").output()?.into())
+    }
+
+    /// Raises the alarm of a full database, or ends it.
+    fn no_space(&self, action: &str) -> Result<()> {
+        let member = self.api.etcd().member(1)?;
+        let alarm = json!({"action": action, "memberID": member.id().to_string(), "alarm": "NOSPACE"});
+        member.call("/v3/maintenance/alarm", &alarm).map(drop)
+    }
+
     fn holder(&self, lease: &str) -> Result<String> {
         let args =
             ["get", "lease", lease, "-n", "quorate", "--ignore-not-found", "-o", "jsonpath={.spec.holderIdentity}"];
@@ -109,7 +128,25 @@ fn backups_are_taken_under_their_lease_one_at_a_time() -> Result<()> {
     let said = stage.run("k2", &[])?;
     assert!(said.code == Some(11) || said.code == Some(12), "{said:?}");
     assert_eq!((stage.published()?, stage.holder("etcd-snapshot")?), (1, String::new()), "{said:?}");
+    assert!(said.err.contains("--without-lease") || said.out.contains("--without-lease"), "{said:?}");
+    // On a host the override goes past it, and past a database that takes no Lease; each use is on record.
+    let state = TempDir::new()?;
+    stage.here(state.path(), &[])?.ended(2, "--without-lease --because");
+    let past = ["--without-lease", "--because", "a test: nobody is at it"];
+    stage.here(state.path(), &past)?.ended(0, "Backup done");
     stage.api.kubectl(["delete", "lease", "control-plane-disruption", "-n", "quorate"])?;
+    stage.no_space("ACTIVATE")?;
+    assert!(stage.api.apply(&lease.to_string()).is_err(), "a full database takes nothing");
+    let full = until("it is of another second", PATIENCE, || {
+        let said = stage.here(state.path(), &past)?;
+        let taken = said.out.contains("it is there already");
+        Ok(if taken { ControlFlow::Continue(anyhow!("{said:?}")) } else { ControlFlow::Break(said) })
+    });
+    stage.no_space("DEACTIVATE")?;
+    full?.ended(0, "Backup done");
+    let recorded = fs::read_to_string(state.path().join("overrides.jsonl"))?;
+    assert_eq!(recorded.lines().filter(|line| line.contains("nobody is at it")).count(), 2, "{recorded}");
+    assert_eq!(stage.published()?, 3);
 
     // Killed while it holds the Lease: frozen by its member first, so that it is there to be killed.
     for member in stage.api.etcd().members() {

@@ -18,6 +18,7 @@ pub(in super::super) const OWNER_ONLY: u32 = 0o600;
 const SMALL: u64 = 1024 * 1024;
 
 /// A folder.
+#[derive(Clone)]
 pub struct Directory {
     path: PathBuf,
 }
@@ -150,20 +151,30 @@ impl Directory {
         }
     }
 
-    /// Takes away what killed processes have left.
-    pub(super) fn tidy(&self) {
-        let entries = fs::read_dir(&self.path).into_iter().flatten().flatten();
-        for path in entries.map(|entry| entry.path()).filter(|path| is_partial(path)) {
-            // Whoever writes it holds a lock on it.
-            let locked =
-                File::open(&path).map(|file| flock(&file, FlockOperation::NonBlockingLockExclusive).map(|()| file));
-            let Ok(Ok(_lock)) = locked else { continue };
-            let removed = fs::remove_file(&path);
-            match removed {
-                Ok(()) => tracing::info!(path = %path.display(), "What a killed backup had left is gone"),
+    /// Takes away what killed processes have left; what stays is told in the log.
+    pub(super) fn tidy(&self) -> Result<(), StoreError> {
+        let entries = fs::read_dir(&self.path).and_then(Iterator::collect::<io::Result<Vec<_>>>);
+        let entries = entries.map_err(|error| StoreError::new(format!("list {}", self.path.display()), error))?;
+        for path in entries.iter().map(fs::DirEntry::path).filter(|path| is_partial(path)) {
+            match left(&path) {
+                Ok(true) => tracing::info!(path = %path.display(), "What a killed backup had left is gone"),
+                Ok(false) => {}
                 Err(error) => tracing::warn!(path = %path.display(), %error, "What a killed backup had left stays"),
             }
         }
+        Ok(())
+    }
+}
+
+/// Takes a partial file away, unless whoever writes it holds a lock on it. Opened for writing: NFS locks no other.
+fn left(path: &Path) -> io::Result<bool> {
+    let file = match OpenOptions::new().write(true).open(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+        opened => opened?,
+    };
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Err(Errno::WOULDBLOCK) => Ok(false),
+        locked => locked.map_err(io::Error::from).and_then(|()| fs::remove_file(path)).map(|()| true),
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Requests are signed by rusty-s3 and sent by reqwest, which is here already: object_store wants chrono and aws-lc-rs.
 
+use super::super::name;
 use super::{Entry, SMALL, StoreError};
 use crate::clock::Clock;
 use crate::config;
@@ -13,7 +14,8 @@ use md5::{Digest, Md5};
 use reqwest::header::{CONTENT_LENGTH, ETAG};
 use reqwest::{Method, Response, StatusCode};
 use rusty_s3::actions::{CreateMultipartUpload, ListObjectsV2};
-use rusty_s3::{Bucket, Credentials, S3Action, UrlStyle};
+use rusty_s3::signing::sign;
+use rusty_s3::{Bucket, Credentials, Map, S3Action, UrlStyle};
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,6 +27,10 @@ use tokio::task::JoinHandle;
 const PART: usize = 5 * 1024 * 1024;
 /// How long a signature holds: a request that is tried again is signed anew.
 const SIGNED: Duration = Duration::from_secs(900);
+/// Between two looks for what may still come.
+const LOOK: Duration = Duration::from_millis(500);
+/// How old an upload must be to be a killed run's: no run goes on for so long (`activeDeadlineSeconds` of its Job).
+const LEFT: Duration = Duration::from_secs(24 * 3600);
 /// How often a request is tried.
 const TRIES: usize = 4;
 
@@ -186,6 +192,17 @@ impl S3 {
         length.map(Some).ok_or_else(|| StoreError::new(what, "its size is not told"))
     }
 
+    /// The same, looked at for a while: a store that has not answered may still be putting the parts together.
+    async fn appears(&self, what: &str, key: &str) -> Result<Option<u64>, StoreError> {
+        let end = tokio::time::Instant::now() + self.shared.limit;
+        loop {
+            match self.size(what, key).await? {
+                None if tokio::time::Instant::now() < end => tokio::time::sleep(LOOK).await,
+                there => return Ok(there),
+            }
+        }
+    }
+
     pub(super) async fn complete(&self, upload: Upload) -> Result<(), StoreError> {
         let what = format!("complete {self}{}", upload.name);
         let action = |shared: &Shared| {
@@ -198,6 +215,7 @@ impl S3 {
         let (url, body) = action(&self.shared);
         let asked = self.shared.client.request(Method::POST, url).body(body).timeout(self.shared.limit);
         let answer = asked.send().await.map_err(|error| StoreError::new(&what, said(error)));
+        let is_over = answer.as_ref().is_ok_and(|answer| !answer.status().is_server_error());
         let done = match answer {
             Ok(answer) => match good(&what, answer).await {
                 // A failure may come as a success whose body says so.
@@ -211,7 +229,7 @@ impl S3 {
             Err(error) => Err(error),
         };
         // What is there decides, whatever was said: an answer may be lost, and a store may keep less than it was given.
-        let there = self.size(&what, &upload.key).await;
+        let there = if is_over { self.size(&what, &upload.key).await } else { self.appears(&what, &upload.key).await };
         match (done, there) {
             (_, Ok(Some(bytes))) if bytes == upload.bytes => {
                 self.shared.open().remove(&upload.id);
@@ -243,9 +261,13 @@ impl S3 {
         if answer.status() == StatusCode::NOT_FOUND { Ok(()) } else { good(&what, answer).await.map(drop) }
     }
 
-    /// Aborts what is open.
+    /// Aborts what this process has open, and what killed ones have left.
     pub(super) async fn abort_all(&self) {
-        let open = std::mem::take(&mut *self.shared.open());
+        let mut open = std::mem::take(&mut *self.shared.open());
+        match self.left().await {
+            Ok(left) => open.extend(left),
+            Err(error) => tracing::warn!(%error, "Uploads of killed backups were not looked for"),
+        }
         for (id, key) in open {
             let what = format!("abort the upload of {key}");
             let answer = self.shared.send(&what, Method::DELETE, None, SMALL, |shared| {
@@ -255,6 +277,72 @@ impl S3 {
                 tracing::warn!(%error, "Parts of an upload stay: the bucket's own rules have to remove them");
             }
         }
+    }
+}
+
+impl S3 {
+    /// Uploads that are called as ours are and old enough to be nobody's any more: their keys by their ids. The names tell their time, so that
+    /// what a cluster beside us uploads now stays.
+    async fn left(&self) -> Result<Vec<(String, String)>, StoreError> {
+        let what = format!("list the uploads of {self}");
+        let begins = self.key(name::PREFIX);
+        // Once: there are stores that do not know the request.
+        let asked = self.shared.request(Method::GET, None, |shared| {
+            shared.sign(&Uploads::of(&shared.bucket, shared.credentials.as_ref(), &begins))
+        });
+        let answer = asked.timeout(SMALL.min(self.shared.limit)).send().await;
+        let answer = answer.map_err(|error| StoreError::new(&what, said(error)))?;
+        let body = text(&what, good(&what, answer).await?).await?;
+        let before = name::of(self.shared.clock.now() - LEFT);
+        let mut left = Vec::new();
+        for upload in body.split("<Upload>").skip(1) {
+            let (Some(key), Some(id)) = (within(upload, "Key"), within(upload, "UploadId")) else { continue };
+            let own = key.strip_prefix(&self.prefix).filter(|own| !own.contains('/'));
+            if own.and_then(name::backup_of).is_some_and(|backup| backup < before.as_str()) {
+                left.push((id.to_owned(), key.to_owned()));
+            }
+        }
+        Ok(left)
+    }
+}
+
+/// The list of uploads that are not completed, which rusty-s3 does not know. The first thousand: those that are left come with the next run.
+struct Uploads<'a> {
+    bucket: &'a Bucket,
+    credentials: Option<&'a Credentials>,
+    query: Map<'a>,
+    headers: Map<'a>,
+}
+
+impl<'a> Uploads<'a> {
+    fn of(bucket: &'a Bucket, credentials: Option<&'a Credentials>, begins: &'a str) -> Self {
+        let mut query = Map::new();
+        query.insert("prefix", begins);
+        query.insert("uploads", "");
+        Self { bucket, credentials, query, headers: Map::new() }
+    }
+}
+
+impl<'a> S3Action<'a> for Uploads<'a> {
+    const METHOD: rusty_s3::Method = rusty_s3::Method::Get;
+
+    fn query_mut(&mut self) -> &mut Map<'a> {
+        &mut self.query
+    }
+
+    fn headers_mut(&mut self) -> &mut Map<'a> {
+        &mut self.headers
+    }
+
+    fn sign_with_time(&self, expires_in: Duration, time: &jiff::Timestamp) -> reqwest::Url {
+        let mut url = self.bucket.base_url().clone();
+        let Some(keys) = self.credentials else {
+            url.query_pairs_mut().extend_pairs(self.query.iter());
+            return url;
+        };
+        let (region, seconds) = (self.bucket.region(), expires_in.as_secs());
+        let (query, headers) = (self.query.iter(), self.headers.iter());
+        sign(time, Self::METHOD, url, keys.key(), keys.secret(), keys.token(), region, seconds, query, headers)
     }
 }
 
@@ -389,12 +477,14 @@ async fn good(what: &str, answer: Response) -> Result<Response, StoreError> {
         return Ok(answer);
     }
     let body = answer.text().await.unwrap_or_default();
-    let part = |tag: &str| {
-        let (_, rest) = body.split_once(&format!("<{tag}>"))?;
-        Some(rest.split_once('<')?.0.to_owned())
-    };
-    let why: Vec<String> = ["Code", "Message"].into_iter().filter_map(part).collect();
+    let why: Vec<&str> = ["Code", "Message"].into_iter().filter_map(|tag| within(&body, tag)).collect();
     Err(StoreError::new(what, format!("{status} {}", why.join(": ")).trim_end()))
+}
+
+/// The text of an element of XML, as it is written there.
+fn within<'a>(xml: &'a str, tag: &str) -> Option<&'a str> {
+    let (_, rest) = xml.split_once(&format!("<{tag}>"))?;
+    Some(rest.split_once('<')?.0)
 }
 
 async fn text(what: &str, answer: Response) -> Result<String, StoreError> {
