@@ -9,6 +9,7 @@ pub mod backup;
 mod host;
 mod job;
 pub mod members;
+pub mod restore;
 pub mod verify;
 
 /// Runs the command.
@@ -20,5 +21,6 @@ pub async fn run(global: &Global, etcd: &Etcd, clock: Clock) -> anyhow::Result<E
         EtcdCommand::Members(members) => members::run(global, &members.command, clock).await,
         EtcdCommand::Backup(backup) => backup::run(global, backup, clock).await,
         EtcdCommand::Verify(verify) => verify::run(global, verify, clock).await,
+        EtcdCommand::Restore(restore) => restore::run(global, &restore.command, clock).await,
     }
 }

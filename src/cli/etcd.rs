@@ -8,7 +8,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub mod backup;
+pub mod restore;
 pub use backup::Backup;
+pub use restore::Restore;
 
 /// The etcd cluster: who its members are, every change of them, and its snapshots
 #[derive(Debug, Args)]
@@ -27,6 +29,8 @@ pub enum EtcdCommand {
     Backup(Backup),
     /// Prove that a snapshot is whole, and tell what it holds
     Verify(Verify),
+    /// Put a snapshot in the place of what etcd holds: as a plan, on the node that is restored, on each node that joins it
+    Restore(Restore),
 }
 
 /// Who the members are, what each says of itself, and every change of them, judged before
@@ -171,7 +175,7 @@ pub struct Verify {
     pub spool: Option<PathBuf>,
 }
 
-fn time(text: &str) -> Result<Duration, String> {
+pub(crate) fn time(text: &str) -> Result<Duration, String> {
     let expected = || format!("`{text}` is not a length of time: expected something like 15m");
     let length: SignedDuration = text.parse().map_err(|_| expected())?;
     Duration::try_from(length).map_err(|_| expected())

@@ -17,6 +17,7 @@ use crate::seen::{self, Seen};
 use crate::{output, status};
 use act::{Locks, Work};
 use host::HostLock;
+pub(super) use host::LOCK as HOST_LOCK;
 use list::MemberList;
 use plan::{Begun, Order, Typed, Wanted};
 use quorum_safety::{Code, Disruption, Fact, Membership, Mine, NodeName, Policy, Reason, Verdict, judge};
@@ -342,7 +343,7 @@ fn lock_for(in_flight: &quorum_safety::InFlight, order: &Order) -> quorum_safety
 }
 
 /// Asks on the terminal.
-fn ask(question: &str) -> anyhow::Result<String> {
+pub(super) fn ask(question: &str) -> anyhow::Result<String> {
     let mut terminal = std::io::stderr().lock();
     write!(terminal, "{question}")?;
     terminal.flush()?;

@@ -12,7 +12,7 @@ use crate::output;
 use etcd_snapshot::{Fault, Member, Snapshot, Trailer};
 use serde::Serialize;
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 pub use open::NotVerified;
 
@@ -33,9 +33,7 @@ struct Verified {
 /// When the file cannot be read, or something is wrong with it.
 pub async fn run(global: &Global, verify: &Verify, clock: Clock) -> anyhow::Result<ExitStatus> {
     let file = verify.file.clone();
-    let identities: Result<Vec<Vec<Identity>>, String> =
-        verify.identity.iter().map(|path| Identity::read(path)).collect();
-    let identities = identities.map_err(UsageError)?.into_iter().flatten().collect();
+    let identities = identities(&verify.identity)?;
     let spool = verify.spool.clone().unwrap_or_else(std::env::temp_dir);
     let opened = open::open(&file, identities, &spool, clock).await?;
     let snapshot = proven(&file, &opened)?;
@@ -47,8 +45,20 @@ pub async fn run(global: &Global, verify: &Verify, clock: Clock) -> anyhow::Resu
     })
 }
 
+/// The secret keys in some files.
+///
+/// # Errors
+/// When one cannot be read, or holds none.
+pub(super) fn identities(files: &[PathBuf]) -> Result<Vec<Identity>, UsageError> {
+    let read: Result<Vec<Vec<Identity>>, String> = files.iter().map(|path| Identity::read(path)).collect();
+    Ok(read.map_err(UsageError)?.into_iter().flatten().collect())
+}
+
 /// Everything in the file, and what its manifest says of it.
-fn proven(file: &str, opened: &Opened) -> anyhow::Result<Snapshot> {
+///
+/// # Errors
+/// When it cannot be read, or something is wrong with it.
+pub(super) fn proven(file: &str, opened: &Opened) -> anyhow::Result<Snapshot> {
     let snapshot = sound(file, &opened.file)?;
     opened.is_as_its_manifest_says(&snapshot).map_err(|why| NotVerified { file: file.to_owned(), why })?;
     Ok(snapshot)

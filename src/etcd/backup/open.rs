@@ -225,7 +225,8 @@ fn undone(
     Ok((file, Some(sums)))
 }
 
-fn sum(mut file: &File) -> io::Result<Sum> {
+/// Bytes and SHA-256 of a file from where it stands.
+pub(in super::super) fn sum(mut file: &File) -> io::Result<Sum> {
     let (mut sha, mut bytes, mut buffer) = (Sha256::new(), 0_u64, vec![0; 64 * 1024]);
     loop {
         let read = file.read(&mut buffer)?;

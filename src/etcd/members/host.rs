@@ -2,18 +2,16 @@
 
 use super::plan::{Begun, Order, Wanted};
 use crate::clock::Clock;
-use crate::etcd::host::lock;
-use crate::output;
+use crate::etcd::host::{lock, record};
 use crate::replace::replace;
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
-use std::fs::{self, File, OpenOptions};
-use std::io::{ErrorKind, Write};
+use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-const LOCK: &str = "members.lock";
+pub(in crate::etcd) const LOCK: &str = "members.lock";
 const MARK: &str = "members.begun";
-const OVERRIDES: &str = "overrides.jsonl";
 
 /// The lock of this host. The kernel lets go of it when the process ends, however it ends; the mark stays.
 #[derive(Debug)]
@@ -22,16 +20,6 @@ pub(super) struct HostLock {
     folder: PathBuf,
     /// What was begun before this process and not ended.
     pub(super) begun: Option<Order>,
-}
-
-/// An override that was used, a line of `overrides.jsonl`.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Override<'a> {
-    at: String,
-    command: &'a str,
-    because: &'a str,
-    lifted: &'a [quorum_safety::Code],
 }
 
 /// The mark.
@@ -87,18 +75,7 @@ impl HostLock {
         lifted: &[quorum_safety::Code],
         clock: Clock,
     ) -> anyhow::Result<()> {
-        let path = self.folder.join(OVERRIDES);
-        let command = order.command();
-        let line =
-            serde_json::to_string(&Override { at: clock.now().to_string(), command: &command, because, lifted })?;
-        let written = || -> std::io::Result<()> {
-            let mut file = OpenOptions::new().create(true).append(true).open(&path)?;
-            writeln!(file, "{line}")?;
-            file.sync_all()
-        };
-        written().with_context(|| format!("write {}", path.display()))?;
-        output::progress(&format!("recorded in {}: {because}", path.display()));
-        Ok(())
+        record(&self.folder, &order.command(), because, lifted, clock)
     }
 }
 
@@ -158,7 +135,7 @@ mod tests {
         second.record(&order, "the API is away", &[], Clock::system()).unwrap();
         second.end().unwrap();
         assert_eq!(HostLock::take(folder.path()).unwrap().unwrap().begun, None);
-        let recorded = fs::read_to_string(folder.path().join(OVERRIDES)).unwrap();
+        let recorded = fs::read_to_string(folder.path().join("overrides.jsonl")).unwrap();
         assert!(recorded.contains("the API is away") && recorded.contains("members replace a2"), "{recorded}");
     }
 
