@@ -6,6 +6,7 @@ use crate::clock::Clock;
 use crate::exit::ExitStatus;
 
 pub mod backup;
+mod drill;
 mod host;
 mod job;
 pub mod members;
@@ -21,6 +22,7 @@ pub async fn run(global: &Global, etcd: &Etcd, clock: Clock) -> anyhow::Result<E
         EtcdCommand::Members(members) => members::run(global, &members.command, clock).await,
         EtcdCommand::Backup(backup) => backup::run(global, backup, clock).await,
         EtcdCommand::Verify(verify) => verify::run(global, verify, clock).await,
+        EtcdCommand::Drill(drill) => drill::run(global, drill, clock).await,
         EtcdCommand::Restore(restore) => restore::run(global, &restore.command, clock).await,
     }
 }

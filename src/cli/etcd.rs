@@ -8,8 +8,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub mod backup;
+pub mod drill;
 pub mod restore;
 pub use backup::Backup;
+pub use drill::Drill;
 pub use restore::Restore;
 
 /// The etcd cluster: who its members are, every change of them, and its snapshots
@@ -31,6 +33,8 @@ pub enum EtcdCommand {
     Verify(Verify),
     /// Put a snapshot in the place of what etcd holds: as a plan, on the node that is restored, on each node that joins it
     Restore(Restore),
+    /// Restore the newest backup into an etcd that is thrown away, and compare what it holds
+    Drill(Drill),
 }
 
 /// Who the members are, what each says of itself, and every change of them, judged before

@@ -7,7 +7,7 @@ use super::backup::take::blocking;
 use super::host::{lock, record};
 use super::{members, verify};
 use crate::cli::Global;
-use crate::cli::etcd::restore::{Plan as PlanArgs, RestoreCommand, Run};
+use crate::cli::etcd::restore::{From, Plan as PlanArgs, RestoreCommand, Run};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::exit::{ExitStatus, UsageError};
@@ -20,7 +20,8 @@ use crate::{access::Access, observe, output};
 use anyhow::Context;
 use etcd_snapshot::{Snapshot, Trailer};
 use gate::{Against, against};
-use host::{Host, room};
+use host::Host;
+pub(super) use host::room;
 use journal::{Journal, folder};
 use node::{Node, Peer};
 use quorum_safety::{Code, Disruption, Fact, Member, Mine, NodeName, Observation, Policy, Verdict, judge};
@@ -39,16 +40,16 @@ mod join;
 mod journal;
 mod node;
 mod plan;
-mod prove;
+pub(super) mod prove;
 pub mod step;
-mod tool;
+pub(super) mod tool;
 mod words;
-mod work;
+pub(super) mod work;
 
 /// The lock of a restore on this host.
 const LOCK: &str = "restore.lock";
 /// What etcd takes beyond its database: two segments of its log, and a little.
-const BESIDE: u64 = 192 << 20;
+pub(super) const BESIDE: u64 = 192 << 20;
 
 /// Runs the command.
 ///
@@ -67,17 +68,27 @@ pub async fn run(global: &Global, command: &RestoreCommand, clock: Clock) -> any
 }
 
 /// A snapshot that was proven, with what it holds.
-struct Proven {
-    opened: Opened,
+pub(super) struct Proven {
+    pub(super) opened: Opened,
     snapshot: Snapshot,
-    facts: Facts,
+    pub(super) facts: Facts,
 }
 
 impl Proven {
     /// Opens it as `verify` does, and proves all of it.
-    async fn of(from: &crate::cli::etcd::restore::From, spool: &Path, clock: Clock) -> anyhow::Result<Self> {
-        let file = from.file.clone();
-        let opened = open::open(&file, verify::identities(&from.identity)?, spool, clock).await?;
+    ///
+    /// # Errors
+    /// When it cannot be opened, or something is wrong with it.
+    pub(super) async fn of(from: &From, spool: &Path, clock: Clock) -> anyhow::Result<Self> {
+        let opened = open::open(&from.file, verify::identities(&from.identity)?, spool, clock).await?;
+        Self::opened(from.file.clone(), opened).await
+    }
+
+    /// Proves all of one that is open; `file` is what it is called.
+    ///
+    /// # Errors
+    /// When something is wrong with it.
+    pub(super) async fn opened(file: String, opened: Opened) -> anyhow::Result<Self> {
         let proven = blocking(move || -> anyhow::Result<Self> {
             let snapshot = verify::proven(&file, &opened)?;
             if snapshot.trailer == Trailer::Missing {
@@ -353,9 +364,11 @@ impl Asked<'_> {
             Verdict::Permitted(_) => Vec::new(),
             Verdict::Held(reasons) | Verdict::Refused(reasons) => reasons.as_slice().to_vec(),
         };
-        let asked = others.iter().map(|other| async { (other.clone(), gate::ask(&other.address).await) });
-        let asked = futures::future::join_all(asked).await;
-        let found: Against = against(&seen.observation, &reasons, &asked, &names);
+        let asked =
+            others.iter().map(|other| async { (other.clone(), gate::ask(&other.address, gate::CONTROL_PLANE).await) });
+        let own = node.address.to_string();
+        let (asked, own) = tokio::join!(futures::future::join_all(asked), gate::ask(&own, gate::ETCD));
+        let found: Against = against(&seen.observation, &reasons, &own, &asked, &names);
         let Some(outcome) = found.outcome() else { return Ok(None) };
         // Who is told what stops a cluster that has quorum, without having said so, would make an end of it.
         if !found.quorum || self.run.although_quorum {

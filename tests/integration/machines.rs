@@ -10,6 +10,7 @@ mod left;
 mod long;
 mod looks;
 mod members;
+mod restore;
 pub(crate) mod rights;
 mod stage;
 mod story;

@@ -59,6 +59,24 @@ pub async fn open(from: &str, identities: Vec<Identity>, spool: &Path, clock: Cl
     Ok(Opened { file, manifest, sums })
 }
 
+/// Opens a backup that lies in a store, which is fetched into `spool`.
+///
+/// # Errors
+/// As [`open`].
+pub async fn of_store(
+    store: &Store,
+    manifest: Manifest,
+    identities: Vec<Identity>,
+    spool: &Path,
+) -> anyhow::Result<Opened> {
+    let stored = spooled(spool)?;
+    store.fetch(&manifest.stored.file, &stored).await?;
+    let (from, spool) = (manifest.stored.file.clone(), spool.to_owned());
+    let opened = blocking(move || undone(&from, stored, &identities, &spool, true)).await;
+    let (file, sums) = opened.map_err(|error| anyhow::anyhow!(error))??;
+    Ok(Opened { file, manifest: Some(manifest), sums })
+}
+
 impl Opened {
     /// Compares all of it with its manifest, if there is one: `snapshot` is what was found in the file.
     ///

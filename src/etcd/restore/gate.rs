@@ -9,8 +9,10 @@ use std::io::ErrorKind;
 use std::time::Duration;
 use tokio::net::TcpStream;
 
-/// What listens on a control plane node: etcd for clients and for peers, the apiserver.
-const PORTS: [u16; 3] = [2379, 2380, 6443];
+/// Where etcd listens, for clients and for peers.
+pub(super) const ETCD: &[u16] = &[2379, 2380];
+/// What listens on a control plane node: etcd, and the apiserver.
+pub(super) const CONTROL_PLANE: &[u16] = &[2379, 2380, 6443];
 /// How long a port may take to answer.
 const ANSWER: Duration = Duration::from_secs(3);
 
@@ -25,9 +27,9 @@ pub(super) enum Found {
     Silent(String),
 }
 
-/// Asks the ports of a control plane node.
-pub(super) async fn ask(address: &str) -> Found {
-    let all = futures::future::join_all(PORTS.map(|port| port_of(address, port))).await;
+/// Asks some ports of a control plane node.
+pub(super) async fn ask(address: &str, ports: &[u16]) -> Found {
+    let all = futures::future::join_all(ports.iter().map(|port| port_of(address, *port))).await;
     let runs = all.iter().find(|found| matches!(found, Found::Runs(_)));
     let silent = all.iter().find(|found| matches!(found, Found::Silent(_)));
     runs.or(silent).cloned().unwrap_or(Found::Stopped)
@@ -64,13 +66,16 @@ impl Against {
     }
 }
 
-/// Everything that stands against it. `reasons` are the rule's; `gone` are nodes that somebody has said to be switched off for good.
+/// Everything that stands against it. `reasons` are the rule's; `own` is what was found of this node's own etcd, `others` what of the other
+/// nodes; `gone` are nodes that somebody has said to be switched off for good.
 ///
 /// That quorum *may* be there, since too few members say that they have no leader, is answered by looking: a member whose host refuses
-/// connections does not run. That a majority answers is not.
+/// connections does not run. That a majority answers is not; nor that this node's own etcd runs and cannot be asked, since it may be all of
+/// its cluster.
 pub(super) fn against(
     seen: &Observation,
     reasons: &[Reason],
+    own: &Found,
     others: &[(Peer, Found)],
     gone: &BTreeSet<NodeName>,
 ) -> Against {
@@ -95,7 +100,9 @@ pub(super) fn against(
     }
     let quorum = seen.etcd.membership.known().is_some()
         || seen.etcd.members.iter().any(|view| view.linearizable_read == Fact::Known(()));
-    let stopped = lines.is_empty();
+    let leads_nobody =
+        seen.etcd.members.iter().filter_map(|view| view.second.known()).any(|sample| sample.leader.is_none());
+    let stopped = lines.is_empty() && (*own == Found::Stopped || leads_nobody);
     let reasons: Vec<Reason> =
         reasons.iter().filter(|reason| reason.code != Code::RestoreOverQuorum || quorum || !stopped).cloned().collect();
     let outcome = match Outcome::of_reasons(&reasons) {
@@ -124,6 +131,10 @@ mod tests {
     }
 
     fn told(cluster: &Cluster, others: [Found; 2], gone: &[&str], lifted: &[Code]) -> Against {
+        beside(cluster, &Found::Stopped, others, gone, lifted)
+    }
+
+    fn beside(cluster: &Cluster, own: &Found, others: [Found; 2], gone: &[&str], lifted: &[Code]) -> Against {
         let policy = Policy { lifted: lifted.to_vec(), ..Policy::default() };
         let reasons = match judge(&cluster.seen, &cluster.in_flight, &Disruption::Restore, &policy) {
             Verdict::Permitted(_) => Vec::new(),
@@ -131,7 +142,7 @@ mod tests {
         };
         let others: Vec<_> = [peer(2), peer(3)].into_iter().zip(others).collect();
         let gone = gone.iter().map(|name| NodeName((*name).to_owned())).collect();
-        against(&cluster.seen, &reasons, &others, &gone)
+        against(&cluster.seen, &reasons, own, &others, &gone)
     }
 
     #[test]
@@ -167,13 +178,27 @@ mod tests {
         assert_eq!(told([Found::Stopped, Found::Runs(2380)]).running, [peer(3)]);
     }
 
+    #[test]
+    fn an_own_etcd_that_runs_has_to_say_that_it_has_no_leader() {
+        let stopped = || [Found::Stopped, Found::Stopped];
+        let runs = Found::Runs(2379);
+        // Whoever cannot ask it, for want of a certificate, does not know.
+        let told = beside(&dead(), &runs, stopped(), &[], &[]);
+        assert_eq!(told.outcome(), Some(Outcome::Refused), "{told:?}");
+        let alone = healthy(3).member_dead(2).member_dead(3).on_member(1, |view| view.linearizable_read = unknown());
+        let alone = alone.with(|cluster| cluster.seen.etcd.membership = unknown());
+        assert_eq!(beside(&alone, &runs, stopped(), &[], &[]).outcome(), Some(Outcome::Refused));
+        let leaderless = alone.on_samples(1, |sample| sample.leader = None);
+        assert_eq!(beside(&leaderless, &runs, stopped(), &[], &[]).outcome(), None);
+    }
+
     #[tokio::test]
     async fn a_host_that_refuses_is_stopped_and_one_that_accepts_is_not() {
         let net = std::net::Ipv4Addr::new(127, 77, 77, 77);
-        assert_eq!(ask(&net.to_string()).await, Found::Stopped);
+        assert_eq!(ask(&net.to_string(), CONTROL_PLANE).await, Found::Stopped);
         let listener = std::net::TcpListener::bind((net, 2380)).unwrap();
-        assert_eq!(ask(&net.to_string()).await, Found::Runs(2380));
+        assert_eq!(ask(&net.to_string(), CONTROL_PLANE).await, Found::Runs(2380));
         drop(listener);
-        assert!(matches!(ask("no such host").await, Found::Silent(_)));
+        assert!(matches!(ask("no such host", ETCD).await, Found::Silent(_)));
     }
 }

@@ -212,7 +212,7 @@ fn pids(component: &str, word: Option<&str>) -> anyhow::Result<Vec<i32>> {
 ///
 /// # Errors
 /// When that is not told.
-pub(super) fn room(folder: &Path) -> anyhow::Result<(u64, u64)> {
+pub(in crate::etcd) fn room(folder: &Path) -> anyhow::Result<(u64, u64)> {
     let disk = rustix::fs::statvfs(folder).with_context(|| format!("ask for the room at {}", folder.display()))?;
     let device = fs::metadata(folder).with_context(|| format!("look at {}", folder.display()))?.dev();
     Ok((device, disk.f_bavail.saturating_mul(disk.f_frsize)))

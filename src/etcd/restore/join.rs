@@ -13,7 +13,7 @@ use crate::output;
 use crate::place::InPlace;
 use crate::report::{Outcome, Report};
 use crate::seen::{self, Seen};
-use quorum_safety::{Fact, Mine, NodeName, Policy, Role, voters};
+use quorum_safety::{Code, Fact, Mine, NodeName, Policy, Role, voters};
 use std::time::Duration;
 
 /// Between two looks.
@@ -117,7 +117,9 @@ fn next(seen: &Seen, policy: &Policy, peer: &Peer) -> Next {
             Some(format!("{called} is a learner still"))
         } else {
             let faults = judged.iter().find(|(id, _)| *id == member.id).map(|(_, faults)| faults.as_slice());
-            faults.unwrap_or_default().first().map(|fault| format!("{called} is not healthy: {fault}"))
+            // Where its node is, the API says, which may be of a time when that node was not there yet: of etcd it says nothing.
+            let fault = faults.unwrap_or_default().iter().find(|fault| fault.code != Code::MemberNodeUnknown);
+            fault.map(|fault| format!("{called} is not healthy: {fault}"))
         };
         if is_own {
             own = Some(fault);
@@ -156,6 +158,8 @@ mod tests {
         assert_eq!(told(healthy(3), 4), Next::Type);
         assert_eq!(told(healthy(3), 3), Next::Done);
         waits(told(healthy(3).member_dead(2), 4), "k2 is not healthy: Q004-member-unanswered");
+        // A node of which the restored API does not know yet.
+        assert_eq!(told(healthy(3).on_member(2, |view| view.node = unknown()), 4), Next::Type);
         waits(told(healthy(3).learner(), 5), "k4 is a learner still");
         waits(told(healthy(3).on_list(|list| list[1].name.clear()), 4), "member a2 has not started");
         waits(told(healthy(3).with(|cluster| cluster.seen.etcd.membership = unknown()), 4), "is not known");

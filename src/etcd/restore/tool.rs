@@ -4,6 +4,7 @@
 use super::journal::folder;
 use super::node::Node;
 use crate::node::command::{Echo, ToolError, run};
+use quorum_safety::NodeName;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -11,7 +12,7 @@ use std::time::Duration;
 
 /// How far the revision is raised above the snapshot's: above whatever the cluster came to after it, so that no client that saw a later one
 /// sees a revision a second time with something else in it. OpenShift takes the same where it knows nothing better.
-pub(super) const BUMP: i64 = 1_000_000_000;
+pub(in crate::etcd) const BUMP: i64 = 1_000_000_000;
 
 /// Where an image of etcd has it; kubeadm's has it in the first.
 const IN_IMAGE: [&str; 4] = ["usr/local/bin/etcdutl", "usr/bin/etcdutl", "bin/etcdutl", "etcdutl"];
@@ -23,7 +24,7 @@ const WRITE: Duration = Duration::from_secs(1_800);
 
 /// Why there is no tool.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum ToolMissing {
+pub(in crate::etcd) enum ToolMissing {
     /// containerd could not be asked, or the tool not be started.
     #[error("{what}: {why}: {last}; --etcdutl names one that is on this host")]
     Tool {
@@ -73,13 +74,21 @@ pub(super) async fn put(state: &Path, named: Option<&Path>, node: &Node) -> Resu
         Some(named) => copy(named, &to)?,
         None => out_of_image(&folder(state), &node.image, &to).await?,
     }
-    let shown = to.display().to_string();
-    let help = run(&shown, &["snapshot", "restore", "--help"], ANSWER, Echo::Nothing).await;
+    let called = named.map_or_else(|| format!("etcdutl of {}", node.image), |it| it.display().to_string());
+    check(&to, called).await
+}
+
+/// Asks a tool whether it can raise revisions.
+///
+/// # Errors
+/// When it cannot, or does not run.
+pub(in crate::etcd) async fn check(tool: &Path, called: String) -> Result<(), ToolMissing> {
+    let help = run(&tool.display().to_string(), &["snapshot", "restore", "--help"], ANSWER, Echo::Nothing).await;
     let help = help.map_err(|error| failed("etcdutl does not run", &error))?;
     if help.stdout.contains("--bump-revision") && help.stdout.contains("--mark-compacted") {
         return Ok(());
     }
-    Err(ToolMissing::TooOld(named.map_or_else(|| format!("etcdutl of {}", node.image), |it| it.display().to_string())))
+    Err(ToolMissing::TooOld(called))
 }
 
 fn copy(from: &Path, to: &Path) -> Result<(), ToolMissing> {
@@ -124,20 +133,26 @@ async fn out_of_image(folder: &Path, image: &str, to: &Path) -> Result<(), ToolM
     given_back.map(drop).map_err(|error| failed(format!("containerd does not take back image {image}"), &error))
 }
 
+/// The only member of the cluster that a snapshot becomes.
+pub(in crate::etcd) struct Alone<'a> {
+    pub(in crate::etcd) name: &'a NodeName,
+    pub(in crate::etcd) peer_url: &'a str,
+    /// What makes the identity of the new cluster another than any before.
+    pub(in crate::etcd) token: &'a str,
+}
+
 /// Writes the snapshot as the data of a new cluster of one member, in a folder that is not there. Every revision of the snapshot is raised
 /// and marked as compacted, so that whoever watches has to list anew.
 ///
 /// # Errors
 /// When it cannot be written; etcdutl compares the snapshot's checksum as well.
-pub(super) async fn restore(
-    state: &Path,
+pub(in crate::etcd) async fn restore(
+    tool: &Path,
     snapshot: &Path,
-    node: &Node,
+    alone: &Alone<'_>,
     into: &Path,
-    token: &str,
 ) -> Result<(), ToolError> {
-    let tool = path(state).display().to_string();
-    let Node { name, peer_url, .. } = node;
+    let Alone { name, peer_url, token } = alone;
     let args = [
         "snapshot".to_owned(),
         "restore".to_owned(),
@@ -151,7 +166,7 @@ pub(super) async fn restore(
         "--mark-compacted".to_owned(),
     ];
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
-    run(&tool, &args, WRITE, Echo::Lines).await.map(drop)
+    run(&tool.display().to_string(), &args, WRITE, Echo::Lines).await.map(drop)
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! Carries a restore out on its node: each step is written down before it begins, and can be done again.
 
+use super::gate::{self, Found};
 use super::host::Host;
 use super::journal::{Journal, copy, folder};
 use super::prove::{NotProven, prove};
@@ -124,28 +125,8 @@ impl Work<'_> {
 
     /// A copy on this disk: where it came from may be away later, or be what is restored.
     async fn keep(&mut self) -> anyhow::Result<()> {
-        let mut from = self.snapshot.take().context("the snapshot is not open")?;
-        let (to, wanted) = (copy(self.host.state), self.journal.snapshot.sha256.clone());
-        let new = to.with_extension("new");
-        let copied = blocking(move || -> anyhow::Result<()> {
-            from.seek(SeekFrom::Start(0))?;
-            let mut file = fs::OpenOptions::new()
-                .read(true)
-                .write(true)
-                .create(true)
-                .truncate(true)
-                .mode(0o600)
-                .open(&new)
-                .with_context(|| format!("open {}", new.display()))?;
-            std::io::copy(&mut from, &mut file).with_context(|| format!("write {}", new.display()))?;
-            file.sync_all()?;
-            file.seek(SeekFrom::Start(0))?;
-            let found = sum(&file)?.sha256;
-            anyhow::ensure!(found == wanted, "the copy has SHA-256 {found}, and the snapshot {wanted}");
-            fs::rename(&new, &to).with_context(|| format!("rename {}", new.display()))
-        })
-        .await;
-        copied.map_err(|error| anyhow::anyhow!(error))?
+        let from = self.snapshot.take().context("the snapshot is not open")?;
+        keep(from, copy(self.host.state), self.journal.snapshot.sha256.clone()).await
     }
 
     fn nothing_runs(&self) -> anyhow::Result<()> {
@@ -180,14 +161,21 @@ impl Work<'_> {
         }
         self.host.remove_half_made(journal)?;
         let token = format!("quorate-{}-{}", journal.id, journal.snapshot.hash);
-        let (state, new) = (self.host.state, journal.new_data());
-        let made = tool::restore(state, &copy(state), &journal.node, &new, &token).await;
+        let (state, new, node) = (self.host.state, journal.new_data(), &journal.node);
+        let alone = tool::Alone { name: &node.name, peer_url: &node.peer_url, token: &token };
+        let made = tool::restore(&tool::path(state), &copy(state), &alone, &new).await;
         made.map_err(|error| anyhow::anyhow!("{error}: {}", error.last_lines().join(" / ")))?;
         anyhow::ensure!(self.host.data_in_place(journal, true)?, "{} is not in place", new.display());
         Ok(())
     }
 
     async fn etcd(&self) -> anyhow::Result<()> {
+        // They were stopped when it began, which may be long ago.
+        for other in &self.journal.others {
+            if let Found::Runs(port) = gate::ask(&other.address, gate::CONTROL_PLANE).await {
+                anyhow::bail!("{} runs again: port {port} of {} answers; stop it first", other.name, other.address);
+            }
+        }
         self.host.start_etcd_alone(&self.journal)?;
         let files = self.files();
         self.until(START, async || match prove(&self.journal, &files).await {
@@ -325,6 +313,27 @@ impl Work<'_> {
         );
         Report::with_blockers(Outcome::Ok, summary, &[], &next)
     }
+}
+
+/// Copies a snapshot that is open into a file, which is whole or not there.
+///
+/// # Errors
+/// When it cannot be copied, or the copy is another than what was proven.
+pub(in crate::etcd) async fn keep(mut from: File, to: PathBuf, sha256: String) -> anyhow::Result<()> {
+    let copied = blocking(move || -> anyhow::Result<()> {
+        let new = to.with_extension("new");
+        from.seek(SeekFrom::Start(0))?;
+        let options = fs::OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(&new);
+        let mut file = options.with_context(|| format!("open {}", new.display()))?;
+        std::io::copy(&mut from, &mut file).with_context(|| format!("write {}", new.display()))?;
+        file.sync_all()?;
+        file.seek(SeekFrom::Start(0))?;
+        let found = sum(&file)?.sha256;
+        anyhow::ensure!(found == sha256, "the copy has SHA-256 {found}, and the snapshot {sha256}");
+        fs::rename(&new, &to).with_context(|| format!("rename {}", new.display()))
+    })
+    .await;
+    copied.map_err(|error| anyhow::anyhow!(error))?
 }
 
 /// When the leader of a component was last heard of.
