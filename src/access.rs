@@ -114,6 +114,15 @@ impl Access {
         Ok(self)
     }
 
+    /// The same through nothing but the apiserver at one address.
+    ///
+    /// # Errors
+    /// When the address is none, or no client can be made of the configuration.
+    pub fn only_at(mut self, address: &str) -> Result<Self, AccessError> {
+        self.ways = vec![way(at(&self.config, address)?)?];
+        Ok(self)
+    }
+
     /// Through the addresses that whoever made the Job has told.
     fn from_addresses<'a>(
         config: Config,

@@ -7,9 +7,11 @@ use crate::exit::ExitStatus;
 
 pub mod backup;
 pub mod defrag;
+mod drill;
 mod host;
 mod job;
 pub mod members;
+pub mod restore;
 pub mod verify;
 
 /// Runs the command.
@@ -22,5 +24,7 @@ pub async fn run(global: &Global, etcd: &Etcd, clock: Clock) -> anyhow::Result<E
         EtcdCommand::Backup(backup) => backup::run(global, backup, clock).await,
         EtcdCommand::Verify(verify) => verify::run(global, verify, clock).await,
         EtcdCommand::Defrag(defrag) => defrag::run(global, defrag, clock).await,
+        EtcdCommand::Drill(drill) => drill::run(global, drill, clock).await,
+        EtcdCommand::Restore(restore) => restore::run(global, &restore.command, clock).await,
     }
 }

@@ -90,7 +90,11 @@ pub async fn configuration(global: &Global, access: &Access) -> anyhow::Result<C
     }
 }
 
-fn from_file(path: &Path) -> Result<Config, UsageError> {
+/// The configuration in a file.
+///
+/// # Errors
+/// When it cannot be read, or is wrong.
+pub fn from_file(path: &Path) -> Result<Config, UsageError> {
     let text = std::fs::read_to_string(path)
         .map_err(|error| UsageError(format!("configuration {}: {error}", path.display())))?;
     Config::parse(&text)

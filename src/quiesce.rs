@@ -221,7 +221,7 @@ pub async fn seen(access: &Access, config: &Config, clock: Clock) -> Fact<Vec<St
 }
 
 /// For writes that need no Lease, since a resourceVersion alone makes them safe.
-struct NoLease(Clock);
+pub(crate) struct NoLease(pub(crate) Clock);
 
 impl Fence for NoLease {
     fn clock(&self) -> Clock {

@@ -9,8 +9,12 @@ use std::time::Duration;
 
 pub mod backup;
 pub mod defrag;
+pub mod drill;
+pub mod restore;
 pub use backup::Backup;
 pub use defrag::Defrag;
+pub use drill::Drill;
+pub use restore::Restore;
 
 /// The etcd cluster: who its members are, every change of them, its snapshots, and the room in its databases
 #[derive(Debug, Args)]
@@ -31,6 +35,10 @@ pub enum EtcdCommand {
     Verify(Verify),
     /// Give the room that lies free in etcd's databases back, one member at a time, where it pays
     Defrag(Defrag),
+    /// Put a snapshot in the place of what etcd holds: as a plan, on the node that is restored, on each node that joins it
+    Restore(Restore),
+    /// Restore the newest backup into an etcd that is thrown away, and compare what it holds
+    Drill(Drill),
 }
 
 /// Who the members are, what each says of itself, and every change of them, judged before
@@ -175,7 +183,7 @@ pub struct Verify {
     pub spool: Option<PathBuf>,
 }
 
-fn time(text: &str) -> Result<Duration, String> {
+pub(crate) fn time(text: &str) -> Result<Duration, String> {
     let expected = || format!("`{text}` is not a length of time: expected something like 15m");
     let length: SignedDuration = text.parse().map_err(|_| expected())?;
     Duration::try_from(length).map_err(|_| expected())

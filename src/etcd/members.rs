@@ -340,7 +340,7 @@ fn lock_for(in_flight: &quorum_safety::InFlight, order: &Order) -> quorum_safety
 }
 
 /// Asks on the terminal.
-fn ask(question: &str) -> anyhow::Result<String> {
+pub(super) fn ask(question: &str) -> anyhow::Result<String> {
     let mut terminal = std::io::stderr().lock();
     write!(terminal, "{question}")?;
     terminal.flush()?;

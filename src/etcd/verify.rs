@@ -58,9 +58,7 @@ impl Archive {
 /// When the file cannot be read, or something is wrong with it.
 pub async fn run(global: &Global, verify: &Verify, clock: Clock) -> anyhow::Result<ExitStatus> {
     let file = open::shown(&verify.file);
-    let identities: Result<Vec<Vec<Identity>>, String> =
-        verify.identity.iter().map(|path| Identity::read(path)).collect();
-    let identities = identities.map_err(UsageError)?.into_iter().flatten().collect();
+    let identities = identities(&verify.identity)?;
     let spool = verify.spool.clone().unwrap_or_else(std::env::temp_dir);
     if name::is_node(&file) {
         let OpenedArchive { manifest, holds } = open::archive(&verify.file, identities, &spool, clock).await?;
@@ -78,8 +76,20 @@ pub async fn run(global: &Global, verify: &Verify, clock: Clock) -> anyhow::Resu
     })
 }
 
+/// The secret keys in some files.
+///
+/// # Errors
+/// When one cannot be read, or holds none.
+pub(super) fn identities(files: &[PathBuf]) -> Result<Vec<Identity>, UsageError> {
+    let read: Result<Vec<Vec<Identity>>, String> = files.iter().map(|path| Identity::read(path)).collect();
+    Ok(read.map_err(UsageError)?.into_iter().flatten().collect())
+}
+
 /// Everything in the file, and what its manifest says of it.
-fn proven(file: &str, opened: &Opened) -> anyhow::Result<Snapshot> {
+///
+/// # Errors
+/// When it cannot be read, or something is wrong with it.
+pub(super) fn proven(file: &str, opened: &Opened) -> anyhow::Result<Snapshot> {
     let snapshot = sound(file, &opened.file)?;
     opened.is_as_its_manifest_says(&snapshot).map_err(|why| NotVerified { file: file.to_owned(), why })?;
     Ok(snapshot)

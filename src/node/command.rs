@@ -18,32 +18,32 @@ pub(super) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin
 
 /// The end of the time that is left.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Deadline(Instant);
+pub(crate) struct Deadline(Instant);
 
 impl Deadline {
-    pub(super) fn after(time: Duration) -> Self {
+    pub(crate) fn after(time: Duration) -> Self {
         Self(Instant::now() + time)
     }
 
     /// `limit`, or what is left if that is less.
-    pub(super) fn within(self, limit: Duration) -> Duration {
+    pub(crate) fn within(self, limit: Duration) -> Duration {
         limit.min(self.0.saturating_duration_since(Instant::now()))
     }
 
-    pub(super) fn passed(self) -> bool {
+    pub(crate) fn passed(self) -> bool {
         Instant::now() >= self.0
     }
 }
 
 /// What a tool said when it ended well.
 #[derive(Clone, Debug)]
-pub(super) struct Said {
-    pub(super) stdout: String,
+pub(crate) struct Said {
+    pub(crate) stdout: String,
 }
 
 /// Why a tool did not end well.
 #[derive(Clone, Debug, thiserror::Error)]
-pub(super) enum ToolError {
+pub(crate) enum ToolError {
     #[error("`{tool}` cannot be started: {why}")]
     Start { tool: String, why: String },
     #[error("`{tool}` failed ({status})")]
@@ -54,7 +54,7 @@ pub(super) enum ToolError {
 
 impl ToolError {
     /// The last lines of the tool, oldest first.
-    pub(super) fn last_lines(&self) -> Vec<String> {
+    pub(crate) fn last_lines(&self) -> Vec<String> {
         match self {
             Self::Start { .. } => Vec::new(),
             Self::Failed { last, .. } | Self::TimedOut { last, .. } => last.clone(),
@@ -64,7 +64,7 @@ impl ToolError {
 
 /// Whether a tool's lines are passed on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Echo {
+pub(crate) enum Echo {
     /// Every line goes to standard error, which is the journal.
     Lines,
     /// A question: only its answer matters.
@@ -77,7 +77,7 @@ pub(super) async fn ask(program: &str, args: &[&str], deadline: Deadline) -> Res
 }
 
 /// Runs a tool to its end, or ends it and everything it started when `limit` has passed.
-pub(super) async fn run(program: &str, args: &[&str], limit: Duration, echo: Echo) -> Result<Said, ToolError> {
+pub(crate) async fn run(program: &str, args: &[&str], limit: Duration, echo: Echo) -> Result<Said, ToolError> {
     run_at(0, program, args, limit, echo).await
 }
 

@@ -9,11 +9,11 @@ use std::path::Path;
 /// The folder that kubeadm gives the kubelet.
 pub(super) const FOLDER: &str = "etc/kubernetes/manifests";
 /// The static pods of a control plane node.
-pub(super) const COMPONENTS: [&str; 4] = ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"];
+pub(crate) const COMPONENTS: [&str; 4] = ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"];
 
 /// One of the four static pods, as its manifest has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct StaticPod {
+pub(crate) struct StaticPod {
     /// Tag of its image, such as `v1.36.1`.
     pub(super) tag: String,
     /// SHA-256 of the bytes of its manifest.
@@ -24,7 +24,7 @@ pub(super) struct StaticPod {
 
 impl StaticPod {
     /// The value of a flag, `--NAME=VALUE`.
-    pub(super) fn flag(&self, name: &str) -> Option<&str> {
+    pub(crate) fn flag(&self, name: &str) -> Option<&str> {
         let flag = |word: &'_ String| -> Option<usize> {
             let rest = word.strip_prefix("--")?.strip_prefix(name)?;
             rest.starts_with('=').then_some(2 + name.len() + 1)
@@ -93,14 +93,30 @@ fn sort_out(files: &[(String, Vec<u8>)]) -> Manifests {
 }
 
 /// Whether a file is the manifest of one of the four; one that cannot be read is not.
-pub(super) fn is_of(path: &Path, component: &str) -> bool {
+pub(crate) fn is_of(path: &Path, component: &str) -> bool {
     std::fs::read(path).is_ok_and(|bytes| parse(&bytes).is_ok_and(|pod| pod.name == component))
+}
+
+/// The image of one of the four, as its manifest names it, and the rest.
+///
+/// # Errors
+/// In words, when the file cannot be read, or is not the manifest of that.
+pub(crate) fn of(path: &Path, component: &str) -> Result<(String, StaticPod), String> {
+    let wrong = |why: String| format!("{}: {why}", path.display());
+    let bytes = std::fs::read(path).map_err(|error| wrong(error.to_string()))?;
+    let parsed = parse(&bytes).map_err(wrong)?;
+    if parsed.name != component {
+        return Err(wrong(format!("it is the manifest of {}, not of {component}", parsed.name)));
+    }
+    Ok((parsed.whole_image, parsed.pod))
 }
 
 struct Parsed {
     name: String,
     /// Last part of the image's name, without tag.
     image: String,
+    /// All of it.
+    whole_image: String,
     pod: StaticPod,
 }
 
@@ -109,10 +125,10 @@ fn parse(bytes: &[u8]) -> Result<Parsed, String> {
     let pod: Pod = serde_saphyr::from_str(text).map_err(|_| "not a pod".to_owned())?;
     let name = pod.metadata.name.ok_or("a pod without a name")?;
     let container = pod.spec.and_then(|spec| spec.containers.into_iter().next()).ok_or("a pod without a container")?;
-    let image = container.image.ok_or("a container without an image")?;
-    let (image, tag) = split_image(&image);
+    let whole_image = container.image.ok_or("a container without an image")?;
+    let (image, tag) = split_image(&whole_image);
     let command = container.command.unwrap_or_default().into_iter().chain(container.args.unwrap_or_default()).collect();
-    Ok(Parsed { name, image, pod: StaticPod { tag, digest: hex(&Sha256::digest(bytes)), command } })
+    Ok(Parsed { name, image, whole_image, pod: StaticPod { tag, digest: hex(&Sha256::digest(bytes)), command } })
 }
 
 /// The last part of an image's name, and its tag; an image by digest alone has an empty tag.

@@ -10,18 +10,23 @@ const ANSWER: Duration = Duration::from_secs(2);
 
 /// What is needed to ask.
 #[derive(Clone, Debug)]
-pub(super) struct Probe {
+pub(crate) struct Probe {
     pki: PathBuf,
 }
 
 impl Probe {
     /// With the certificates of kubeadm below a root.
     pub(super) fn new(root: &std::path::Path) -> Self {
-        Self { pki: root.join("etc/kubernetes/pki") }
+        Self::with(root.join("etc/kubernetes/pki"))
+    }
+
+    /// With the certificates in this folder.
+    pub(crate) fn with(pki: PathBuf) -> Self {
+        Self { pki }
     }
 
     /// Whether the apiserver at this very address is ready: its certificate is checked against the address, which no peer's names.
-    pub(super) async fn ready(&self, address: SocketAddr) -> Result<(), String> {
+    pub(crate) async fn ready(&self, address: SocketAddr) -> Result<(), String> {
         self.get(address, "/readyz").await.map(|_| ())
     }
 

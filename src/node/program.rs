@@ -5,16 +5,16 @@ use std::path::{Path, PathBuf};
 
 /// A process that was there.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Process {
-    pub(super) pid: Pid,
+pub(crate) struct Process {
+    pub(crate) pid: Pid,
     /// What it was started with, its program first.
-    pub(super) words: Vec<Vec<u8>>,
+    pub(crate) words: Vec<Vec<u8>>,
     /// Its folder in /proc.
-    pub(super) folder: PathBuf,
+    pub(crate) folder: PathBuf,
 }
 
 /// Those below a root whose program has this name, wherever it lies. One that ends while we look is none.
-pub(super) fn running(root: &Path, name: &str) -> Result<Vec<Process>, String> {
+pub(crate) fn running(root: &Path, name: &str) -> Result<Vec<Process>, String> {
     let folder = root.join("proc");
     let entries = std::fs::read_dir(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
     let of = |entry: std::fs::DirEntry| {

@@ -2,6 +2,7 @@
 //! and in the pods of Jobs, under the Lease of a real apiserver (`job`).
 
 mod bucket;
+mod drill;
 mod here;
 mod job;
 mod struck;

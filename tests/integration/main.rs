@@ -34,6 +34,8 @@ mod pod_security;
 #[cfg(test)]
 mod recovery;
 #[cfg(test)]
+mod restore;
+#[cfg(test)]
 mod snapshot;
 #[cfg(test)]
 mod workstation;

@@ -136,6 +136,22 @@ fn is_as_said(said: &Stored, stored: &Sum) -> Result<(), String> {
         "its manifest says that it has {} bytes with SHA-256 {}, and it has {} with {}",
         said.bytes, said.sha256, stored.bytes, stored.sha256
     ))
+/// Opens a backup that lies in a store, which is fetched into `spool`.
+///
+/// # Errors
+/// As [`open`].
+pub async fn of_store(
+    store: &Store,
+    manifest: Manifest,
+    identities: Vec<Identity>,
+    spool: &Path,
+) -> anyhow::Result<Opened> {
+    let stored = spooled(spool)?;
+    store.fetch(&manifest.stored.file, &stored).await?;
+    let (from, spool) = (manifest.stored.file.clone(), spool.to_owned());
+    let opened = blocking(move || undone(&from, stored, &identities, &spool, true)).await;
+    let (file, sums) = opened.map_err(|error| anyhow::anyhow!(error))??;
+    Ok(Opened { file, manifest: Some(manifest), sums })
 }
 
 impl Opened {
@@ -300,7 +316,8 @@ fn undone(
     Ok((file, Some(sums)))
 }
 
-fn sum(mut file: &File) -> io::Result<Sum> {
+/// Bytes and SHA-256 of a file from where it stands.
+pub(in super::super) fn sum(mut file: &File) -> io::Result<Sum> {
     let (mut sha, mut bytes, mut buffer) = (Sha256::new(), 0_u64, vec![0; 64 * 1024]);
     loop {
         let read = file.read(&mut buffer)?;

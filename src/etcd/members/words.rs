@@ -133,20 +133,27 @@ pub fn on_the_node(node: &NodeName, peer_url: &str, new: MemberId) -> Vec<String
             r#"while pkill -f -- "^etcd .*--data-dir=$data( |\$)"; do sleep 1; done     # until its process is gone"#.to_owned(),
             // Within the folder, which may be a mount point; never deleted.
             format!("test ! -e $data/member || mv $data/member $data/member-before-{new}     # aside, never deleted"),
-            "cat >/var/lib/quorate/join.yaml <<END".to_owned(),
-            "apiVersion: kubeadm.k8s.io/v1beta4".to_owned(),
-            "kind: JoinConfiguration".to_owned(),
-            format!("nodeRegistration: {{name: {node}}}"),
-            format!("controlPlane: {{localAPIEndpoint: {{advertiseAddress: \"{address}\"}}}}"),
-            "discovery: {file: {kubeConfigPath: /etc/kubernetes/admin.conf}}".to_owned(),
-            "END".to_owned(),
             "systemctl start kubelet".to_owned(),
-            "kubeadm join phase etcd-join --config /var/lib/quorate/join.yaml     # before v1.34: phase control-plane-join etcd".to_owned(),
-            "test ! -e $aside/kube-apiserver.yaml || mv $aside/kube-apiserver.yaml /etc/kubernetes/manifests/".to_owned(),
-            "QUORATE".to_owned(),
         ],
     );
+    lines.extend(join(node, &address));
+    lines.push("test ! -e $aside/kube-apiserver.yaml || mv $aside/kube-apiserver.yaml /etc/kubernetes/manifests/".to_owned());
+    lines.push("QUORATE".to_owned());
     lines
+}
+
+/// What is typed on a node whose etcd and its data are aside: kubeadm adds a learner, writes the manifest, and promotes it.
+pub fn join(node: &NodeName, address: &str) -> Vec<String> {
+    vec![
+        "cat >/var/lib/quorate/join.yaml <<END".to_owned(),
+        "apiVersion: kubeadm.k8s.io/v1beta4".to_owned(),
+        "kind: JoinConfiguration".to_owned(),
+        format!("nodeRegistration: {{name: {node}}}"),
+        format!("controlPlane: {{localAPIEndpoint: {{advertiseAddress: \"{address}\"}}}}"),
+        "discovery: {file: {kubeConfigPath: /etc/kubernetes/admin.conf}}".to_owned(),
+        "END".to_owned(),
+        "kubeadm join phase etcd-join --config /var/lib/quorate/join.yaml     # before v1.34: phase control-plane-join etcd".to_owned(),
+    ]
 }
 
 #[cfg(test)]

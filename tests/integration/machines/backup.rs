@@ -5,10 +5,10 @@ use super::stage::{Stage, machines, stage};
 use lab::{Lab, Spec};
 use serde_json::Value;
 
-const FOLDER: &str = "/var/lib/quorate-backups";
+pub(super) const FOLDER: &str = "/var/lib/quorate-backups";
 
 /// A folder of the host stands in for a volume: an overlay would mount one.
-fn somewhere_to_go(stage: &Stage) {
+pub(super) fn somewhere_to_go(stage: &Stage) {
     let patch = r#"[{"op": "add", "path": "/spec/jobTemplate/spec/template/spec/volumes/-",
         "value": {"name": "backup", "hostPath": {"path": "/var/lib/quorate-backups", "type": "DirectoryOrCreate"}}},
         {"op": "add", "path": "/spec/jobTemplate/spec/template/spec/containers/0/volumeMounts/-",

@@ -1,0 +1,261 @@
+//! `quorate etcd drill`: what a restore would do, on scratch space, with a real etcd that is thrown away. Nobody knows that a backup can be
+//! restored who has not restored it.
+
+use super::backup::list::Inventory;
+use super::backup::manifest::Facts;
+use super::backup::open::{self, NotVerified};
+use super::backup::store::Store;
+use super::host::lock;
+use super::restore::prove::{Held, compare, look};
+use super::restore::tool::{self, Alone};
+use super::restore::work::keep;
+use super::restore::{Proven, room};
+use super::verify;
+use crate::access::Access;
+use crate::cli::Global;
+use crate::cli::etcd::drill::{Drill, Part};
+use crate::cli::etcd::restore::From;
+use crate::clock::Clock;
+use crate::exit::{ExitStatus, UsageError};
+use crate::observe::etcd::words;
+use crate::report::{Outcome, Report};
+use crate::{output, place};
+use anyhow::Context;
+use etcd_client::Client;
+use quorum_safety::{ClusterId, NodeName};
+use serde::{Deserialize, Serialize};
+use std::fs;
+use std::io::ErrorKind;
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+use tokio::process::{Child, Command};
+
+/// The lock of a scratch space, and the folder in it.
+const LOCK: &str = "quorate-drill.lock";
+const FOLDER: &str = "quorate-drill";
+/// Where the etcd of a pod listens: the manifest of the drill says the same.
+const IN_POD: &str = "http://127.0.0.1:23790";
+/// The only member.
+const NAME: &str = "drill";
+/// How long etcd may take to serve what was restored.
+const SERVES: Duration = Duration::from_secs(300);
+/// Between two looks.
+const POLL: Duration = Duration::from_millis(250);
+
+/// What is rehearsed; kept in the scratch space between the parts of a drill.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Rehearsed {
+    /// What it is called.
+    from: String,
+    /// What the snapshot says.
+    facts: Facts,
+    /// The cluster that it is of, where that is told.
+    #[serde(default)]
+    cluster: Option<ClusterId>,
+    /// When the drill began.
+    began: jiff::Timestamp,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// When it could not be begun, or the snapshot is not what it has to be.
+pub(super) async fn run(global: &Global, drill: &Drill, clock: Clock) -> anyhow::Result<ExitStatus> {
+    let scratch = drill.scratch.clone().unwrap_or_else(std::env::temp_dir);
+    let report = match drill.only {
+        Some(Part::Fetch) => return fetch(global, drill, &scratch, clock).await,
+        Some(Part::Compare) => {
+            let text = fs::read(rehearsed(&scratch)).context("what was fetched")?;
+            judged(&serde_json::from_slice(&text)?, IN_POD, clock).await
+        }
+        None => whole(global, drill, &scratch, clock).await?,
+    };
+    if drill.in_job {
+        let report = report.fitted();
+        report.leave()?;
+        // A drill that has proven nothing has not succeeded: its last success is what is looked at.
+        return Ok(report.outcome.status());
+    }
+    output::answer(global.output, &report.document(), || report.text())?;
+    Ok(report.outcome.status())
+}
+
+fn snapshot(scratch: &Path) -> PathBuf {
+    scratch.join("snapshot.db")
+}
+
+fn rehearsed(scratch: &Path) -> PathBuf {
+    scratch.join("rehearsed.json")
+}
+
+/// The first part, in a pod.
+async fn fetch(global: &Global, drill: &Drill, scratch: &Path, clock: Clock) -> anyhow::Result<ExitStatus> {
+    let began = clock.now();
+    let (from, proven) = proven(global, drill, scratch, clock).await?;
+    let Proven { opened, facts, .. } = proven;
+    let cluster = opened.manifest.as_ref().map(|manifest| manifest.cluster_id);
+    keep(opened.file, snapshot(scratch), facts.sha256.clone()).await?;
+    let text = serde_json::to_vec(&Rehearsed { from, facts, cluster, began })?;
+    fs::write(rehearsed(scratch), text).context("keep what was fetched")?;
+    Ok(ExitStatus::Ok)
+}
+
+/// The snapshot: the one that is named, or the newest of the store.
+async fn proven(global: &Global, drill: &Drill, spool: &Path, clock: Clock) -> anyhow::Result<(String, Proven)> {
+    if let Some(file) = &drill.file {
+        let from = From { file: file.clone(), identity: drill.identity.clone() };
+        return Ok((file.clone(), Proven::of(&from, spool, clock).await?));
+    }
+    let config = match &global.config {
+        Some(path) => place::from_file(path)?,
+        None => place::configuration(global, &Access::new(global).await?).await?,
+    };
+    let store = Store::configured(&config.backup, clock).map_err(UsageError)?;
+    let store = store.ok_or_else(|| {
+        UsageError("the configuration has neither `backup.directory` nor `backup.s3`: say which snapshot".to_owned())
+    })?;
+    let found = Inventory::of(&store).await?;
+    let Some(newest) = found.backups.last().cloned() else {
+        let why = format!("there is no backup that is whole; {} files are strange", found.strange.len());
+        return Err(NotVerified { file: found.store, why }.into());
+    };
+    let name = newest.stored.file.clone();
+    let opened = open::of_store(&store, newest, verify::identities(&drill.identity)?, spool).await?;
+    Ok((name.clone(), Proven::opened(name, opened).await?))
+}
+
+/// All of it, on this host.
+async fn whole(global: &Global, drill: &Drill, scratch: &Path, clock: Clock) -> anyhow::Result<Report> {
+    let (Some(etcd), Some(etcdutl)) = (&drill.etcd, &drill.etcdutl) else {
+        return Err(UsageError("--etcd and --etcdutl are wanted".to_owned()).into());
+    };
+    let Some(_lock) = lock(scratch, LOCK)? else {
+        return Ok(Report::new(Outcome::Held, format!("another drill uses {}", scratch.display()), &[]));
+    };
+    let folder = Folder::new(scratch.join(FOLDER))?;
+    let began = clock.now();
+    let (from, proven) = proven(global, drill, &folder.0, clock).await?;
+    let Proven { opened, facts, .. } = proven;
+    let (_, free) = room(&folder.0)?;
+    let needed = facts.bytes.saturating_add(facts.total_size).saturating_add(super::restore::BESIDE);
+    if free < needed {
+        let summary =
+            format!("{} MiB are free at {}, and {} MiB are needed", free >> 20, scratch.display(), needed >> 20);
+        return Ok(Report::new(Outcome::Held, summary, &[]));
+    }
+    tool::check(etcdutl, etcdutl.display().to_string()).await?;
+    let cluster = opened.manifest.as_ref().map(|manifest| manifest.cluster_id);
+    let path = snapshot(&folder.0);
+    keep(opened.file, path.clone(), facts.sha256.clone()).await?;
+    let [client, peer] = [free_port()?, free_port()?].map(|port| format!("http://127.0.0.1:{port}"));
+    let (data, name) = (folder.0.join("data"), NodeName(NAME.to_owned()));
+    let token = format!("quorate-drill-{}", facts.hash);
+    let made = tool::restore(etcdutl, &path, &Alone { name: &name, peer_url: &peer, token: &token }, &data).await;
+    made.map_err(|error| anyhow::anyhow!("{error}: {}", error.last_lines().join(" / ")))?;
+    let mut server = Server::start(etcd, &data, &client, &peer)?;
+    let rehearsed = Rehearsed { from, facts, cluster, began };
+    let report = tokio::select! {
+        report = judged(&rehearsed, &client, clock) => report,
+        ended = server.0.wait() => {
+            let how = ended.map_or_else(|error| error.to_string(), |status| status.to_string());
+            failed(&rehearsed, &format!("etcd ended by itself: {how}"))
+        }
+    };
+    server.0.kill().await.context("end the etcd of the drill")?;
+    Ok(report)
+}
+
+fn failed(of: &Rehearsed, why: &str) -> Report {
+    Report::new(Outcome::NotVerified, format!("a restore of {} does not work: {why}", of.from), &[])
+}
+
+/// Waits until it is served, and compares.
+async fn judged(of: &Rehearsed, endpoint: &str, clock: Clock) -> Report {
+    let held = match served(&of.facts, endpoint, clock).await {
+        Ok(held) => held,
+        Err(why) => return failed(of, &why),
+    };
+    if let Err(why) = compare(&of.facts, of.cluster, &NodeName(NAME.to_owned()), &held) {
+        return failed(of, &why);
+    }
+    let seconds = clock.now().duration_since(of.began).as_secs_f64();
+    let summary = format!(
+        "a restore of {} works: revision {}, {} keys, in {seconds:.1} s from the store to an etcd that serves it",
+        of.from, of.facts.revision, held.keys
+    );
+    Report::new(Outcome::Ok, summary, &[])
+}
+
+async fn served(facts: &Facts, endpoint: &str, clock: Clock) -> Result<Held, String> {
+    let until = clock.boottime().saturating_add(SERVES);
+    loop {
+        let asked = async {
+            let mut client = Client::connect([endpoint], None).await.map_err(|error| words(&error))?;
+            look(&mut client, facts).await
+        };
+        match asked.await {
+            Ok(held) => return Ok(held),
+            Err(why) if clock.boottime() >= until => {
+                return Err(format!("not served within {} s: {why}", SERVES.as_secs()));
+            }
+            Err(_) => tokio::time::sleep(POLL).await,
+        }
+    }
+}
+
+/// A port that nobody had a moment ago.
+fn free_port() -> anyhow::Result<u16> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("find a port")?;
+    Ok(listener.local_addr().context("find a port")?.port())
+}
+
+/// The scratch space of one drill; what a killed one has left is removed before, and everything afterwards.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(path: PathBuf) -> anyhow::Result<Self> {
+        match fs::remove_dir_all(&path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("remove {}", path.display()));
+            }
+            Ok(()) | Err(_) => {}
+        }
+        let made = fs::DirBuilder::new().mode(0o700).create(&path);
+        made.with_context(|| format!("make {}", path.display()))?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir_all(&self.0) {
+            tracing::warn!(%error, folder = %self.0.display(), "The scratch space of a drill is not removed");
+        }
+    }
+}
+
+/// The etcd of a drill; killed when it is over.
+struct Server(Child);
+
+impl Server {
+    fn start(etcd: &Path, data: &Path, client: &str, peer: &str) -> anyhow::Result<Self> {
+        let log = fs::File::create(data.with_extension("log")).context("make its log")?;
+        let mut command = Command::new(etcd);
+        command.args([
+            format!("--name={NAME}"),
+            format!("--data-dir={}", data.display()),
+            format!("--listen-client-urls={client}"),
+            format!("--advertise-client-urls={client}"),
+            format!("--listen-peer-urls={peer}"),
+            format!("--initial-advertise-peer-urls={peer}"),
+            format!("--initial-cluster={NAME}={peer}"),
+        ]);
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).kill_on_drop(true);
+        let child = command.spawn().with_context(|| format!("start {}", etcd.display()))?;
+        Ok(Self(child))
+    }
+}
