@@ -9,8 +9,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 mod backup;
+mod sentinel;
 mod workload;
 pub use backup::{Backup, S3};
+pub use sentinel::Sentinel;
 pub use workload::{Workload, WorkloadKind};
 
 /// Name of the ConfigMap.
@@ -55,6 +57,8 @@ pub struct Config {
     pub drain: Drain,
     /// Backups of etcd.
     pub backup: Backup,
+    /// The reboot sentinel.
+    pub sentinel: Sentinel,
     /// Where kured is: `auto`, `none`, or `NAMESPACE/NAME` of its DaemonSet.
     #[cfg_attr(test, schemars(regex(pattern = r"^(auto|none|[^/]+/[^/]+)$")))]
     pub kured: String,
@@ -70,6 +74,7 @@ impl Default for Config {
             upgrade: Upgrade::default(),
             drain: Drain::default(),
             backup: Backup::default(),
+            sentinel: Sentinel::default(),
             kured: "auto".to_owned(),
             load_balancer: LoadBalancer::Unknown,
         }
@@ -295,6 +300,9 @@ impl Config {
         if let Err(what) = self.backup.check() {
             return wrong(what);
         }
+        if let Err(what) = self.sentinel.check() {
+            return wrong(what);
+        }
         if self.kured != "auto"
             && self.kured != "none"
             && self.kured.split('/').filter(|part| !part.is_empty()).count() != 2
@@ -421,6 +429,10 @@ mod tests {
             ("backup: {directory: /b, s3: {endpoint: 'https://s3.example', bucket: b}}", "one of them"),
             ("backup: {compression: gzip}", "zstd"),
             ("backup: {recipients: [ssh-ed25519]}", "age1"),
+            ("sentinel: {soka: 1h}", "did you mean `soak`?"),
+            ("sentinel: {soak: -1h}", "0s or more"),
+            ("sentinel: {interval: 0s}", "`sentinel.interval`"),
+            ("sentinel: {daemonSets: [cilium]}", "NAMESPACE/NAME"),
             ("kured: kube-system", "NAMESPACE/NAME"),
             ("loadBalancer: pfsense", "pfsense"),
         ] {
