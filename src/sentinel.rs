@@ -9,16 +9,19 @@ use crate::cli::sentinel::{Sentinel, SentinelCommand};
 use crate::clock::Clock;
 use crate::exit::ExitStatus;
 
+pub mod answer;
 pub mod host;
 pub mod kured;
-mod look;
+pub mod look;
 pub mod plan;
 pub mod reason;
-mod rights;
+pub mod rights;
+pub mod shown;
 pub mod soak;
-mod whole;
+pub mod status;
+pub mod whole;
 pub mod window;
-mod work;
+pub mod work;
 pub mod workloads;
 
 /// The operation in a Lease that is held for a reboot.
@@ -27,9 +30,10 @@ pub const OPERATION: &str = "reboot";
 /// Runs the command.
 ///
 /// # Errors
-/// When it is no sentinel's pod.
+/// When it is no sentinel's pod, or the fleet cannot be seen.
 pub async fn run(global: &Global, sentinel: &Sentinel, clock: Clock) -> anyhow::Result<ExitStatus> {
     match &sentinel.command {
         SentinelCommand::Run(args) => work::run(global, args, clock).await,
+        SentinelCommand::Status => status::run(global, clock).await,
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::cli::etcd::Files;
 use clap::{Args, Subcommand};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 /// The reboot sentinel: tells kured when this node may be rebooted
@@ -17,6 +18,8 @@ pub struct Sentinel {
 pub enum SentinelCommand {
     /// Watch this node, and open the gate for kured when the rule permits; run by a DaemonSet on every node
     Run(Run),
+    /// The gates of the whole fleet, and why they are closed
+    Status,
 }
 
 /// Watch this node, and open the gate for kured when the rule permits; run by a DaemonSet on every node
@@ -31,6 +34,9 @@ pub struct Run {
     /// The file on the host that kured looks at: it is there while this node may be rebooted
     #[arg(long, value_name = "PATH", default_value = "/var/run/quorate-reboot-required")]
     pub gate: PathBuf,
+    /// Where to answer /metrics and /readyz, such as 0.0.0.0:9476
+    #[arg(long, value_name = "ADDRESS")]
+    pub listen: Option<SocketAddr>,
     /// Where kubeadm's files are.
     #[command(flatten)]
     pub files: Files,

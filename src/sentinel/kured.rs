@@ -15,6 +15,10 @@ const PERIOD: Duration = Duration::from_secs(3600);
 /// The longest period with which the control plane's Lease is held for kured.
 pub const LONGEST_PERIOD: Duration = Duration::from_secs(15 * 60);
 
+/// The alerts that quorate ships (kustomize/components). One that fires must not keep kured from what the gate is open for: nothing would
+/// be rebooted, and what the alert is about never end (incident R29).
+pub const ALERTS: [&str; 1] = ["EtcdBackupStale"];
+
 /// What of kured's configuration counts here. What cannot be understood is a reason why not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -127,6 +131,7 @@ fn dangers(set: &DaemonSet, period: &Result<Duration, String>) -> Vec<Reason> {
             format!("--reboot-sentinel-command={command}: kured does not look at the gate"),
         ));
     }
+    dangers.extend(alerts(set));
     match period {
         Ok(period) if *period <= LONGEST_PERIOD => {}
         Ok(period) => dangers.push(Reason::new(
@@ -136,6 +141,44 @@ fn dangers(set: &DaemonSet, period: &Result<Duration, String>) -> Vec<Reason> {
         Err(why) => dangers.push(Reason::new(Code::KuredUnreadable, why.clone())),
     }
     dangers
+}
+
+/// The first alert of ours that would keep kured from acting.
+fn alerts(set: &DaemonSet) -> Option<Reason> {
+    flag(set, "prometheus-url").filter(|url| !url.is_empty())?;
+    let expression = flag(set, "alert-filter-regexp").unwrap_or_default();
+    let only_those = flag(set, "alert-filter-match-only").is_some_and(|text| text != "false");
+    ALERTS.iter().find_map(|alert| {
+        let why = match (matches(&expression, alert), only_those) {
+            (Some(true), false) | (Some(false), true) => return None,
+            (None, _) => {
+                format!("whether {alert} blocks kured cannot be told from `{expression}`: name it there as it is")
+            }
+            (Some(_), false) => format!("{alert} blocks kured: put it into --alert-filter-regexp"),
+            (Some(_), true) => format!("{alert} blocks kured: take it out of --alert-filter-regexp"),
+        };
+        Some(Reason::new(Code::KuredAlerts, why))
+    })
+}
+
+/// Whether an expression matches a name, where it is a list of names or of their beginnings; none where it is more than that.
+fn matches(expression: &str, name: &str) -> Option<bool> {
+    if expression.is_empty() {
+        return Some(false);
+    }
+    let bare = expression.trim_start_matches(['^', '(']).trim_end_matches(['$', ')']);
+    let mut unknown = false;
+    for one in bare.split('|') {
+        let one = one.trim_start_matches(['^', '(']).trim_end_matches(['$', ')']);
+        let begins = one.strip_suffix(".*");
+        let text = begins.unwrap_or(one);
+        if !text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') {
+            unknown = true;
+        } else if text == name || begins.is_some_and(|begins| name.starts_with(begins)) {
+            return Some(true);
+        }
+    }
+    if unknown { None } else { Some(false) }
 }
 
 /// A switch needs no value.
@@ -228,6 +271,41 @@ mod tests {
         assert_eq!(dangers(&["--period=1m", "--force-reboot=true"]), ["S024"]);
         assert_eq!(dangers(&["--force-reboot", "--period=1m"]), ["S024"]);
         assert_eq!(dangers(&["--period=1m", "--reboot-sentinel-command=/bin/needs"]), ["S025"]);
+    }
+
+    #[test]
+    fn r29_no_alert_that_quorate_ships_may_keep_kured_from_acting() {
+        let told = |args: &[&str]| {
+            let args: Vec<&str> = ["--period=1m"].iter().chain(args).copied().collect();
+            Settings::of(&charts(&args))
+                .dangers
+                .into_iter()
+                .map(|reason| reason.code[..4].to_owned())
+                .collect::<Vec<_>>()
+        };
+        let prometheus = "--prometheus-url=http://prometheus";
+        assert_eq!(told(&[]), [""; 0], "it asks for no alerts");
+        assert_eq!(told(&[prometheus]), ["S029"]);
+        assert_eq!(told(&[prometheus, "--alert-filter-regexp=^(Watchdog|EtcdBackupStale)$"]), [""; 0]);
+        assert_eq!(told(&[prometheus, "--alert-filter-regexp=^Watchdog$|^Etcd.*"]), [""; 0]);
+        assert_eq!(told(&[prometheus, "--alert-filter-regexp=^(Watchdog|RebootRequired)$"]), ["S029"]);
+        assert_eq!(told(&[prometheus, "--alert-filter-regexp=^Etcd[A-Z]+$"]), ["S029"], "it cannot be told");
+        let only = "--alert-filter-match-only=true";
+        assert_eq!(told(&[prometheus, only, "--alert-filter-regexp=^KernelPanic$"]), [""; 0]);
+        assert_eq!(told(&[prometheus, only, "--alert-filter-regexp=^EtcdBackupStale$"]), ["S029"]);
+        // All that are shipped.
+        let components = Path::new(env!("CARGO_MANIFEST_DIR")).join("kustomize/components");
+        let rules = std::fs::read_dir(components)
+            .unwrap()
+            .filter_map(|folder| std::fs::read_to_string(folder.unwrap().path().join("rule.yaml")).ok());
+        let shipped: Vec<String> = rules
+            .flat_map(|text| {
+                text.lines()
+                    .filter_map(|line| line.trim().strip_prefix("- alert: ").map(str::to_owned))
+                    .collect::<Vec<_>>()
+            })
+            .collect();
+        assert_eq!(shipped, ALERTS);
     }
 
     #[test]

@@ -80,6 +80,7 @@ codes! {
     KuredPeriod "S026-kured-period" "kured looks too rarely: the Lease would be held for as long."
     KuredUnreadable "S027-kured-unreadable" "kured's configuration cannot be understood."
     WindowClosed "S028-window-closed" "kured's window is closed, or ends before kured would have looked twice."
+    KuredAlerts "S029-kured-alerts" "An alert that quorate ships would keep kured from acting."
     KuredDidNotAct "S030-kured-did-not-act" "kured did not act on the open gate in time."
     DrainAborted "S031-drain-aborted" "kured gave its lock back and did not reboot."
     Resting "S032-resting" "The last try was over a short while ago."

@@ -32,6 +32,8 @@ mod pod_security;
 #[cfg(test)]
 mod recovery;
 #[cfg(test)]
+mod sentinel;
+#[cfg(test)]
 mod snapshot;
 #[cfg(test)]
 mod workstation;

@@ -2,7 +2,7 @@
 //! away, and in the pod of a Job, under the locks of a real apiserver (`job`).
 
 mod here;
-mod job;
+pub(crate) mod job;
 mod refused;
 
 use anyhow::{Context, Result, anyhow};

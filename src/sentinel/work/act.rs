@@ -93,7 +93,10 @@ impl Work<'_> {
                 let why: Vec<String> = plan.reasons.iter().map(ToString::to_string).collect();
                 match closed {
                     Ok(_) => {
-                        tracing::warn!(why = why.join("; "), "The gate is closed");
+                        let why = why.join("; ");
+                        self.shown.gate(false);
+                        tracing::warn!(why, "The gate is closed");
+                        self.event(true, "QuorateGateClosed", format!("the reboot gate is closed: {why}"));
                         Ok(Pause::Now)
                     }
                     Err(error) => {
@@ -126,8 +129,12 @@ impl Work<'_> {
                     self.memory.rests =
                         Some(self.clock.boottime().saturating_add(seen.link.config.sentinel.rest.get()));
                     tracing::warn!(%why, "The Lease is given back; nothing was rebooted");
+                    self.event(true, "QuorateNotRebooted", format!("nothing was rebooted: {why}"));
                 } else {
                     tracing::info!(rebooted = done, "The Lease is given back");
+                    if done {
+                        self.event(false, "QuorateRebooted", "rebooted, and proven to be whole again".to_owned());
+                    }
                 }
                 Ok(Pause::Interval)
             }
@@ -149,13 +156,14 @@ impl Work<'_> {
             "judged": self.memory.digest,
         });
         let now = self.clock.boottime();
-        // Whatever comes of it, kured may have seen one.
-        self.memory.owes_end = false;
         let opened = guard.act(limit, async { self.host.open(&format!("{text}\n")) }).await;
         match opened {
             Ok(Ok(())) => {
                 self.memory.opened = Some(now);
+                self.shown.gate(true);
                 tracing::warn!(gate = %self.host.gate().display(), "The gate is open: kured may reboot this node");
+                let note = format!("kured may reboot this node: {} is there", self.host.gate().display());
+                self.event(false, "QuorateGateOpen", note);
                 Ok(Pause::Watch)
             }
             Ok(Err(error)) => {
@@ -190,6 +198,8 @@ impl Work<'_> {
                 kured.end(&seen.look.client, &pod, limit).await?;
                 if self.memory.ending.as_ref() != Some(&pod.uid) {
                     tracing::warn!(pod = pod.uid, "kured's pod on this node is ended: it may have seen the gate open");
+                    let note = "kured's pod is ended, since it may have seen the reboot gate open".to_owned();
+                    self.event(true, "QuorateKuredEnded", note);
                 }
                 self.memory.ending = Some(pod.uid);
                 return Ok(Pause::Watch);

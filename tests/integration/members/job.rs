@@ -7,13 +7,13 @@ use lab::api::{Api, Spec as ApiSpec};
 use std::path::PathBuf;
 
 /// Three control plane nodes as kubeadm makes them, quorate installed, kured there, and running pods to act in.
-struct Stage {
-    api: Api,
+pub(crate) struct Stage {
+    pub(crate) api: Api,
     kubeconfig: PathBuf,
 }
 
 impl Stage {
-    fn new() -> Result<Self> {
+    pub(crate) fn new() -> Result<Self> {
         let api = Api::start(ApiSpec { etcd_members: 3, apiservers: 3, audit: true, ..ApiSpec::default() })?;
         api.kubectl(["apply", "-k", concat!(env!("CARGO_MANIFEST_DIR"), "/manifests")])?;
         for namespace in ["quorate", "kube-system"] {
@@ -34,7 +34,7 @@ impl Stage {
         Ok(stage)
     }
 
-    fn node(&self, number: u8) -> Result<()> {
+    pub(crate) fn node(&self, number: u8) -> Result<()> {
         let name = format!("k{number}");
         let labels = json!({"node-role.kubernetes.io/control-plane": ""});
         let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels}});
@@ -55,14 +55,14 @@ impl Stage {
         Ok(())
     }
 
-    fn patch(&self, kind: &str, name: &str, namespace: &str, status: &Value) -> Result<()> {
+    pub(crate) fn patch(&self, kind: &str, name: &str, namespace: &str, status: &Value) -> Result<()> {
         let patch = json!({"status": status}).to_string();
         let args = ["patch", kind, name, "-n", namespace, "--subresource=status", "--type=strategic", "-p", &patch];
         self.api.kubectl(args).map(drop)
     }
 
     /// A running pod on a node, for one Job to act in.
-    fn pod(&self, name: &str, node: &str) -> Result<()> {
+    pub(crate) fn pod(&self, name: &str, node: &str) -> Result<()> {
         let pod = json!({
             "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "quorate"},
             "spec": {"nodeName": node, "containers": [{"name": "quorate", "image": "localhost/quorate:dev"}]},
@@ -122,7 +122,7 @@ impl Stage {
         })
     }
 
-    fn holder(&self) -> Result<String> {
+    pub(crate) fn holder(&self) -> Result<String> {
         self.api.kubectl([
             "get",
             "lease",
@@ -135,7 +135,7 @@ impl Stage {
         ])
     }
 
-    fn kureds_lock(&self) -> Result<String> {
+    pub(crate) fn kureds_lock(&self) -> Result<String> {
         let set = self.api.kubectl(["get", "daemonset", "kured", "-n", "kube-system", "-o", "json"])?;
         let set: Value = serde_json::from_str(&set)?;
         Ok(set["metadata"]["annotations"]["weave.works/kured-node-lock"].as_str().unwrap_or_default().to_owned())
