@@ -96,6 +96,8 @@ struct Link {
 #[derive(Default)]
 struct Memory {
     guard: Option<Guard>,
+    /// The boot id with which the Lease was asked for.
+    boot: Option<String>,
     owes_end: bool,
     /// kured's pod that is being ended, or was.
     ending: Option<String>,
@@ -209,6 +211,13 @@ impl Work<'_> {
             Ok(seen) => seen,
             Err(why) => return self.blind(required, file, why),
         };
+        let other_boot = |asked: &String| seen.own.boot_id.known().is_some_and(|boot| boot != asked);
+        if self.memory.guard.is_some() && self.memory.boot.as_ref().is_some_and(other_boot) {
+            // The API had not heard of the boot yet: this process is another holder than it took itself for, and adopts.
+            self.memory.guard = None;
+            self.memory.gives_up = None;
+            return Pause::Now;
+        }
         if seen.facts.asks_for_lease() {
             return self.ask_for_lease(&seen).await;
         }

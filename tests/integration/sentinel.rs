@@ -50,8 +50,8 @@ impl Fleet {
         let stage = Stage::new()?;
         install(&stage)?;
         let kubeconfig = stage.api.kubeconfig_for("quorate", "quorate-sentinel")?;
-        let hosts = (0..3).map(|_| TempDir::new()).collect::<Result<Vec<_>, _>>()?;
-        let fleet = Self { stage, kubeconfig, hosts, sentinels: vec![None, None, None], starts: 0 };
+        let hosts = (0..4).map(|_| TempDir::new()).collect::<Result<Vec<_>, _>>()?;
+        let fleet = Self { stage, kubeconfig, hosts, sentinels: vec![None, None, None, None], starts: 0 };
         fleet.configure(CONFIG)?;
         for number in 1..=3 {
             fs::create_dir_all(fleet.host(number).join("var/run"))?;
@@ -101,6 +101,21 @@ impl Fleet {
         self.stage.patch("daemonset", "cilium", "kube-system", &status)
     }
 
+    /// A fourth node, without a control plane.
+    fn worker(&self) -> Result<()> {
+        let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "w1"}});
+        self.stage.api.apply(&node.to_string())?;
+        self.stage.api.set_node_ready("w1", self.stage.api.address(4))?;
+        self.stage.patch(
+            "node",
+            "w1",
+            "default",
+            &json!({"nodeInfo": {"bootID": "boot-1", "kubeletVersion": "v1.36.1"}}),
+        )?;
+        fs::create_dir_all(self.host(4).join("var/run"))?;
+        self.stage.pod("sentinel-4", "w1")
+    }
+
     fn host(&self, number: usize) -> &Path {
         self.hosts[number - 1].path()
     }
@@ -115,7 +130,10 @@ impl Fleet {
 
     /// The container of that node's sentinel begins.
     fn start(&mut self, number: usize) -> Result<()> {
-        let (node, pod) = (format!("k{number}"), format!("sentinel-{number}"));
+        let node = if number == 4 { "w1".to_owned() } else { format!("k{number}") };
+        let pod = format!("sentinel-{number}");
+        // A worker has no certificate of etcd.
+        let pki = if number == 4 { self.host(4) } else { self.stage.api.etcd().dir() }.to_owned();
         let uid = self.stage.api.kubectl(["get", "pod", &pod, "-n", "quorate", "-o", "jsonpath={.metadata.uid}"])?;
         self.starts += 1;
         let log = self.stage.api.etcd().dir().join(format!("{pod}-{}.log", self.starts));
@@ -131,7 +149,7 @@ impl Fleet {
             "sentinel".to_owned(),
             "run".to_owned(),
             format!("--host={}", self.host(number).display()),
-            format!("--kubernetes-dir={}", self.stage.api.etcd().dir().display()),
+            format!("--kubernetes-dir={}", pki.display()),
             format!("--listen={}:9476", self.stage.api.address(u8::try_from(number)?)),
         ];
         let process = Process::new(pod, "/usr/bin/env".into(), words, log);

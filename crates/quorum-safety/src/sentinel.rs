@@ -155,3 +155,77 @@ fn after_the_boot(seen: &Seen) -> Act {
     let names_this = matches!(seen.kured, Lock::Here | Lock::Returning);
     if names_this || !seen.recovered { Act::Wait } else { Act::GiveBack }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LEASES: [Lease; 6] = [
+        Lease::Unknown,
+        Lease::NotOurs,
+        Lease::Ours,
+        Lease::Held(Step::Acquired),
+        Lease::Held(Step::Open),
+        Lease::Held(Step::Recover),
+    ];
+    const LOCKS: [Lock; 4] = [Lock::Free, Lock::Here, Lock::Returning, Lock::Elsewhere];
+
+    /// Everything that can be seen.
+    fn all() -> impl Iterator<Item = Seen> {
+        let bits = 0..1_u8 << 7;
+        bits.flat_map(|bits| {
+            LEASES.into_iter().flat_map(move |lease| LOCKS.into_iter().map(move |kured| (bits, lease, kured)))
+        })
+        .map(|(bits, lease, kured)| {
+            let bit = |number: u8| bits & (1 << number) != 0;
+            Seen {
+                pending: bit(0),
+                file: bit(1),
+                lease,
+                kured,
+                permitted: bit(2),
+                waited: bit(3),
+                owes_end: bit(4),
+                gives_up: bit(5),
+                recovered: bit(6),
+            }
+        })
+    }
+
+    fn is_here(lock: Lock) -> bool {
+        matches!(lock, Lock::Here | Lock::Returning)
+    }
+
+    /// What a gate that is open stays open for, and nothing else.
+    fn stays(seen: &Seen) -> bool {
+        let others_turn = seen.kured == Lock::Elsewhere || (seen.waited && seen.kured == Lock::Free);
+        seen.lease == Lease::Held(Step::Open) && seen.pending && seen.permitted && !seen.gives_up && !others_turn
+    }
+
+    #[test]
+    fn a_file_is_closed_unless_everything_speaks_for_it() {
+        for seen in all().filter(|seen| seen.file) {
+            assert_eq!(next(&seen), if stays(&seen) { Act::Wait } else { Act::Close }, "{seen:?}");
+        }
+    }
+
+    #[test]
+    fn without_a_file_each_act_has_what_it_needs_and_comes_when_it_has() {
+        for seen in all().filter(|seen| !seen.file) {
+            let wanted = match seen.lease {
+                Lease::Unknown | Lease::Ours => Act::Wait,
+                Lease::NotOurs if seen.owes_end || seen.kured == Lock::Here => Act::EndKured,
+                Lease::NotOurs => Act::Wait,
+                Lease::Held(_) if seen.owes_end => Act::EndKured,
+                Lease::Held(Step::Acquired) if seen.pending && seen.permitted => Act::Announce,
+                Lease::Held(Step::Acquired) => Act::GiveBack,
+                Lease::Held(Step::Open | Step::Recover) if is_here(seen.kured) => Act::Wait,
+                Lease::Held(Step::Open) if stays(&seen) => Act::Open,
+                Lease::Held(Step::Open) => Act::GiveBack,
+                Lease::Held(Step::Recover) if seen.recovered => Act::GiveBack,
+                Lease::Held(Step::Recover) => Act::Wait,
+            };
+            assert_eq!(next(&seen), wanted, "{seen:?}");
+        }
+    }
+}

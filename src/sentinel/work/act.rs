@@ -53,6 +53,7 @@ impl Work<'_> {
     async fn got(&mut self, guard: Guard, boot_id: &str) -> Pause {
         let step = guard.step_so_far().await;
         let opened_in = step.name.strip_prefix(OPEN);
+        self.memory.boot = Some(boot_id.to_owned());
         self.memory.opened = None;
         self.memory.acted = false;
         self.memory.stability = Stability::new();
