@@ -12,6 +12,7 @@ pub mod gate;
 pub mod lease;
 pub mod node;
 pub mod reconcile;
+pub mod sentinel;
 pub mod step;
 pub mod upgrade;
 
@@ -66,6 +67,8 @@ pub enum Command {
     Upgrade(upgrade::Upgrade),
     /// Finish or undo what was left half done, and start nothing new; run by a CronJob, too
     Reconcile(reconcile::Reconcile),
+    /// The reboot sentinel: tells kured when a node may be rebooted
+    Sentinel(sentinel::Sentinel),
     /// One step of an upgrade; run by Jobs
     Step(step::Step),
     /// Work on the node itself; run by privileged Jobs pinned to it

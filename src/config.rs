@@ -10,9 +10,11 @@ use std::time::Duration;
 
 mod backup;
 mod defrag;
+mod sentinel;
 mod workload;
 pub use backup::{Backup, S3};
 pub use defrag::Defrag;
+pub use sentinel::Sentinel;
 pub use workload::{Workload, WorkloadKind};
 
 /// Name of the ConfigMap.
@@ -59,6 +61,8 @@ pub struct Config {
     pub backup: Backup,
     /// Defragmentation of etcd.
     pub defrag: Defrag,
+    /// The reboot sentinel.
+    pub sentinel: Sentinel,
     /// Where kured is: `auto`, `none`, or `NAMESPACE/NAME` of its DaemonSet.
     #[cfg_attr(test, schemars(regex(pattern = r"^(auto|none|[^/]+/[^/]+)$")))]
     pub kured: String,
@@ -75,6 +79,7 @@ impl Default for Config {
             drain: Drain::default(),
             backup: Backup::default(),
             defrag: Defrag::default(),
+            sentinel: Sentinel::default(),
             kured: "auto".to_owned(),
             load_balancer: LoadBalancer::Unknown,
         }
@@ -300,6 +305,9 @@ impl Config {
         if let Err(what) = self.backup.check().and_then(|()| self.defrag.check()) {
             return wrong(what);
         }
+        if let Err(what) = self.sentinel.check() {
+            return wrong(what);
+        }
         if self.kured != "auto"
             && self.kured != "none"
             && self.kured.split('/').filter(|part| !part.is_empty()).count() != 2
@@ -430,6 +438,10 @@ mod tests {
             ("defrag: {fragmented: 101}", "from 1 to 100"),
             ("defrag: {perGigabyte: 0s}", "`defrag.perGigabyte`"),
             ("defrag: {leastSise: 1}", "did you mean `leastSize`?"),
+            ("sentinel: {soka: 1h}", "did you mean `soak`?"),
+            ("sentinel: {soak: -1h}", "0s or more"),
+            ("sentinel: {interval: 0s}", "`sentinel.interval`"),
+            ("sentinel: {daemonSets: [cilium]}", "NAMESPACE/NAME"),
             ("kured: kube-system", "NAMESPACE/NAME"),
             ("loadBalancer: pfsense", "pfsense"),
         ] {

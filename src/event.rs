@@ -39,17 +39,30 @@ pub fn finished(report: &Report) -> Told {
     Told { warning: !done, reason, note: report.text() }
 }
 
+/// Who tells: what it was doing, and its name.
+type By = (&'static str, &'static str);
+const RECONCILE: By = ("Reconcile", "quorate.dev/reconcile");
+const SENTINEL: By = ("Reboot", "quorate.dev/sentinel");
+
 /// Tells something about a node.
 pub async fn about_node(access: &Access, node: &NodeName, told: Told, clock: Clock) {
-    let about = ObjectReference {
+    tell(access, OF_NODES, of_node(node), told, RECONCILE, clock).await;
+}
+
+/// The same, as what its sentinel did.
+pub async fn by_sentinel(access: &Access, node: &NodeName, told: Told, clock: Clock) {
+    tell(access, OF_NODES, of_node(node), told, SENTINEL, clock).await;
+}
+
+fn of_node(node: &NodeName) -> ObjectReference {
+    ObjectReference {
         api_version: Some("v1".to_owned()),
         kind: Some("Node".to_owned()),
         name: Some(node.0.clone()),
         // What the kubelet's own Events say too, and `kubectl describe node` looks for.
         uid: Some(node.0.clone()),
         ..ObjectReference::default()
-    };
-    tell(access, OF_NODES, about, told, clock).await;
+    }
 }
 
 /// Tells something about a Lease of ours.
@@ -61,11 +74,11 @@ pub async fn about_lease(access: &Access, lease: &str, told: Told, clock: Clock)
         namespace: Some(access.namespace.clone()),
         ..ObjectReference::default()
     };
-    tell(access, &access.namespace, about, told, clock).await;
+    tell(access, &access.namespace, about, told, RECONCILE, clock).await;
 }
 
-async fn tell(access: &Access, namespace: &str, about: ObjectReference, told: Told, clock: Clock) {
-    let event = event(namespace, about, &told, clock.now());
+async fn tell(access: &Access, namespace: &str, about: ObjectReference, told: Told, by: By, clock: Clock) {
+    let event = event(namespace, about, &told, by, clock.now());
     let written = tokio::time::timeout(LIMIT, async {
         let client = access.live(&[]).await.map_err(|error| error.to_string())?;
         let events: Api<Event> = Api::namespaced(client, namespace);
@@ -84,7 +97,8 @@ async fn tell(access: &Access, namespace: &str, about: ObjectReference, told: To
     tracing::warn!(said, reason = told.reason, note = told.note, "An Event could not be written");
 }
 
-fn event(namespace: &str, about: ObjectReference, told: &Told, now: Timestamp) -> Event {
+fn event(namespace: &str, about: ObjectReference, told: &Told, by: By, now: Timestamp) -> Event {
+    let (action, controller) = by;
     let mut note = told.note.clone();
     crate::report::shorten(&mut note, NOTE - '…'.len_utf8());
     // The same words about the same object have the same name.
@@ -92,12 +106,12 @@ fn event(namespace: &str, about: ObjectReference, told: &Told, now: Timestamp) -
     Event {
         metadata: ObjectMeta { name: Some(name), namespace: Some(namespace.to_owned()), ..ObjectMeta::default() },
         event_time: Some(MicroTime(now)),
-        action: Some("Reconcile".to_owned()),
+        action: Some(action.to_owned()),
         reason: Some(told.reason.to_owned()),
         note: Some(note),
         type_: Some(if told.warning { "Warning" } else { "Normal" }.to_owned()),
         regarding: Some(about),
-        reporting_controller: Some("quorate.dev/reconcile".to_owned()),
+        reporting_controller: Some(controller.to_owned()),
         reporting_instance: Some("quorate".to_owned()),
         ..Event::default()
     }
@@ -111,10 +125,10 @@ mod tests {
     fn a_note_fits_and_the_same_words_have_the_same_name() {
         let about = |name: &str| ObjectReference { name: Some(name.to_owned()), ..ObjectReference::default() };
         let told = |note: &str| Told { warning: true, reason: "QuorateNotFinished", note: note.to_owned() };
-        let long = event("default", about("k1"), &told(&"ü".repeat(2000)), Timestamp::UNIX_EPOCH);
+        let long = event("default", about("k1"), &told(&"ü".repeat(2000)), SENTINEL, Timestamp::UNIX_EPOCH);
         assert!(long.note.unwrap().len() <= NOTE);
         let name = |note: &str, node: &str| {
-            event("default", about(node), &told(note), Timestamp::UNIX_EPOCH).metadata.name.unwrap()
+            event("default", about(node), &told(note), RECONCILE, Timestamp::UNIX_EPOCH).metadata.name.unwrap()
         };
         assert_eq!(name("a", "k1"), name("a", "k1"));
         assert_ne!(name("a", "k1"), name("b", "k1"));

@@ -21,6 +21,7 @@ pub mod reconcile;
 mod replace;
 pub mod report;
 pub mod seen;
+pub mod sentinel;
 pub mod status;
 pub mod telemetry;
 pub mod upgrade;
@@ -52,6 +53,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitStatus> {
         Command::Plan(plan) => upgrade::show::run(global, plan.to, clock).await,
         Command::Upgrade(upgrade) => upgrade::follow::run(global, upgrade.to, clock).await,
         Command::Reconcile(reconcile) => reconcile::run(global, reconcile, clock).await,
+        Command::Sentinel(one) => sentinel::run(global, one, clock).await,
         Command::Step(step) => upgrade::step::run(global, step, clock).await,
     }
 }

@@ -69,10 +69,28 @@ async fn search(client: &Client, limit: Duration) -> Result<Option<Found>, Strin
         Ok(Err(error)) => return Err(format!("looking for kured among all DaemonSets: {}", said(&error))),
         Err(_) => return Err(format!("looking for kured among all DaemonSets: no answer in {limit:?}")),
     };
-    let mut found = sets.iter().filter(|set| is_kured(set)).filter_map(Found::of);
+    Ok(among(&sets, "auto")?.map(|(found, _)| found))
+}
+
+/// Finds kured among all DaemonSets of the cluster, by the same `setting`.
+///
+/// # Errors
+/// In words, when there are two, or the one that is named does not exist.
+pub(crate) fn among<'a>(sets: &'a [DaemonSet], setting: &str) -> Result<Option<(Found, &'a DaemonSet)>, String> {
+    let named = setting.split_once('/');
+    let is_it = |set: &DaemonSet| match named {
+        Some((namespace, name)) => {
+            set.metadata.namespace.as_deref() == Some(namespace) && set.metadata.name.as_deref() == Some(name)
+        }
+        None => setting != "none" && is_kured(set),
+    };
+    let mut found = sets.iter().filter(|set| is_it(set)).filter_map(|set| Some((Found::of(set)?, set)));
     match (found.next(), found.next()) {
+        (None, _) if named.is_some() => {
+            Err(format!("DaemonSet {setting} of kured, which the configuration names, does not exist"))
+        }
         (first, None) => Ok(first),
-        (Some(first), Some(second)) => Err(format!(
+        (Some((first, _)), Some((second, _))) => Err(format!(
             "more than one kured: {}/{} and {}/{}; name one in the configuration",
             first.namespace, first.name, second.namespace, second.name
         )),
@@ -99,12 +117,13 @@ fn repository(image: &str) -> &str {
     last.and_then(|last| last.split(':').next()).unwrap_or(image)
 }
 
-fn containers(set: &DaemonSet) -> &[Container] {
+/// The containers of its pods.
+pub(crate) fn containers(set: &DaemonSet) -> &[Container] {
     set.spec.as_ref().and_then(|spec| spec.template.spec.as_ref()).map_or(&[], |pod| pod.containers.as_slice())
 }
 
 /// The value of a flag of kured's, from its arguments or its environment.
-fn flag(set: &DaemonSet, name: &str) -> Option<String> {
+pub(crate) fn flag(set: &DaemonSet, name: &str) -> Option<String> {
     let long = format!("--{name}");
     let variable = format!("KURED_{}", name.replace('-', "_").to_uppercase());
     for container in containers(set) {

@@ -2,6 +2,7 @@
 
 use crate::etcd::{defrag, members};
 use crate::job;
+use crate::sentinel;
 use crate::upgrade::chain::OPERATION;
 use crate::version::Version;
 use jiff::Timestamp;
@@ -229,6 +230,12 @@ fn finish(half: &Half<'_>, nodes: &[NodeView], jobs: &[StepJob], now: Timestamp)
     if let Some(command) = command {
         let what = format!("{operation} on {target} is half done ({what}), and is gone on with by `{command}`");
         return Act::Hand(about.clone(), what);
+    }
+    if *operation == sentinel::OPERATION && nodes.iter().any(|node| node.name == **target) {
+        return Act::Leave(format!(
+            "{operation} of {target} is half done ({what}): its own sentinel closes the gate, or proves that the node is back; if that node \
+             never comes back, `quorate lease release … --abandon --because …`"
+        ));
     }
     let Some(to) = operation.strip_prefix(OPERATION).and_then(|to| to.parse::<Version>().ok()) else {
         let what = format!(

@@ -2,6 +2,7 @@
 
 use clap::Parser;
 use k8s_openapi::api::admissionregistration::v1::{ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding};
+use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::batch::v1::CronJob;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Container, Namespace, PersistentVolumeClaim, PodSpec, ServiceAccount};
@@ -111,6 +112,7 @@ fn wrong_fields(object: &Value) -> Vec<String> {
         "ClusterRoleBinding" => check::<ClusterRoleBinding>(object),
         "ConfigMap" => check::<ConfigMap>(object),
         "CronJob" => check::<CronJob>(object),
+        "DaemonSet" => check::<DaemonSet>(object),
         "Lease" => check::<Lease>(object),
         "Namespace" => check::<Namespace>(object),
         "PersistentVolumeClaim" => check::<PersistentVolumeClaim>(object),
@@ -349,6 +351,49 @@ fn no_role_has_a_wildcard() {
         let words = rule.verbs.iter().chain(rule.resources.iter().flatten()).chain(rule.api_groups.iter().flatten());
         assert!(words.clone().all(|word| !word.contains('*')), "{rule:?}");
         assert!(rule.resources.iter().flatten().all(|resource| resource != "secrets"), "{rule:?}");
+    }
+}
+
+/// The sentinels: on every node one, workers without a certificate, one folder of the host, arguments that parse.
+#[test]
+fn sentinels_see_one_folder_of_the_host_and_workers_no_certificate() {
+    let folder = tempfile::tempdir_in(root().join("kustomize/overlays")).unwrap();
+    let text = "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources: [../../base]\n\
+                components: [../../components/sentinel]\n";
+    std::fs::write(folder.path().join("kustomization.yaml"), text).unwrap();
+    let sets: Vec<DaemonSet> = of_kind(&build(folder.path().to_str().unwrap()), "DaemonSet");
+    assert_eq!(sets.len(), 2);
+    let pki = ["ca.crt", "healthcheck-client.crt", "healthcheck-client.key"];
+    for set in &sets {
+        let name = set.metadata.name.as_deref().unwrap();
+        let pod = set.spec.as_ref().unwrap().template.spec.as_ref().unwrap();
+        let mut expected = vec![("/var/run".to_owned(), "Directory".to_owned())];
+        if name == "quorate-sentinel-control-plane" {
+            expected.extend(pki.map(|file| (format!("/etc/kubernetes/pki/etcd/{file}"), "File".to_owned())));
+            assert!(pod.node_selector.as_ref().unwrap().contains_key("node-role.kubernetes.io/control-plane"));
+        } else {
+            assert!(pod.affinity.is_some(), "{name}: not on control plane nodes");
+        }
+        let host = pod.volumes.iter().flatten().map(|volume| volume.host_path.clone().unwrap());
+        let host: Vec<_> = host.map(|host| (host.path, host.type_.unwrap())).collect();
+        assert_eq!(host, expected, "{name}");
+        let mounts = pod.containers[0].volume_mounts.as_ref().unwrap();
+        let writable: Vec<&str> =
+            mounts.iter().filter(|mount| mount.read_only != Some(true)).map(|mount| &*mount.mount_path).collect();
+        assert_eq!(writable, ["/host/var/run"], "{name}");
+        let tolerations = pod.tolerations.as_ref().unwrap();
+        let every = tolerations
+            .iter()
+            .any(|one| one.operator.as_deref() == Some("Exists") && one.key.is_none() && one.effect.is_none());
+        assert!(every, "{name}: on every node, whatever is wrong with it");
+        assert_eq!(pod.priority_class_name.as_deref(), Some("system-node-critical"), "{name}");
+        assert_eq!((pod.host_network, pod.host_pid), (None, None), "{name}");
+        let security = pod.containers[0].security_context.as_ref().unwrap();
+        assert_eq!(security.capabilities.as_ref().unwrap().drop, Some(vec!["ALL".to_owned()]), "{name}");
+        assert_eq!((security.privileged, security.read_only_root_filesystem), (None, Some(true)), "{name}");
+        let args = pod.containers[0].args.as_ref().unwrap();
+        let parsed = Cli::try_parse_from(std::iter::once("quorate").chain(args.iter().map(String::as_str)));
+        assert!(parsed.is_ok(), "{name}: {}", parsed.unwrap_err());
     }
 }
 

@@ -1,9 +1,9 @@
-//! Reboot sentinels and kured's pods as they act on the machines: what [`crate::sentinel`] decides, done step by step.
+//! Reboot sentinels and kured's pods as they act on the machines: what [`quorum_safety::sentinel`] decides, done step by step.
 
 use crate::defect::Defect;
 use crate::moves::{spend, takes_a_second};
-use crate::sentinel::{Act, Lease, Lock, Seen, next};
 use crate::world::{Kind, KuredLock, KuredPod, Life, Phase, Pod, REQUEST, Role, Scenario, State, Step};
+use quorum_safety::sentinel::{self, Act, Lease, Lock, Seen, next};
 
 impl Scenario {
     pub(crate) fn is_sentinel(&self, actor: usize) -> bool {
@@ -49,7 +49,7 @@ impl Scenario {
         let held = self.holds(state, actor) && life.left.is_some();
         let lease = match self.names_sentinel_of(state, at) {
             _ if !self.connected(state, actor) => Lease::Unknown,
-            Some(step) if held => Lease::Held(step),
+            Some(step) if held => Lease::Held(announced(step)),
             Some(_) => Lease::Ours,
             None => Lease::NotOurs,
         };
@@ -105,7 +105,7 @@ impl Scenario {
         life.glimpse = None;
         if act == Act::Wait {
             // That it has seen this, and left the file where it is.
-            let knows = matches!(seen.lease, Lease::Held(Step::Open)) && seen.file && life.saw_down != down;
+            let knows = matches!(seen.lease, Lease::Held(sentinel::Step::Open)) && seen.file && life.saw_down != down;
             knows.then(|| life.saw_down = down)?;
             return Some(());
         }
@@ -314,6 +314,15 @@ impl Scenario {
     /// Whether a sentinel decides whether kured reboots this node.
     fn has_gate(&self, at: usize) -> bool {
         self.actors.iter().any(|actor| actor.operation() == (Kind::Sentinel, at))
+    }
+}
+
+/// A step of the world as the sentinel's own.
+fn announced(step: Step) -> sentinel::Step {
+    match step {
+        Step::Open => sentinel::Step::Open,
+        Step::Recover => sentinel::Step::Recover,
+        Step::Acquired | Step::Drain | Step::AtWork => sentinel::Step::Acquired,
     }
 }
 

@@ -4,7 +4,7 @@ use crate::defect::Defect;
 use crate::ends::Ends;
 use crate::eyes::HolderSeen;
 use crate::few::Few;
-use crate::sentinel::Act;
+use quorum_safety::sentinel::Act;
 
 /// Nodes of the largest scenario.
 pub(crate) const NODES: usize = 5;

@@ -33,6 +33,7 @@ pub mod quorum;
 pub mod reason;
 pub mod record;
 pub mod recovery;
+pub mod sentinel;
 pub mod verdict;
 
 pub use disruption::Disruption;

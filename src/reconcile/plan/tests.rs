@@ -278,3 +278,17 @@ fn steps_are_told_from_other_jobs_and_attempts_from_steps_of_a_chain() {
     assert_eq!(attempt(&["node", "upgrade"]), None);
     assert_eq!(attempt(&["gate", "--in-job"]), None);
 }
+
+/// A sentinel that is silent, with its gate possibly open: nobody but its own node's ends that, and no other node is begun with.
+#[test]
+fn a_reboot_that_is_under_way_is_left_to_its_own_node() {
+    let open = || record("reboot", "k2", Step::touching("open in boot 2f0c9c1a"));
+    let silent = Life::Unproven(vec![Wait::DeadlineNotPassed]);
+    let decided = decide(&[held(open(), None, silent.clone())], &nodes(|_| {}), &[], now());
+    assert!(matches!(&*decided, [Act::Leave(why)] if why.contains("its own sentinel")), "{decided:?}");
+    let decided = decide(&[held(open(), None, Life::Alive)], &nodes(|_| {}), &[], now());
+    assert!(matches!(&*decided, [Act::Leave(why)] if why.contains("goes on")), "{decided:?}");
+    let gone =
+        decide(&[held(record("reboot", "k9", Step::touching("recover")), None, silent)], &nodes(|_| {}), &[], now());
+    assert!(matches!(&*gone, [Act::Hand(..)]), "{gone:?}");
+}

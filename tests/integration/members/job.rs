@@ -35,7 +35,7 @@ impl Stage {
         Ok(stage)
     }
 
-    fn node(&self, number: u8) -> Result<()> {
+    pub(crate) fn node(&self, number: u8) -> Result<()> {
         let name = format!("k{number}");
         let labels = json!({"node-role.kubernetes.io/control-plane": ""});
         let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels}});

@@ -1,5 +1,5 @@
-//! What a reboot sentinel does next: the protocol, as one function of what it sees. The model drives it; whoever writes the sentinel finds
-//! in here what was shown, and what for.
+//! What a reboot sentinel does next: the protocol, as one function of what it sees. `quorate sentinel run` and the model (crates/quorum-model)
+//! both drive it.
 //!
 //! kured reboots a node if it finds a file on it. It looks **once**, then asks for its lock, cordons, drains and reboots, each as late as it
 //! likes, and never looks again. So the file is the beginning of a disruption that nobody can take back by removing it. What does take it
@@ -18,19 +18,28 @@
 //! - *Who does not hold the Lease for sure has no file*: at its start, before anything else; when its deadline has passed; when the API is
 //!   away. That needs nobody.
 //! - *The file goes with the boot*: it lies on a tmpfs. Else kured finds it again after the reboot that it has asked for.
-//! - *A file is created before the deadline or not at all.* Between a look at the deadline and a system call a process may stop for as long
-//!   as it likes; a timer of the kernel that kills it at its deadline sees to that.
+//! - *A file is created before the deadline or not at all.* That is assumed: between a look at the deadline and the system call a process may
+//!   stop for as long as it likes. Nobody else is let in by that: the Lease says `open` since before, and only the same node takes it up.
 //! - *kured's lock that names the own node*, while the Lease is held for it at `open`, is what was asked for. `judge` takes it for a stranger's
 //!   and has to be asked without it.
 //! - *kured's lock is never taken by a sentinel*; judged is that nobody else holds it.
 //! - *One try, then it stands back*: what is not rebooted is closed and given back, and somebody else has a turn. What another sentinel of
 //!   its node has left it takes up all the same, and then only closes.
 
-use crate::world::Step;
+/// How far a sentinel has announced that it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Step {
+    /// The Lease is held and nothing has been changed.
+    Acquired,
+    /// There is a file, or there will be: from before it is created until kured cannot act on it any more.
+    Open,
+    /// The node has been down.
+    Recover,
+}
 
 /// What a sentinel does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Act {
+pub enum Act {
     /// It looks again later; it asks for the Lease if it wants a reboot, or its node is named in it.
     Wait,
     /// Removes the file.
@@ -47,7 +56,7 @@ pub(crate) enum Act {
 
 /// What it knows of the Lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Lease {
+pub enum Lease {
     /// It cannot be read.
     Unknown,
     /// Nothing is held for this node by a sentinel.
@@ -60,38 +69,42 @@ pub(crate) enum Lease {
 
 /// Whom kured's lock names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Lock {
+pub enum Lock {
+    /// Nobody.
     Free,
     /// This node: kured is about to reboot it, or to release the lock after the boot.
     Here,
     /// This node, and kured's pod on it is younger than that: it uncordons and releases.
     Returning,
+    /// Another node, or an operation of ours.
     Elsewhere,
 }
 
 /// All that a sentinel looks at. What it cannot read is what makes it close.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Seen {
+pub struct Seen {
     /// The host wants a reboot.
-    pub(crate) pending: bool,
+    pub pending: bool,
     /// The file is there, whoever made it.
-    pub(crate) file: bool,
-    pub(crate) lease: Lease,
-    pub(crate) kured: Lock,
+    pub file: bool,
+    /// What is known of the Lease.
+    pub lease: Lease,
+    /// Whom kured's lock names.
+    pub kured: Lock,
     /// The rule permits the reboot, asked under the Lease and of fresh facts.
-    pub(crate) permitted: bool,
+    pub permitted: bool,
     /// kured had a whole period to act, and has not.
-    pub(crate) waited: bool,
+    pub waited: bool,
     /// A file was there since the pod of kured on this node began, or may have been.
-    pub(crate) owes_end: bool,
+    pub owes_end: bool,
     /// This try is over.
-    pub(crate) gives_up: bool,
+    pub gives_up: bool,
     /// The node has recovered, by every clause.
-    pub(crate) recovered: bool,
+    pub recovered: bool,
 }
 
 /// What to do next.
-pub(crate) fn next(seen: &Seen) -> Act {
+pub fn next(seen: &Seen) -> Act {
     match seen.lease {
         Lease::Held(Step::Recover) => after_the_boot(seen),
         Lease::Held(Step::Open) => open(seen),
@@ -141,4 +154,78 @@ fn after_the_boot(seen: &Seen) -> Act {
     }
     let names_this = matches!(seen.kured, Lock::Here | Lock::Returning);
     if names_this || !seen.recovered { Act::Wait } else { Act::GiveBack }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LEASES: [Lease; 6] = [
+        Lease::Unknown,
+        Lease::NotOurs,
+        Lease::Ours,
+        Lease::Held(Step::Acquired),
+        Lease::Held(Step::Open),
+        Lease::Held(Step::Recover),
+    ];
+    const LOCKS: [Lock; 4] = [Lock::Free, Lock::Here, Lock::Returning, Lock::Elsewhere];
+
+    /// Everything that can be seen.
+    fn all() -> impl Iterator<Item = Seen> {
+        let bits = 0..1_u8 << 7;
+        bits.flat_map(|bits| {
+            LEASES.into_iter().flat_map(move |lease| LOCKS.into_iter().map(move |kured| (bits, lease, kured)))
+        })
+        .map(|(bits, lease, kured)| {
+            let bit = |number: u8| bits & (1 << number) != 0;
+            Seen {
+                pending: bit(0),
+                file: bit(1),
+                lease,
+                kured,
+                permitted: bit(2),
+                waited: bit(3),
+                owes_end: bit(4),
+                gives_up: bit(5),
+                recovered: bit(6),
+            }
+        })
+    }
+
+    fn is_here(lock: Lock) -> bool {
+        matches!(lock, Lock::Here | Lock::Returning)
+    }
+
+    /// What a gate that is open stays open for, and nothing else.
+    fn stays(seen: &Seen) -> bool {
+        let others_turn = seen.kured == Lock::Elsewhere || (seen.waited && seen.kured == Lock::Free);
+        seen.lease == Lease::Held(Step::Open) && seen.pending && seen.permitted && !seen.gives_up && !others_turn
+    }
+
+    #[test]
+    fn a_file_is_closed_unless_everything_speaks_for_it() {
+        for seen in all().filter(|seen| seen.file) {
+            assert_eq!(next(&seen), if stays(&seen) { Act::Wait } else { Act::Close }, "{seen:?}");
+        }
+    }
+
+    #[test]
+    fn without_a_file_each_act_has_what_it_needs_and_comes_when_it_has() {
+        for seen in all().filter(|seen| !seen.file) {
+            let wanted = match seen.lease {
+                Lease::Unknown | Lease::Ours => Act::Wait,
+                Lease::NotOurs if seen.owes_end || seen.kured == Lock::Here => Act::EndKured,
+                Lease::NotOurs => Act::Wait,
+                Lease::Held(_) if seen.owes_end => Act::EndKured,
+                Lease::Held(Step::Acquired) if seen.pending && seen.permitted => Act::Announce,
+                Lease::Held(Step::Acquired) => Act::GiveBack,
+                Lease::Held(Step::Open | Step::Recover) if is_here(seen.kured) => Act::Wait,
+                Lease::Held(Step::Open) if stays(&seen) => Act::Open,
+                Lease::Held(Step::Open) => Act::GiveBack,
+                Lease::Held(Step::Recover) if seen.recovered => Act::GiveBack,
+                Lease::Held(Step::Recover) => Act::Wait,
+            };
+            assert_eq!(next(&seen), wanted, "{seen:?}");
+        }
+    }
 }

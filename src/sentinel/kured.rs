@@ -1,0 +1,322 @@
+//! kured's own configuration, as its DaemonSet has it: which file it looks at, how often, what else would let a node go. Pure. Its lock is
+//! [`crate::lock::kured`]'s.
+
+use super::reason::{Code, Reason};
+use super::window::Window;
+use crate::lock::kured::{containers, flag};
+use k8s_openapi::api::apps::v1::DaemonSet;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// kured's own default of `--reboot-sentinel`.
+const SENTINEL: &str = "/var/run/reboot-required";
+/// kured's own default of `--period`.
+const PERIOD: Duration = Duration::from_secs(3600);
+/// The longest period with which the control plane's Lease is held for kured.
+pub const LONGEST_PERIOD: Duration = Duration::from_secs(15 * 60);
+
+/// The alerts that quorate ships (kustomize/components). One that fires must not keep kured from what the gate is open for: nothing would
+/// be rebooted, and what the alert is about never end (incident R29).
+pub const ALERTS: [&str; 1] = ["EtcdBackupStale"];
+
+/// What of kured's configuration counts here. What cannot be understood is a reason why not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// The file it looks at, as the host knows it.
+    pub file: Result<PathBuf, String>,
+    /// How often it looks.
+    pub period: Result<Duration, String>,
+    /// When it reboots at all.
+    pub window: Result<Window, String>,
+    /// What makes it dangerous to a control plane, each named.
+    pub dangers: Vec<Reason>,
+}
+
+impl Settings {
+    /// Reads them from its arguments, its environment and its volumes.
+    pub fn of(set: &DaemonSet) -> Self {
+        let period = match flag(set, "period") {
+            None => Ok(PERIOD),
+            Some(text) => duration(&text).ok_or_else(|| format!("--period of kured is `{text}`")),
+        };
+        let window = Window::parse(
+            flag(set, "reboot-days").as_deref(),
+            flag(set, "start-time").as_deref(),
+            flag(set, "end-time").as_deref(),
+            flag(set, "time-zone").as_deref(),
+        );
+        Self { file: file(set), dangers: dangers(set, &period), period, window }
+    }
+
+    /// Why a gate at `file` would not be kured's; none when it would.
+    pub fn elsewhere(&self, file: &Path) -> Option<Reason> {
+        let gate = normal(file);
+        match &self.file {
+            Ok(looked_at) if *looked_at == gate => None,
+            Ok(looked_at) => Some(Reason::new(
+                Code::KuredElsewhere,
+                format!(
+                    "kured looks at {}, the gate is {}: give kured --reboot-sentinel={}",
+                    looked_at.display(),
+                    gate.display(),
+                    file.display()
+                ),
+            )),
+            Err(why) => Some(Reason::new(Code::KuredElsewhere, format!("{why}; the gate is {}", gate.display()))),
+        }
+    }
+}
+
+/// The file on the host that kured looks at. It looks with its own eyes: the path is its container's, and only a mount of a host path makes
+/// it the host's (kured, pkg/checkers, `FileRebootChecker`).
+fn file(set: &DaemonSet) -> Result<PathBuf, String> {
+    let seen = PathBuf::from(flag(set, "reboot-sentinel").unwrap_or_else(|| SENTINEL.to_owned()));
+    let pod = set.spec.as_ref().and_then(|spec| spec.template.spec.as_ref());
+    let mounts = containers(set).iter().filter_map(|container| container.volume_mounts.as_deref()).flatten();
+    let covering = mounts.filter(|mount| seen.starts_with(&mount.mount_path));
+    let Some(mount) = covering.max_by_key(|mount| Path::new(&mount.mount_path).components().count()) else {
+        return Err(format!("kured looks at {} in its own container, where no volume is mounted", seen.display()));
+    };
+    let volumes = pod.and_then(|pod| pod.volumes.as_deref()).unwrap_or_default();
+    let host = volumes.iter().find(|volume| volume.name == mount.name).and_then(|volume| volume.host_path.as_ref());
+    let Some(host) = host else {
+        return Err(format!(
+            "kured looks at {}, which is on volume {} and not on the host",
+            seen.display(),
+            mount.name
+        ));
+    };
+    if mount.sub_path_expr.is_some() {
+        return Err(format!("kured looks at {}, which is mounted by an expression", seen.display()));
+    }
+    let mut on_host = PathBuf::from(&host.path);
+    if let Some(sub) = &mount.sub_path {
+        on_host.push(sub);
+    }
+    let rest = seen.strip_prefix(&mount.mount_path).map_err(|error| error.to_string())?;
+    // An empty rest would append a slash.
+    if !rest.as_os_str().is_empty() {
+        on_host.push(rest);
+    }
+    Ok(normal(&on_host))
+}
+
+/// `/var/run` is a link to `/run` on every host with systemd.
+fn normal(path: &Path) -> PathBuf {
+    match path.strip_prefix("/var/run") {
+        Ok(rest) => Path::new("/run").join(rest),
+        Err(_) => path.to_owned(),
+    }
+}
+
+fn dangers(set: &DaemonSet, period: &Result<Duration, String>) -> Vec<Reason> {
+    let mut dangers = Vec::new();
+    match flag(set, "concurrency").map(|text| (text.parse::<u32>(), text)) {
+        None | Some((Ok(0 | 1), _)) => {}
+        Some((_, text)) => {
+            dangers.push(Reason::new(Code::KuredConcurrency, format!("--concurrency={text}: expected 1")))
+        }
+    }
+    match flag(set, "lock-ttl").map(|text| (duration(&text), text)) {
+        None | Some((Some(Duration::ZERO), _)) => {}
+        Some((_, text)) => dangers.push(Reason::new(
+            Code::KuredLockTtl,
+            format!("--lock-ttl={text}: another node would go while this one is not back; expected none"),
+        )),
+    }
+    dangers.extend(forces(set).map(|text| Reason::new(Code::KuredForces, format!("{text}: expected false"))));
+    if let Some(command) = flag(set, "reboot-sentinel-command").filter(|command| !command.is_empty()) {
+        dangers.push(Reason::new(
+            Code::KuredCommand,
+            format!("--reboot-sentinel-command={command}: kured does not look at the gate"),
+        ));
+    }
+    dangers.extend(alerts(set));
+    match period {
+        Ok(period) if *period <= LONGEST_PERIOD => {}
+        Ok(period) => dangers.push(Reason::new(
+            Code::KuredPeriod,
+            format!("--period is {} min: expected at most {}", period.as_secs() / 60, LONGEST_PERIOD.as_secs() / 60),
+        )),
+        Err(why) => dangers.push(Reason::new(Code::KuredUnreadable, why.clone())),
+    }
+    dangers
+}
+
+/// The first alert of ours that would keep kured from acting.
+fn alerts(set: &DaemonSet) -> Option<Reason> {
+    flag(set, "prometheus-url").filter(|url| !url.is_empty())?;
+    let expression = flag(set, "alert-filter-regexp").unwrap_or_default();
+    let only_those = flag(set, "alert-filter-match-only").is_some_and(|text| text != "false");
+    ALERTS.iter().find_map(|alert| {
+        let why = match (matches(&expression, alert), only_those) {
+            (Some(true), false) | (Some(false), true) => return None,
+            (None, _) => {
+                format!("whether {alert} blocks kured cannot be told from `{expression}`: name it there as it is")
+            }
+            (Some(_), false) => format!("{alert} blocks kured: put it into --alert-filter-regexp"),
+            (Some(_), true) => format!("{alert} blocks kured: take it out of --alert-filter-regexp"),
+        };
+        Some(Reason::new(Code::KuredAlerts, why))
+    })
+}
+
+/// Whether an expression matches a name, where it is a list of names or of their beginnings; none where it is more than that.
+fn matches(expression: &str, name: &str) -> Option<bool> {
+    if expression.is_empty() {
+        return Some(false);
+    }
+    let bare = expression.trim_start_matches(['^', '(']).trim_end_matches(['$', ')']);
+    let mut unknown = false;
+    for one in bare.split('|') {
+        let one = one.trim_start_matches(['^', '(']).trim_end_matches(['$', ')']);
+        let begins = one.strip_suffix(".*");
+        let text = begins.unwrap_or(one);
+        if !text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') {
+            unknown = true;
+        } else if text == name || begins.is_some_and(|begins| name.starts_with(begins)) {
+            return Some(true);
+        }
+    }
+    if unknown { None } else { Some(false) }
+}
+
+/// A switch needs no value.
+fn forces(set: &DaemonSet) -> Option<String> {
+    let mut words = containers(set).iter().flat_map(|one| one.command.iter().chain(&one.args)).flatten();
+    if words.any(|word| word == "--force-reboot") {
+        return Some("--force-reboot".to_owned());
+    }
+    flag(set, "force-reboot").filter(|text| text != "false").map(|text| format!("--force-reboot={text}"))
+}
+
+/// A length of time as Go writes it: `1h30m`, `90s`, `0`.
+fn duration(text: &str) -> Option<Duration> {
+    if text == "0" {
+        return Some(Duration::ZERO);
+    }
+    let mut total = 0.0;
+    let mut rest = text;
+    while !rest.is_empty() {
+        let digits = rest.find(|letter: char| !letter.is_ascii_digit() && letter != '.')?;
+        let (number, after) = rest.split_at(digits);
+        let number: f64 = number.parse().ok()?;
+        let end = after.find(|letter: char| letter.is_ascii_digit()).unwrap_or(after.len());
+        let (unit, after) = after.split_at(end);
+        total += number
+            * match unit {
+                "h" => 3600.0,
+                "m" => 60.0,
+                "s" => 1.0,
+                "ms" => 0.001,
+                _ => return None,
+            };
+        rest = after;
+    }
+    (!text.is_empty()).then(|| Duration::try_from_secs_f64(total).ok()).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn set(args: &[&str], mounts: Value, volumes: Value) -> DaemonSet {
+        serde_json::from_value(json!({"metadata": {"name": "kured"}, "spec": {"selector": {}, "template": {"spec": {
+            "containers": [{"name": "kured", "args": args, "volumeMounts": mounts}], "volumes": volumes,
+        }}}}))
+        .unwrap()
+    }
+
+    fn charts(args: &[&str]) -> DaemonSet {
+        set(
+            args,
+            json!([{"name": "sentinel", "mountPath": "/sentinel", "readOnly": true}]),
+            json!([{"name": "sentinel", "hostPath": {"path": "/var/run", "type": "Directory"}}]),
+        )
+    }
+
+    #[test]
+    fn r27_the_file_is_the_one_on_the_host_that_kured_sees() {
+        let gate = Path::new("/var/run/gated-reboot-required");
+        let file = |set: &DaemonSet| Settings::of(set).elsewhere(gate).map(|reason| reason.detail);
+        assert_eq!(file(&charts(&["--reboot-sentinel=/sentinel/gated-reboot-required"])), None);
+        let other = file(&charts(&["--reboot-sentinel=/sentinel/reboot-required"])).unwrap();
+        assert!(other.contains("/run/reboot-required") && other.contains("/run/gated-reboot-required"), "{other}");
+        // The mistake of R27: the path of the host, in a container that has it elsewhere.
+        let own = file(&charts(&["--reboot-sentinel=/var/run/gated-reboot-required"])).unwrap();
+        assert!(own.contains("in its own container"), "{own}");
+        let mounts = json!([{"name": "x", "mountPath": "/var/run"}, {"name": "y", "mountPath": "/var"}]);
+        let volumes = json!([{"name": "x", "emptyDir": {}}, {"name": "y", "hostPath": {"path": "/var"}}]);
+        let empty = file(&set(&["--reboot-sentinel", "/var/run/gated-reboot-required"], mounts, volumes)).unwrap();
+        assert!(empty.contains("volume x"), "the nearest mount counts: {empty}");
+        let mounts = json!([{"name": "y", "mountPath": "/h", "subPath": "run"}]);
+        let volumes = json!([{"name": "y", "hostPath": {"path": "/var"}}]);
+        assert_eq!(file(&set(&["--reboot-sentinel=/h/gated-reboot-required"], mounts, volumes)), None);
+    }
+
+    #[test]
+    fn r27_what_is_dangerous_to_a_control_plane_is_named() {
+        let dangers = |args: &[&str]| {
+            let settings = Settings::of(&charts(args));
+            settings.dangers.into_iter().map(|reason| reason.code[..4].to_owned()).collect::<Vec<_>>()
+        };
+        assert_eq!(dangers(&["--period=5m"]), Vec::<String>::new());
+        assert_eq!(dangers(&["--period=15m", "--concurrency=1", "--lock-ttl=0", "--force-reboot=false"]), [""; 0]);
+        assert_eq!(dangers(&[]), ["S026"], "kured's own default is an hour");
+        assert_eq!(dangers(&["--period=16m"]), ["S026"]);
+        assert_eq!(dangers(&["--period=often"]), ["S027"]);
+        assert_eq!(dangers(&["--period=1m", "--concurrency=2"]), ["S022"]);
+        assert_eq!(dangers(&["--period=1m", "--lock-ttl=30m"]), ["S023"]);
+        assert_eq!(dangers(&["--period=1m", "--force-reboot=true"]), ["S024"]);
+        assert_eq!(dangers(&["--force-reboot", "--period=1m"]), ["S024"]);
+        assert_eq!(dangers(&["--period=1m", "--reboot-sentinel-command=/bin/needs"]), ["S025"]);
+    }
+
+    #[test]
+    fn r29_no_alert_that_quorate_ships_may_keep_kured_from_acting() {
+        let told = |args: &[&str]| {
+            let args: Vec<&str> = ["--period=1m"].iter().chain(args).copied().collect();
+            Settings::of(&charts(&args))
+                .dangers
+                .into_iter()
+                .map(|reason| reason.code[..4].to_owned())
+                .collect::<Vec<_>>()
+        };
+        let prometheus = "--prometheus-url=http://prometheus";
+        assert_eq!(told(&[]), [""; 0], "it asks for no alerts");
+        assert_eq!(told(&[prometheus]), ["S029"]);
+        assert_eq!(told(&[prometheus, "--alert-filter-regexp=^(Watchdog|EtcdBackupStale)$"]), [""; 0]);
+        assert_eq!(told(&[prometheus, "--alert-filter-regexp=^Watchdog$|^Etcd.*"]), [""; 0]);
+        assert_eq!(told(&[prometheus, "--alert-filter-regexp=^(Watchdog|RebootRequired)$"]), ["S029"]);
+        assert_eq!(told(&[prometheus, "--alert-filter-regexp=^Etcd[A-Z]+$"]), ["S029"], "it cannot be told");
+        let only = "--alert-filter-match-only=true";
+        assert_eq!(told(&[prometheus, only, "--alert-filter-regexp=^KernelPanic$"]), [""; 0]);
+        assert_eq!(told(&[prometheus, only, "--alert-filter-regexp=^EtcdBackupStale$"]), ["S029"]);
+        // All that are shipped.
+        let components = Path::new(env!("CARGO_MANIFEST_DIR")).join("kustomize/components");
+        let rules = std::fs::read_dir(components)
+            .unwrap()
+            .filter_map(|folder| std::fs::read_to_string(folder.unwrap().path().join("rule.yaml")).ok());
+        let shipped: Vec<String> = rules
+            .flat_map(|text| {
+                text.lines()
+                    .filter_map(|line| line.trim().strip_prefix("- alert: ").map(str::to_owned))
+                    .collect::<Vec<_>>()
+            })
+            .collect();
+        assert_eq!(shipped, ALERTS);
+    }
+
+    #[test]
+    fn periods_are_read_as_go_writes_them() {
+        for (text, seconds) in
+            [("1h0m0s", Some(3600)), ("90s", Some(90)), ("1.5h", Some(5400)), ("0", Some(0)), ("0s", Some(0))]
+        {
+            assert_eq!(duration(text), seconds.map(Duration::from_secs), "{text}");
+        }
+        for text in ["", "5", "5x", "m"] {
+            assert_eq!(duration(text), None, "{text}");
+        }
+    }
+}

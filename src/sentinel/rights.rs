@@ -1,0 +1,76 @@
+//! The rights that a sentinel will need, asked of the API server before they are needed (incidents R25, R26): what is missing is told
+//! while nothing depends on it.
+
+use super::look::Look;
+use super::reason::{Code, Reason};
+use k8s_openapi::api::authorization::v1::{ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec};
+use kube::api::PostParams;
+use kube::{Api, Client};
+use std::time::Duration;
+
+/// One right: verb, group, resource, namespace, name.
+struct Right<'a>(&'a str, &'a str, &'a str, Option<&'a str>, Option<&'a str>);
+
+/// What is lacking, one reason each; what cannot be asked is lacking.
+pub async fn lacking(
+    look: &Look,
+    namespace: &str,
+    (control_plane, node): (bool, &str),
+    limit: Duration,
+) -> Vec<Reason> {
+    let mut needed = vec![
+        Right("patch", "", "nodes", None, Some(node)),
+        Right("get", "", "pods", Some(namespace), None),
+        Right("get", "", "configmaps", Some(namespace), None),
+        Right("get", "coordination.k8s.io", "leases", Some(namespace), None),
+        Right("create", "coordination.k8s.io", "leases", Some(namespace), None),
+        Right("update", "coordination.k8s.io", "leases", Some(namespace), None),
+        Right("create", "events.k8s.io", "events", Some("default"), None),
+    ];
+    if control_plane {
+        needed.extend([
+            Right("list", "", "pods", Some("kube-system"), None),
+            Right("get", "coordination.k8s.io", "leases", Some("kube-system"), Some("kube-scheduler")),
+        ]);
+    }
+    let kured = look.kured.as_ref().ok().and_then(Option::as_ref).map(|kured| kured.found.namespace.as_str());
+    if let Some(kured) = kured {
+        needed.extend([Right("list", "", "pods", Some(kured), None), Right("delete", "", "pods", Some(kured), None)]);
+    }
+    let mut lacking = Vec::new();
+    for right in &needed {
+        if let Err(why) = allowed(&look.client, right, limit).await {
+            let Right(verb, group, resource, namespace, name) = right;
+            let dot = if group.is_empty() { "" } else { "." };
+            let of = name.map_or_else(String::new, |name| format!(" {name}"));
+            let place = namespace.map_or_else(String::new, |namespace| format!(" in {namespace}"));
+            lacking.push(Reason::new(Code::NotAllowed, format!("{verb} {resource}{dot}{group}{of}{place}: {why}")));
+        }
+    }
+    lacking
+}
+
+async fn allowed(client: &Client, right: &Right<'_>, limit: Duration) -> Result<(), String> {
+    let Right(verb, group, resource, namespace, name) = right;
+    let owned = |text: &Option<&str>| text.map(str::to_owned);
+    let review = SelfSubjectAccessReview {
+        spec: SelfSubjectAccessReviewSpec {
+            resource_attributes: Some(ResourceAttributes {
+                verb: Some((*verb).to_owned()),
+                group: Some((*group).to_owned()),
+                resource: Some((*resource).to_owned()),
+                namespace: owned(namespace),
+                name: owned(name),
+                ..ResourceAttributes::default()
+            }),
+            non_resource_attributes: None,
+        },
+        ..SelfSubjectAccessReview::default()
+    };
+    let api: Api<SelfSubjectAccessReview> = Api::all(client.clone());
+    let answer = crate::observe::cluster::within(limit, api.create(&PostParams::default(), &review)).await?;
+    match answer.status {
+        Some(status) if status.allowed => Ok(()),
+        Some(_) | None => Err("not allowed".to_owned()),
+    }
+}

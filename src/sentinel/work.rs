@@ -1,0 +1,355 @@
+//! The loop around the plan: looks, acts, waits. Its memory is one process's; what must outlive it is in the Lease and in the file.
+
+use super::answer::Answer;
+use super::host::Host;
+use super::look::{KuredPod, Look};
+use super::plan::{Facts, Plan, plan};
+use super::reason::{Code, Reason};
+use super::shown::Shown;
+use super::soak;
+use super::whole::Steady;
+use crate::access::Access;
+use crate::cli::Global;
+use crate::cli::sentinel::Run;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::exit::ExitStatus;
+use crate::job::short_hash;
+use crate::lock::{Guard, Leases};
+use crate::observe::etcd::ClientFiles;
+use crate::place::{self, OwnPod};
+use crate::report::ObservationDigest;
+use anyhow::Context;
+use jiff::Timestamp;
+use quorum_safety::lock::{Record, Step as LeaseStep};
+use quorum_safety::recovery::Stability;
+use quorum_safety::sentinel::{Act, Step};
+use quorum_safety::{Fact, UnixSeconds};
+use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
+
+mod act;
+mod looks;
+mod told;
+
+/// How far the wall clock and the boot clock may go apart between two looks.
+const JUMP: Duration = Duration::from_secs(60);
+/// What the step is called in the Lease; behind it is the boot in which the gate was opened.
+const OPEN: &str = "open in boot ";
+/// What the step is called after the boot.
+const RECOVER: &str = "recover";
+
+/// Runs `quorate sentinel run` until it is told to stop.
+///
+/// # Errors
+/// When it is no sentinel's pod, or cannot listen where it is told to.
+pub async fn run(global: &Global, args: &Run, clock: Clock) -> anyhow::Result<ExitStatus> {
+    let pod = OwnPod::from_environment()?;
+    let host = Host::new(&args.host, &args.required, &args.gate);
+    let etcd = ClientFiles::in_folder(args.files.kubernetes_dir.join("pki/etcd"));
+    let (mut end, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let shown = Shown::default();
+    if let Some(address) = args.listen {
+        shown.clone().serve(address).await.with_context(|| format!("cannot listen at {address}"))?;
+    }
+    let mut work = Work { global, pod, host, etcd, clock, shown, link: None, memory: Memory::default() };
+    // Before anything else, and with nobody's help: whoever made it may be dead, and what it saw is over.
+    work.found_at_start();
+    loop {
+        let pass = async {
+            let pause = work.pass().await;
+            work.pause(pause).await;
+        };
+        tokio::select! {
+            () = pass => {}
+            _ = end.recv() => break,
+            _ = interrupt.recv() => break,
+        }
+    }
+    // The Lease says what was begun; the next process of this node finds it there.
+    match work.host.close() {
+        Ok(was_open) => tracing::info!(was_open, "The sentinel ends; the gate is closed"),
+        Err(error) => tracing::error!(%error, "The sentinel ends, and the gate could not be closed"),
+    }
+    Ok(ExitStatus::Ok)
+}
+
+struct Work<'a> {
+    global: &'a Global,
+    pod: OwnPod,
+    host: Host,
+    etcd: ClientFiles,
+    clock: Clock,
+    shown: Shown,
+    link: Option<Link>,
+    memory: Memory,
+}
+
+/// The way to the API, once there is one.
+#[derive(Clone)]
+struct Link {
+    access: Access,
+    config: Config,
+}
+
+/// What one process remembers.
+#[derive(Default)]
+struct Memory {
+    guard: Option<Guard>,
+    /// The boot id with which the Lease was asked for.
+    boot: Option<String>,
+    owes_end: bool,
+    /// kured's pod that is being ended, or was.
+    ending: Option<String>,
+    /// When the gate was opened, on the boot clock.
+    opened: Option<Duration>,
+    /// kured has taken its lock for this node since then.
+    acted: bool,
+    gives_up: Option<Reason>,
+    /// Until when it stands back, on the boot clock.
+    rests: Option<Duration>,
+    stability: Stability,
+    steady: Steady,
+    /// Both clocks, one look ago.
+    clocks: Option<(Timestamp, Duration)>,
+    /// What this node's boot id was when its annotation was last seen right, and since when, on the boot clock.
+    settled: Option<Duration>,
+    /// Nothing of this node's was held at the last look.
+    nothing_held: bool,
+    /// What it may do was asked, and all is granted.
+    rights_seen: bool,
+    /// The cluster was seen in this look.
+    saw: bool,
+    /// What was told last.
+    told: Option<(bool, Vec<Reason>)>,
+    pending_since: Option<UnixSeconds>,
+    /// What is to be left on the Node, and what was left there last.
+    answer: Option<Answer>,
+    published: Option<Answer>,
+    looks: u64,
+    digest: Option<ObservationDigest>,
+}
+
+/// All of one look that acts need.
+struct Seen {
+    link: Link,
+    look: Look,
+    own: soak::Seen,
+    leases: Leases,
+    slots: Vec<String>,
+    /// The Lease that is held for this node, by an earlier process or by this one.
+    held: Option<(String, Record)>,
+    pod: Option<KuredPod>,
+    facts: Facts,
+}
+
+/// How long to wait before the next look.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Pause {
+    Now,
+    Watch,
+    Interval,
+}
+
+impl Work<'_> {
+    /// A file that lies there when this process begins is nobody's.
+    fn found_at_start(&mut self) {
+        match self.host.close() {
+            Ok(false) => {}
+            Ok(true) => {
+                tracing::warn!(gate = %self.host.gate().display(), "The gate was open when the sentinel began; it is closed");
+                self.memory.owes_end = true;
+            }
+            Err(error) => {
+                tracing::error!(gate = %self.host.gate().display(), %error, "The gate may be open and cannot be closed");
+                self.memory.owes_end = true;
+            }
+        }
+        for reason in self.host.test() {
+            tracing::error!(%reason, "What the sentinel will need of its host is not there");
+        }
+    }
+
+    fn config(&self) -> Config {
+        self.link.as_ref().map_or_else(Config::default, |link| link.config.clone())
+    }
+
+    /// Waits; ends early when the Lease is lost while the gate may be open.
+    async fn pause(&self, pause: Pause) {
+        let config = self.config().sentinel;
+        let length = match pause {
+            Pause::Now => return,
+            Pause::Watch => config.watch.get(),
+            Pause::Interval => jittered(config.interval.get(), &self.pod.node.0, self.memory.looks),
+        };
+        match &self.memory.guard {
+            Some(guard) => {
+                let _ended = tokio::time::timeout(length, guard.stopped()).await;
+            }
+            None => tokio::time::sleep(length).await,
+        }
+    }
+
+    /// One look and what follows from it.
+    async fn pass(&mut self) -> Pause {
+        self.memory.looks = self.memory.looks.wrapping_add(1);
+        let jumped = self.jumped();
+        self.memory.saw = false;
+        if self.memory.guard.as_ref().is_some_and(|guard| guard.check().is_err()) {
+            // It stays in the cluster with its record, and is asked for anew.
+            self.memory.guard = None;
+        }
+        let (required, file) = (self.host.required(), self.host.is_open());
+        if self.memory.guard.is_none() && file != Fact::Known(false) {
+            return self.close_without_lease(required, file);
+        }
+        if required == Fact::Known(false) && self.is_quiet() {
+            self.tell(&Plan { act: Act::Wait, open: false, pending: false, reasons: self.host.test() });
+            return Pause::Interval;
+        }
+        let seen = match self.look(required.clone(), file.clone(), jumped).await {
+            Ok(seen) => seen,
+            Err(why) => return self.blind(required, file, why),
+        };
+        let other_boot = |asked: &String| seen.own.boot_id.known().is_some_and(|boot| boot != asked);
+        if self.memory.guard.is_some() && self.memory.boot.as_ref().is_some_and(other_boot) {
+            // The API had not heard of the boot yet: this process is another holder than it took itself for, and adopts.
+            self.memory.guard = None;
+            self.memory.gives_up = None;
+            return Pause::Now;
+        }
+        if seen.facts.asks_for_lease() {
+            return self.ask_for_lease(&seen).await;
+        }
+        let plan = plan(&seen.facts);
+        self.tell(&plan);
+        self.publish(&seen.look.client, &seen.own, seen.link.config.times.answer.get()).await;
+        match self.act(&seen, &plan).await {
+            Ok(pause) => pause,
+            Err(why) => {
+                tracing::error!(act = ?plan.act, why, "It could not be done; trying again");
+                Pause::Watch
+            }
+        }
+    }
+
+    /// Whether there is nothing to be asked of the API: nothing of this node's is held, nothing is owed, and since when the node is up was
+    /// found written, twice: right after a boot the API may still have the boot id of before.
+    fn is_quiet(&self) -> bool {
+        let long_ago = self
+            .memory
+            .settled
+            .is_some_and(|since| self.clock.boottime().saturating_sub(since) >= self.config().sentinel.interval.get());
+        self.memory.guard.is_none() && !self.memory.owes_end && self.memory.nothing_held && long_ago
+    }
+
+    /// Whether the wall clock has jumped since the last look: windows and soaking are told by it.
+    fn jumped(&mut self) -> Option<Reason> {
+        let (wall, boot) = (self.clock.now(), self.clock.boottime());
+        let before = self.memory.clocks.replace((wall, boot));
+        let (wall_before, boot_before) = before?;
+        let (by_wall, by_boot) =
+            (wall.duration_since(wall_before).as_secs_f64(), boot.saturating_sub(boot_before).as_secs_f64());
+        let apart = by_wall - by_boot;
+        (apart.abs() > JUMP.as_secs_f64())
+            .then(|| Reason::new(Code::ClockJumped, format!("by {apart:.0} s since the last look")))
+    }
+
+    /// Who does not hold the Lease for sure has no file: that needs nobody.
+    fn close_without_lease(&mut self, required: Fact<bool>, file: Fact<bool>) -> Pause {
+        let mut reasons: Vec<Reason> =
+            file.as_result().err().map(|why| Reason::new(Code::FileUnknown, why)).into_iter().collect();
+        self.memory.owes_end = true;
+        let open = match self.host.close() {
+            Ok(_) => false,
+            Err(error) => {
+                reasons.push(Reason::new(Code::FileStays, error.to_string()));
+                true
+            }
+        };
+        if !open {
+            self.shown.gate(false);
+            tracing::warn!("The gate is closed: its Lease is not held");
+            return Pause::Now;
+        }
+        self.tell(&Plan { act: Act::Close, open, pending: required != Fact::Known(false), reasons });
+        Pause::Watch
+    }
+
+    /// Nothing can be seen: what is open is closed. A Lease that is held is kept.
+    fn blind(&mut self, required: Fact<bool>, file: Fact<bool>, why: Reason) -> Pause {
+        self.memory.digest = None;
+        let mut reasons = vec![why];
+        let mut open = false;
+        if file != Fact::Known(false) {
+            self.memory.owes_end = true;
+            if self.memory.gives_up.is_none() {
+                self.memory.gives_up = reasons.first().cloned();
+            }
+            if let Err(error) = self.host.close() {
+                reasons.push(Reason::new(Code::FileStays, error.to_string()));
+                open = true;
+            }
+        }
+        reasons.extend(self.host.test());
+        self.tell(&Plan { act: Act::Close, open, pending: required != Fact::Known(false), reasons });
+        if open || self.memory.guard.is_some() { Pause::Watch } else { Pause::Interval }
+    }
+
+    async fn link(&mut self) -> Result<Link, Reason> {
+        if let Some(link) = &self.link {
+            return Ok(link.clone());
+        }
+        let unknown = |error: String| Reason::new(Code::ApiUnknown, error);
+        let access = Access::new(self.global).await.map_err(|error| unknown(error.to_string()))?;
+        let config = place::configuration(self.global, &access).await.map_err(|error| unknown(format!("{error:#}")))?;
+        let link = Link { access, config };
+        self.link = Some(link.clone());
+        Ok(link)
+    }
+}
+
+/// How far the Lease says that this node is.
+fn announced(step: &LeaseStep) -> Step {
+    if step.name.starts_with(OPEN) {
+        Step::Open
+    } else if step.name == RECOVER {
+        Step::Recover
+    } else {
+        Step::Acquired
+    }
+}
+
+/// The first part of a boot id: enough to tell one boot of a node from another.
+fn short(boot_id: &str) -> String {
+    boot_id.chars().filter(|letter| letter.is_ascii_alphanumeric()).take(8).collect()
+}
+
+/// A tenth more or less, another one each time and on each node: the sentinels of a fleet do not ask all at once.
+fn jittered(interval: Duration, node: &str, look: u64) -> Duration {
+    let hash = u32::from_str_radix(&short_hash(&format!("{node}/{look}")), 16).unwrap_or(0);
+    interval.mul_f64(0.9 + 0.2 * f64::from(hash) / f64::from(u32::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn looks_are_spread() {
+        let of = |look| jittered(Duration::from_secs(300), "k1", look);
+        assert!((0..100).map(of).all(|pause| (Duration::from_secs(270)..=Duration::from_secs(330)).contains(&pause)));
+        assert_ne!(of(1), of(2));
+        assert_ne!(of(1), jittered(Duration::from_secs(300), "k2", 1));
+    }
+
+    #[test]
+    fn the_lease_says_in_which_boot_a_gate_was_opened() {
+        let boot = "2f0c9c1a-77aa-4a01-9b1e-000000000000";
+        let step = LeaseStep::touching(format!("{OPEN}{}", short(boot)));
+        assert_eq!(step.name, "open in boot 2f0c9c1a");
+        assert_eq!(announced(&step), Step::Open);
+        assert_eq!(announced(&LeaseStep::touching(RECOVER)), Step::Recover);
+        assert_eq!(announced(&LeaseStep::acquired()), Step::Acquired);
+    }
+}

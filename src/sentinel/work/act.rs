@@ -1,0 +1,211 @@
+//! What a sentinel does: the Lease, the file, kured's pod.
+
+use super::{OPEN, Pause, RECOVER, Seen, Work, announced, short};
+use crate::lock::{self, Claimant, Guard, Taken, take};
+use crate::sentinel::OPERATION;
+use crate::sentinel::plan::Plan;
+use crate::sentinel::reason::{Code, Reason};
+use crate::sentinel::whole::Steady;
+use quorum_safety::Fact;
+use quorum_safety::lock::Step as LeaseStep;
+use quorum_safety::recovery::Stability;
+use quorum_safety::sentinel::{Act, Lease, Step};
+use std::time::Duration;
+
+impl Work<'_> {
+    /// Asks for the Lease: a new one when this node may go, or the one that an earlier process of this node left.
+    pub(super) async fn ask_for_lease(&mut self, seen: &Seen) -> Pause {
+        let (link, node) = (&seen.link, &self.pod.node);
+        let Fact::Known(boot_id) = &seen.own.boot_id else { return Pause::Interval };
+        let own = (link.access.namespace.as_str(), self.pod.name.as_str());
+        let limit = link.config.times.answer.get();
+        let who = Claimant::in_pod(&seen.look.client, own, (OPERATION, node), "sentinel", limit).await;
+        let mut who = match who {
+            Ok(who) if who.node == *node && who.boot_id == *boot_id => who,
+            Ok(_) => return Pause::Watch,
+            Err(why) => {
+                tracing::error!(why, "The sentinel cannot say who it is");
+                return Pause::Interval;
+            }
+        };
+        // One boot of one pod is one holder, whichever of its processes it is.
+        who.claim.identity.push_str(&format!("-{}", short(boot_id)));
+        let nobody_looks = |_| async { Fact::Unknown("a sentinel does not look for units".to_owned()) };
+        let (slots, patience) = match &seen.held {
+            // The proof that its holder is gone takes time.
+            Some((slot, _)) => {
+                (vec![slot.clone()], seen.leases.timings.silence().saturating_add(seen.leases.timings.renew))
+            }
+            None => (seen.slots.clone(), Duration::ZERO),
+        };
+        let mut waits = Vec::new();
+        for slot in &slots {
+            match take(&seen.leases, slot, &who, patience, nobody_looks).await {
+                Taken::Got(guard) => return self.got(*guard, boot_id).await,
+                Taken::Held(reasons) => waits.extend(lock::reasons(slot, &reasons).iter().map(Reason::from)),
+            }
+        }
+        self.tell(&Plan { act: Act::Wait, open: false, pending: true, reasons: waits });
+        if seen.held.is_some() { Pause::Watch } else { Pause::Interval }
+    }
+
+    /// The Lease is held. What it says of the past decides what comes next.
+    async fn got(&mut self, guard: Guard, boot_id: &str) -> Pause {
+        let step = guard.step_so_far().await;
+        let opened_in = step.name.strip_prefix(OPEN);
+        self.memory.boot = Some(boot_id.to_owned());
+        self.memory.opened = None;
+        self.memory.acted = false;
+        self.memory.stability = Stability::new();
+        self.memory.steady = Steady::default();
+        match opened_in {
+            // Between these two boots kured, or a power cut, has done what the gate was there for. None of kured's processes is of before.
+            Some(boot) if boot != short(boot_id) => {
+                tracing::info!("The node has been down under an open gate");
+                self.memory.owes_end = false;
+                if let Err(error) = guard.step(LeaseStep::touching(RECOVER)).await {
+                    tracing::error!(%error, "The Lease could not be written");
+                    return Pause::Watch;
+                }
+            }
+            // An earlier process of this boot may have had a file.
+            Some(_) => {
+                self.memory.owes_end = true;
+                self.memory.gives_up =
+                    Some(Reason::new(Code::Closing, "an earlier sentinel of this boot had opened the gate"));
+            }
+            None => {}
+        }
+        tracing::info!(step = %guard.step_so_far().await, "The Lease is held");
+        self.memory.guard = Some(guard);
+        Pause::Now
+    }
+
+    pub(super) async fn act(&mut self, seen: &Seen, plan: &Plan) -> Result<Pause, String> {
+        let limit = seen.link.config.times.answer.get();
+        match plan.act {
+            Act::Wait => Ok(self.idle(seen)),
+            Act::Close => {
+                self.memory.owes_end = true;
+                if self.memory.gives_up.is_none() {
+                    self.memory.gives_up = plan.reasons.first().cloned();
+                }
+                let closed = self.host.close();
+                let why: Vec<String> = plan.reasons.iter().map(ToString::to_string).collect();
+                match closed {
+                    Ok(_) => {
+                        let why = why.join("; ");
+                        self.shown.gate(false);
+                        tracing::warn!(why, "The gate is closed");
+                        self.event(true, "QuorateGateClosed", format!("the reboot gate is closed: {why}"));
+                        Ok(Pause::Now)
+                    }
+                    Err(error) => {
+                        let mut reasons = plan.reasons.clone();
+                        reasons.push(Reason::new(Code::FileStays, error.to_string()));
+                        self.tell(&Plan { reasons, open: true, ..plan.clone() });
+                        Err(format!("the gate cannot be closed: {error}"))
+                    }
+                }
+            }
+            Act::Announce => {
+                let Some(guard) = &self.memory.guard else { return Ok(Pause::Now) };
+                let Fact::Known(boot) = &seen.own.boot_id else { return Err("the node reports no boot id".to_owned()) };
+                let step = LeaseStep::touching(format!("{OPEN}{}", short(boot)));
+                guard.step(step).await.map_err(|error| error.to_string())?;
+                self.memory.gives_up = None;
+                self.memory.acted = false;
+                Ok(Pause::Now)
+            }
+            Act::Open => self.open(limit).await,
+            Act::EndKured => self.end_kured(seen, limit).await,
+            Act::GiveBack => {
+                let Some(guard) = self.memory.guard.take() else { return Ok(Pause::Now) };
+                let done = announced(&guard.step_so_far().await) == Step::Recover;
+                let tried = self.memory.gives_up.take();
+                guard.release().await.map_err(|error| format!("the Lease is not given back: {error}"))?;
+                self.memory.opened = None;
+                self.memory.acted = false;
+                if let Some(why) = tried.filter(|_| !done) {
+                    self.memory.rests =
+                        Some(self.clock.boottime().saturating_add(seen.link.config.sentinel.rest.get()));
+                    tracing::warn!(%why, "The Lease is given back; nothing was rebooted");
+                    self.event(true, "QuorateNotRebooted", format!("nothing was rebooted: {why}"));
+                } else {
+                    tracing::info!(rebooted = done, "The Lease is given back");
+                    if done {
+                        self.event(false, "QuorateRebooted", "rebooted, and proven to be whole again".to_owned());
+                    }
+                }
+                Ok(Pause::Interval)
+            }
+        }
+    }
+
+    fn idle(&self, seen: &Seen) -> Pause {
+        let busy = self.memory.guard.is_some() || self.memory.owes_end || seen.facts.lease == Lease::Ours;
+        if busy || self.memory.settled.is_none() { Pause::Watch } else { Pause::Interval }
+    }
+
+    /// Creates the file, before the deadline of the Lease.
+    async fn open(&mut self, limit: Duration) -> Result<Pause, String> {
+        let Some(guard) = &self.memory.guard else { return Ok(Pause::Now) };
+        let text = serde_json::json!({
+            "by": guard.identity().await,
+            "node": self.pod.node.0,
+            "at": self.clock.now().to_string(),
+            "judged": self.memory.digest,
+        });
+        let now = self.clock.boottime();
+        let opened = guard.act(limit, async { self.host.open(&format!("{text}\n")) }).await;
+        match opened {
+            Ok(Ok(())) => {
+                self.memory.opened = Some(now);
+                self.shown.gate(true);
+                tracing::warn!(gate = %self.host.gate().display(), "The gate is open: kured may reboot this node");
+                let note = format!("kured may reboot this node: {} is there", self.host.gate().display());
+                self.event(false, "QuorateGateOpen", note);
+                Ok(Pause::Watch)
+            }
+            Ok(Err(error)) => {
+                let why = format!("{}: {error}", self.host.gate().display());
+                self.memory.gives_up = Some(Reason::new(Code::FileNotWritable, why.clone()));
+                self.memory.opened = Some(now);
+                Err(why)
+            }
+            Err(late) => Err(late.to_string()),
+        }
+    }
+
+    /// Ends kured's process on this node: the next one uncordons and releases its lock, and looks anew.
+    async fn end_kured(&mut self, seen: &Seen, limit: Duration) -> Result<Pause, String> {
+        let kured = match &seen.look.kured {
+            Err(why) => return Err(why.clone()),
+            Ok(None) => {
+                self.memory.owes_end = false;
+                return Ok(Pause::Now);
+            }
+            Ok(Some(kured)) => kured,
+        };
+        // It may not have been looked for yet.
+        let pod = match &seen.pod {
+            Some(pod) => Some(pod.clone()),
+            None => kured.pod(&seen.look.client, &self.pod.node, limit).await?,
+        };
+        match (pod, &self.memory.ending) {
+            (None, _) => self.memory.owes_end = false,
+            (Some(pod), Some(ending)) if *ending != pod.uid => self.memory.owes_end = false,
+            (Some(pod), _) => {
+                kured.end(&seen.look.client, &pod, limit).await?;
+                if self.memory.ending.as_ref() != Some(&pod.uid) {
+                    tracing::warn!(pod = pod.uid, "kured's pod on this node is ended: it may have seen the gate open");
+                    let note = "kured's pod is ended, since it may have seen the reboot gate open".to_owned();
+                    self.event(true, "QuorateKuredEnded", note);
+                }
+                self.memory.ending = Some(pod.uid);
+                return Ok(Pause::Watch);
+            }
+        }
+        Ok(Pause::Now)
+    }
+}

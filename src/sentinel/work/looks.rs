@@ -1,0 +1,257 @@
+//! What a sentinel looks at, the cheap first: what etcd and the apiservers say is asked only where nothing cheaper says no.
+
+use super::told::annotate;
+use super::{Link, Seen, Work, announced};
+use crate::lock::{self, Guard, Leases};
+use crate::place;
+use crate::sentinel::look::{self, KuredPod, Look};
+use crate::sentinel::plan::Facts;
+use crate::sentinel::reason::{Code, Reason};
+use crate::sentinel::whole::Question;
+use crate::sentinel::{rights, soak, workloads};
+use kube::Client;
+use quorum_safety::sentinel::{Lease, Lock, Step};
+use quorum_safety::{Fact, Mine, UnixSeconds};
+use std::time::Duration;
+
+impl Work<'_> {
+    /// Looks at everything that is needed for the next act, the cheap first. Given up when the Lease is lost meanwhile.
+    pub(super) async fn look(
+        &mut self,
+        required: Fact<bool>,
+        file: Fact<bool>,
+        jumped: Option<Reason>,
+    ) -> Result<Box<Seen>, Reason> {
+        let guard = self.memory.guard.take();
+        let looked = match &guard {
+            Some(guard) => {
+                tokio::select! {
+                    looked = self.look_with(Some(guard), required, file, jumped) => looked,
+                    late = guard.stopped() => {
+                        Err(quorum_safety::Reason::new(quorum_safety::Code::LeaseNotMine, late.to_string()).into())
+                    }
+                }
+            }
+            None => self.look_with(None, required, file, jumped).await,
+        };
+        self.memory.guard = guard;
+        looked
+    }
+
+    async fn look_with(
+        &mut self,
+        guard: Option<&Guard>,
+        required: Fact<bool>,
+        file: Fact<bool>,
+        jumped: Option<Reason>,
+    ) -> Result<Box<Seen>, Reason> {
+        let unknown = |why: String| Reason::new(Code::ApiUnknown, why);
+        let link = self.link().await?;
+        let (node, limit) = (self.pod.node.clone(), link.config.times.answer.get());
+        let look = match look::look(&link.access, &link.config).await {
+            Ok(look) => look,
+            Err(why) => {
+                // The addresses of the apiservers may have changed.
+                self.link = None;
+                return Err(unknown(why));
+            }
+        };
+        self.memory.saw = true;
+        let own = look.nodes.iter().find(|seen| seen.name == node).cloned();
+        let own = own.ok_or_else(|| Reason::new(Code::NodeUnknown, format!("the API lists no node {node}")))?;
+        self.write_boot(&look.client, &own, limit).await?;
+        let slots = look::slots(own.control_plane, &link.config);
+        let leases = Leases::new(link.access.clone(), Vec::new(), lock::timings(&link.config), self.clock);
+        let (lease, held) = match guard {
+            Some(guard) => (Lease::Held(announced(&guard.step_so_far().await)), None),
+            None => match look::held_for(&leases, &slots, &node).await {
+                Ok(Some(held)) => (Lease::Ours, Some(held)),
+                Ok(None) => (Lease::NotOurs, None),
+                Err(why) => return Err(why),
+            },
+        };
+        self.memory.nothing_held = lease == Lease::NotOurs;
+        let (kured, pod) = self.kureds_lock(&look, lease, limit).await;
+        let open = matches!(lease, Lease::Held(Step::Open));
+        let under_way = open && matches!(kured, Fact::Known(Lock::Here));
+        let mut facts = Facts {
+            required,
+            file,
+            lease,
+            kured,
+            reasons: jumped.into_iter().collect(),
+            whole: false,
+            waited: self.waited(&look),
+            owes_end: self.memory.owes_end,
+            gives_up: self.memory.gives_up.clone(),
+            rests: self.rests(),
+            not_recovered: Vec::new(),
+        };
+        self.cheap(&look, &link, under_way, &mut facts);
+        if !self.memory.rights_seen {
+            let lacking = rights::lacking(&look, &link.access.namespace, (own.control_plane, &node.0), limit).await;
+            self.memory.rights_seen = lacking.is_empty();
+            facts.reasons.extend(lacking);
+        }
+        self.dear(&look, &link, &own, guard, &mut facts).await;
+        Ok(Box::new(Seen { link, look, own, leases, slots, held, pod, facts }))
+    }
+
+    /// Says on the Node since when it is up, if that is not there.
+    async fn write_boot(&mut self, client: &Client, own: &soak::Seen, limit: Duration) -> Result<(), Reason> {
+        let now = self.clock.unix();
+        let up = i64::try_from(self.clock.boottime().as_secs()).unwrap_or(i64::MAX);
+        let Some(boot) = own.unwritten(now, UnixSeconds(now.0.saturating_sub(up))) else {
+            if own.boot_id.known().is_some() {
+                self.memory.settled.get_or_insert(self.clock.boottime());
+            }
+            return Ok(());
+        };
+        self.memory.settled = None;
+        let undone = |why: String| Reason::new(Code::Undone, why);
+        let text = serde_json::to_string(&boot).map_err(|error| undone(error.to_string()))?;
+        annotate(client, &own.name.0, soak::BOOT, text, limit).await.map_err(undone)
+    }
+
+    async fn kureds_lock(&mut self, look: &Look, lease: Lease, limit: Duration) -> (Fact<Lock>, Option<KuredPod>) {
+        let node = &self.pod.node;
+        let kured = match &look.kured {
+            Err(why) => return (Fact::Unknown(why.clone()), None),
+            Ok(None) => return (Fact::Known(Lock::Free), None),
+            Ok(Some(kured)) => kured,
+        };
+        let named = kured.names(node);
+        if !named && !self.memory.owes_end && lease != Lease::Ours {
+            if self.memory.ending.take().is_some() {
+                tracing::info!("kured has given its lock back");
+            }
+            return (kured.lock(node, None, None), None);
+        }
+        match kured.pod(&look.client, node, limit).await {
+            Err(why) => (Fact::Unknown(why), None),
+            Ok(pod) => (kured.lock(node, pod.as_ref(), self.memory.ending.as_deref()), pod),
+        }
+    }
+
+    fn waited(&self, look: &Look) -> bool {
+        let Some(opened) = self.memory.opened else { return false };
+        let period =
+            look.kured.as_ref().ok().and_then(Option::as_ref).and_then(|kured| kured.settings.period.clone().ok());
+        // Without a known period it is over when it may be.
+        let patience =
+            period.map_or(Duration::ZERO, |period| period.saturating_add(self.config().sentinel.margin.get()));
+        self.clock.boottime().saturating_sub(opened) >= patience
+    }
+
+    fn rests(&self) -> Option<String> {
+        let left = self.memory.rests?.checked_sub(self.clock.boottime()).filter(|left| !left.is_zero())?;
+        Some(format!("for another {} min", left.as_secs().div_ceil(60)))
+    }
+
+    /// What nodes and DaemonSets say.
+    fn cheap(&mut self, look: &Look, link: &Link, under_way: bool, facts: &mut Facts) {
+        let config = &link.config.sentinel;
+        let node = &self.pod.node;
+        facts.reasons.extend(self.host.test());
+        facts.reasons.extend(soak::reasons(&look.nodes, node, under_way, config.soak.get(), self.clock.unix()));
+        match &look.sets {
+            Ok(sets) => facts.reasons.extend(workloads::reasons(sets, &config.daemon_sets)),
+            Err(why) => facts.reasons.push(Reason::new(Code::WorkloadUnknown, why.clone())),
+        }
+        let control_plane = look.nodes.iter().any(|seen| seen.name == *node && seen.control_plane);
+        facts.reasons.extend(look.about_kured(self.host.gate(), control_plane));
+        if !under_way {
+            facts.reasons.extend(look.about_window(self.clock.now()));
+        }
+        facts.reasons.extend(of_another(look, facts));
+        // Between two looks with an open gate it took its lock and gave it back: nothing was rebooted.
+        match &facts.kured {
+            Fact::Known(Lock::Here) if self.memory.opened.is_some() => self.memory.acted = true,
+            Fact::Known(Lock::Free) if self.memory.acted && self.memory.gives_up.is_none() => {
+                let why = "it took its lock for this node, and has given it back";
+                self.memory.gives_up = Some(Reason::new(Code::DrainAborted, why));
+            }
+            Fact::Known(_) | Fact::Unknown(_) => {}
+        }
+        facts.gives_up = self.memory.gives_up.clone();
+    }
+
+    /// What etcd and the apiservers say: asked only where nothing cheaper says no, or what was begun needs it.
+    async fn dear(&mut self, look: &Look, link: &Link, own: &soak::Seen, guard: Option<&Guard>, facts: &mut Facts) {
+        let node = self.pod.node.clone();
+        let question = |mine: Mine, open: bool| Question {
+            access: &link.access,
+            config: &link.config,
+            clock: self.clock,
+            node: &node,
+            mine,
+            open,
+        };
+        let sources = place::in_pod_with(&link.access, self.etcd.clone());
+        let closed = facts.file == Fact::Known(false);
+        let back = matches!(facts.lease, Lease::Held(Step::Recover))
+            || (closed && !facts.owes_end && facts.gives_up.is_some() && facts.lease == Lease::Held(Step::Open));
+        if let Some(guard) = guard.filter(|_| back) {
+            facts.not_recovered = if own.control_plane {
+                let mine = Mine::Adopted(guard.identity().await);
+                question(mine, true).control_plane_back(&sources, &mut self.memory.stability).await
+            } else {
+                let required = i64::try_from(link.config.times.stable.get().as_secs()).unwrap_or(i64::MAX);
+                self.memory.steady.look(Vec::new(), required, self.clock.unix())
+            };
+            facts.not_recovered.extend(self.own_faults(look, link, own));
+        }
+        let wants = facts.required == Fact::Known(true) && facts.reasons.is_empty() && facts.rests.is_none();
+        let asks = match facts.lease {
+            Lease::Held(Step::Acquired | Step::Open) => wants && facts.gives_up.is_none(),
+            Lease::NotOurs => wants && !facts.owes_end && facts.kured == Fact::Known(Lock::Free),
+            Lease::Held(Step::Recover) | Lease::Ours | Lease::Unknown => false,
+        };
+        if !asks {
+            return;
+        }
+        let mine = guard.map_or(Mine::Nothing, Guard::mine);
+        let question = question(mine, matches!(facts.lease, Lease::Held(Step::Open)));
+        let judged = if own.control_plane {
+            question.control_plane(&sources).await
+        } else {
+            question.worker(&look.client, &look.nodes).await
+        };
+        facts.reasons.extend(judged.reasons);
+        facts.whole = true;
+        self.memory.digest = judged.digest;
+    }
+
+    /// What of this node itself keeps it from being back: its own condition, and the workloads that must be whole (incident R30).
+    fn own_faults(&self, look: &Look, link: &Link, own: &soak::Seen) -> Vec<Reason> {
+        let mut faults = Vec::new();
+        match &own.ready {
+            Fact::Known((true, _)) => {}
+            Fact::Known((false, _)) => faults.push(Reason::new(Code::Recovering, format!("{} is not Ready", own.name))),
+            Fact::Unknown(why) => faults.push(Reason::new(Code::Recovering, format!("{}: {why}", own.name))),
+        }
+        match &look.sets {
+            Ok(sets) => faults.extend(
+                workloads::reasons(sets, &link.config.sentinel.daemon_sets)
+                    .into_iter()
+                    .map(|reason| Reason::new(Code::Recovering, reason.detail)),
+            ),
+            Err(why) => faults.push(Reason::new(Code::Recovering, why.clone())),
+        }
+        faults
+    }
+}
+
+/// kured's lock while it is not what an open gate of this node has asked for.
+fn of_another(look: &Look, facts: &Facts) -> Option<Reason> {
+    let not_asked_for = match &facts.kured {
+        Fact::Known(Lock::Elsewhere) => true,
+        Fact::Known(Lock::Here | Lock::Returning) => !matches!(facts.lease, Lease::Held(_)),
+        Fact::Known(Lock::Free) | Fact::Unknown(_) => false,
+    };
+    let kured = look.kured.as_ref().ok().and_then(Option::as_ref).filter(|_| not_asked_for)?;
+    let blocks = kured.found.lock.known().and_then(Option::as_ref).map(|lock| lock.blocks()).unwrap_or_default();
+    let owners: Vec<&str> = blocks.iter().map(|block| block.node_id.as_str()).collect();
+    let held = format!("held by {}", owners.join(", "));
+    Some(quorum_safety::Reason::new(quorum_safety::Code::KuredLockHeld, held).into())
+}

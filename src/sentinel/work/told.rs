@@ -1,0 +1,75 @@
+//! What a sentinel tells: metrics, a line of the log when the answer changes, a note on its Node, Events.
+
+use super::Work;
+use crate::event::{self, Told};
+use crate::lock::lease::FIELD_MANAGER;
+use crate::observe::cluster::within;
+use crate::sentinel::answer::{ANNOTATION, Answer};
+use crate::sentinel::plan::Plan;
+use crate::sentinel::soak;
+use k8s_openapi::api::core::v1::Node;
+use kube::api::{Patch, PatchParams};
+use kube::{Api, Client};
+use std::time::Duration;
+
+impl Work<'_> {
+    /// Leaves the answer on the Node, when it is another one. Told to people, it decides nothing.
+    pub(super) async fn publish(&mut self, client: &Client, own: &soak::Seen, limit: Duration) {
+        let Some(answer) = self.memory.answer.take() else { return };
+        if self.memory.published.as_ref().is_some_and(|published| published.same(&answer)) {
+            return;
+        }
+        let written = match serde_json::to_string(&answer) {
+            Ok(text) => annotate(client, &own.name.0, ANNOTATION, text, limit).await,
+            Err(error) => Err(error.to_string()),
+        };
+        match written {
+            Ok(()) => self.memory.published = Some(answer),
+            Err(why) => tracing::warn!(why, "The answer could not be left on the node"),
+        }
+    }
+
+    /// Tells people what was done, beside the work.
+    pub(super) fn event(&self, warning: bool, reason: &'static str, note: String) {
+        let Some(link) = &self.link else { return };
+        let (access, node, clock) = (link.access.clone(), self.pod.node.clone(), self.clock);
+        tokio::spawn(async move { event::by_sentinel(&access, &node, Told { warning, reason, note }, clock).await });
+    }
+
+    /// Tells the answer: always by the metrics, and in the log when it is another one.
+    pub(super) fn tell(&mut self, plan: &Plan) {
+        let now = self.clock.unix();
+        self.shown.look(plan, self.memory.saw, now);
+        self.memory.pending_since = self.memory.pending_since.or(Some(now)).filter(|_| plan.pending);
+        self.memory.answer = Some(Answer::of(plan, self.memory.pending_since, now));
+        let told = (plan.open, plan.reasons.clone());
+        if self.memory.told.as_ref() == Some(&told) {
+            return;
+        }
+        let why: Vec<String> = plan.reasons.iter().map(ToString::to_string).collect();
+        let why = why.join("; ");
+        match (plan.open, plan.pending, plan.reasons.is_empty()) {
+            (true, ..) => tracing::warn!(why, "The gate is open"),
+            (false, false, true) => tracing::info!("No reboot is wanted"),
+            (false, true, true) => tracing::info!("A reboot is wanted, and nothing stands in its way"),
+            (false, _, false) => tracing::warn!(why, "The gate is closed"),
+        }
+        self.memory.told = Some(told);
+    }
+}
+
+/// Writes an annotation of this node.
+pub(super) async fn annotate(
+    client: &Client,
+    node: &str,
+    key: &str,
+    text: String,
+    limit: Duration,
+) -> Result<(), String> {
+    let patch = serde_json::json!({"metadata": {"annotations": {key: text}}});
+    let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+    let nodes: Api<Node> = Api::all(client.clone());
+    let patch = Patch::Merge(&patch);
+    let written = nodes.patch_metadata(node, &params, &patch);
+    within(limit, written).await.map(drop).map_err(|why| format!("node {node}: {why}"))
+}

@@ -1,0 +1,71 @@
+//! A sentinel that can do nothing: no account, no right on its host.
+
+use super::*;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+/// A copy of the program that anybody may run, its log, and a host.
+struct Alone {
+    folder: TempDir,
+}
+
+impl Alone {
+    fn new() -> Result<Self> {
+        let folder = TempDir::new()?;
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))?;
+        fs::copy(env!("CARGO_BIN_EXE_quorate"), folder.path().join("quorate"))?;
+        fs::create_dir_all(folder.path().join("host/var/run"))?;
+        Ok(Self { folder })
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Runs it as that user until it has said this; with the default log.
+    fn says(&self, user: u32, words: &str) -> Result<String> {
+        let log = fs::File::create(self.path("log"))?;
+        let mut command = Command::new(self.path("quorate"));
+        command.args(["sentinel", "run"]).arg(format!("--host={}", self.path("host").display())).env_clear();
+        // In a pod without a token: that the Service has an address is all that it knows of the API.
+        command.env("KUBERNETES_SERVICE_HOST", "127.0.0.1").env("KUBERNETES_SERVICE_PORT", "1");
+        command.env("QUORATE_NODE_NAME", "k2").env("QUORATE_POD_NAME", "p").env("QUORATE_POD_UID", "u");
+        let mut child = command.uid(user).stdout(log.try_clone()?).stderr(log).spawn()?;
+        let said = until(&format!("it says `{words}`"), PATIENCE, || {
+            anyhow::ensure!(child.try_wait()?.is_none(), "it has ended: {}", fs::read_to_string(self.path("log"))?);
+            let log = fs::read_to_string(self.path("log"))?;
+            Ok(if log.contains(words) { ControlFlow::Break(log) } else { ControlFlow::Continue(anyhow!("{log}")) })
+        });
+        child.kill()?;
+        child.wait()?;
+        said
+    }
+}
+
+#[test]
+fn r25_without_a_token_the_gate_is_closed_and_that_is_said() -> Result<()> {
+    let alone = Alone::new()?;
+    fs::write(alone.path("host").join(REQUIRED), "")?;
+    // Of a sentinel that is dead.
+    fs::write(alone.path("host").join(GATE), "{}")?;
+    let log = alone.says(0, "S005-api-unknown")?;
+    assert!(log.contains("the pod's service account cannot be used"), "{log}");
+    assert!(log.contains("The gate was open when the sentinel began; it is closed"), "{log}");
+    assert!(!alone.path("host").join(GATE).exists());
+    Ok(())
+}
+
+#[test]
+fn r26_a_host_path_that_cannot_be_written_is_said_in_one_line_at_the_start() -> Result<()> {
+    let alone = Alone::new()?;
+    let log = alone.says(65534, "S004-file-not-writable")?;
+    let line = log.lines().find(|line| line.contains("S004")).unwrap();
+    assert!(line.contains("/var/run on the host, as user 65534: Permission denied"), "{line}");
+    // Nor can what is there be removed: it counts as open, and is told as open.
+    fs::write(alone.path("host").join(GATE), "{}")?;
+    let log = alone.says(65534, "S003-file-stays")?;
+    assert!(log.contains("The gate is open"), "{log}");
+    assert!(alone.path("host").join(GATE).exists());
+    Ok(())
+}

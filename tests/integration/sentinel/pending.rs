@@ -1,0 +1,62 @@
+//! A node that waits for a day: what that costs.
+
+use super::*;
+
+/// A day of looks, 300 s apart.
+const LOOKS: usize = 288;
+
+fn anonymous(process: &Process) -> Result<u64> {
+    let pid = process.pid().context("it runs")?;
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).context("RssAnon")?;
+    Ok(line.trim().trim_end_matches(" kB").parse()?)
+}
+
+#[test]
+fn r28_a_node_that_is_pending_for_a_day_costs_no_more_at_its_end() -> Result<()> {
+    let mut fleet = Fleet::new()?;
+    fleet.kured(&["--period=10m", "--reboot-sentinel=/sentinel/quorate-reboot-required"])?;
+    fleet.configure("sentinel: {interval: 30ms, watch: 30ms, soak: 24h}\n")?;
+    fleet.wants_reboot(3)?;
+    // Their sentinels have said since when they are up, and are not started here.
+    for number in [1, 2] {
+        let boot = json!({"id": "boot-1", "since": 0}).to_string();
+        fleet.stage.api.kubectl(["annotate", "node", &format!("k{number}"), &format!("quorate.dev/boot={boot}")])?;
+    }
+    fleet.start(3)?;
+    fleet.says(3, "S013-soak: k1 is up since")?;
+    let asked = |fleet: &Fleet| -> Result<Vec<Value>> {
+        let own = "system:serviceaccount:quorate:quorate-sentinel";
+        let events = fleet.stage.api.audit_events()?.into_iter();
+        Ok(events.filter(|event| event["user"]["username"] == own).collect())
+    };
+    let looks = |fleet: &Fleet| -> Result<usize> {
+        let metrics = fleet.asked(3, "/metrics")?;
+        let line = metrics.lines().find_map(|line| line.strip_prefix("quorate_sentinel_looks_total "));
+        Ok(line.context("looks")?.parse()?)
+    };
+    let wait = |fleet: &Fleet, wanted: usize| {
+        until(&format!("{wanted} looks"), 2 * PATIENCE, || {
+            fleet.sentinel(3)?.running()?;
+            let looks = looks(fleet)?;
+            Ok(if looks >= wanted { ControlFlow::Break(looks) } else { ControlFlow::Continue(anyhow!("{looks}")) })
+        })
+    };
+    wait(&fleet, LOOKS / 4)?;
+    let early = anonymous(fleet.sentinel(3)?)?;
+    wait(&fleet, LOOKS)?;
+    let late = anonymous(fleet.sentinel(3)?)?;
+    println!("anonymous memory: {early} KiB after {} looks, {late} KiB after {LOOKS}", LOOKS / 4);
+    assert!(late <= early + 512, "it grows: {early} KiB, then {late} KiB");
+    // What one look asks, and that none asks for all pods. /readyz finds an apiserver that answers.
+    let asked = asked(&fleet)?;
+    let lists = |event: &&Value| event["verb"] == "list" && event["objectRef"]["resource"] == "nodes";
+    let (looks, all) = (asked.iter().filter(lists).count(), asked.len());
+    assert!(looks >= LOOKS, "{looks}");
+    let everywhere =
+        |event: &&Value| event["objectRef"]["resource"] == "pods" && event["objectRef"]["namespace"].is_null();
+    assert_eq!(asked.iter().filter(everywhere).count(), 0);
+    assert!(all <= looks * 5 + 40, "{all} requests in {looks} looks");
+    assert!(!fleet.is_open(3));
+    Ok(())
+}

@@ -1,0 +1,164 @@
+//! A reboot from Lease to Lease, and the ways in which it is given up.
+
+use super::*;
+use std::process::Command;
+
+/// Three nodes, two of them flagged at once; R27 and H03 before, H04 throughout, H06 and R30 after the boot.
+#[test]
+fn r30_the_first_node_that_was_rebooted_is_proven_whole_before_the_next() -> Result<()> {
+    let mut fleet = Fleet::new()?;
+    for number in [2, 3] {
+        fleet.wants_reboot(number)?;
+    }
+    (1..=3).try_for_each(|number| fleet.start(number))?;
+
+    // R27: kured looks at another file, and an hour is too long for the control plane's Lease.
+    for number in [2, 3] {
+        fleet.says(
+            number,
+            "S021-kured-elsewhere: kured looks at /run/reboot-required, the gate is /run/quorate-reboot-required",
+        )?;
+        fleet.says(number, "S026-kured-period")?;
+    }
+    fleet.says(1, "No reboot is wanted")?;
+    // H03: an administrator is at work on another node.
+    fleet.stage.api.kubectl(["cordon", "k1"])?;
+    let from = fleet.log(3)?.len();
+    fleet.kured(&["--period=10m", "--reboot-sentinel=/sentinel/quorate-reboot-required"])?;
+    fleet.says_after(3, from, "S012-node-cordoned: k1")?;
+    assert!((1..=3).all(|number| !fleet.is_open(number)));
+    assert_eq!(fleet.stage.holder()?, "");
+    fleet.stage.api.kubectl(["uncordon", "k1"])?;
+
+    // H04: one of the two.
+    let first = fleet.opens(&[2, 3])?;
+    let second = 5 - first;
+    assert_eq!(fleet.step()?, format!("k{first} open in boot boot1"));
+    let gate: Value = serde_json::from_str(&fs::read_to_string(fleet.host(first).join(GATE))?)?;
+    assert_eq!(gate["node"], format!("k{first}"));
+    assert!(
+        gate["judged"].is_string() && gate["by"].as_str().unwrap().starts_with(&format!("reboot/k{first}/")),
+        "{gate}"
+    );
+    fleet.says(second, "Q070-lease-held")?;
+
+    // What each shows of itself.
+    let metrics = fleet.asked(first, "/metrics")?;
+    assert!(metrics.contains("quorate_sentinel_open 1\n"), "{metrics}");
+    let metrics = fleet.asked(second, "/metrics")?;
+    assert!(metrics.contains("quorate_sentinel_open 0\n"), "{metrics}");
+    assert!(metrics.contains("quorate_sentinel_reason{code=\"Q070-lease-held\"} 1"), "{metrics}");
+    assert!(fleet.asked(first, "/readyz")?.starts_with("HTTP/1.1 200"));
+
+    // kured acts: its own cordon and lock are what was asked for.
+    fleet.kureds_pod(first, "kured-a", jiff::Timestamp::now() - jiff::SignedDuration::from_hours(1))?;
+    fleet.kured_takes(first)?;
+    fleet.says(second, "Q073-kured-lock-held")?;
+    assert!(fleet.is_open(first), "{}", fleet.log(first)?);
+    fleet.reboot(first, "boot-2")?;
+
+    // Its kubelet is Ready, kured is done; etcd is not back.
+    fleet.kureds_pod(first, "kured-a", jiff::Timestamp::now() + jiff::SignedDuration::from_secs(2))?;
+    fleet.kured_releases(first)?;
+    fleet.says(first, "S034-recovering: etcd of k")?;
+    assert_eq!(fleet.step()?, format!("k{first} recover"));
+    // R30: all of it is back but its pods have no network.
+    let from = fleet.log(first)?.len();
+    fleet.network(2)?;
+    fleet.back(first)?;
+    fleet.says_after(first, from, "S034-recovering: DaemonSet kube-system/cilium: 2 of 3 pods are ready")?;
+    assert_eq!(fleet.step()?, format!("k{first} recover"));
+    assert!(!fleet.is_open(first) && !fleet.is_open(second));
+    let node: Value =
+        serde_json::from_str(&fleet.stage.api.kubectl(["get", "node", &format!("k{first}"), "-o", "json"])?)?;
+    let boot = node["metadata"]["annotations"]["quorate.dev/boot"]
+        .as_str()
+        .context("its sentinel says since when it is up")?;
+    assert!(boot.contains("boot-2"), "{boot}");
+
+    // Whole: the next one goes.
+    fleet.network(3)?;
+    assert_eq!(fleet.opens(&[second])?, second);
+    assert_eq!(fleet.step()?, format!("k{second} open in boot boot1"));
+
+    // H05, from here: kured drains the second when a voter fails. The gate closes, and kured's process that has seen it is ended.
+    fleet.kureds_pod(second, "kured-b", jiff::Timestamp::now() - jiff::SignedDuration::from_hours(1))?;
+    fleet.kured_takes(second)?;
+    fleet.stage.api.etcd().member(first)?.kill()?;
+    fleet.closes(second)?;
+    fleet.says(second, "Q030-quorum-would-be-lost")?;
+    until("kured's pod is deleted", PATIENCE, || {
+        let pod = fleet.stage.api.kubectl(["get", "pod", "kured-b", "-n", "kube-system", "-o", "json"])?;
+        let pod: Value = serde_json::from_str(&pod)?;
+        let deleted = pod["metadata"]["deletionTimestamp"].is_string();
+        Ok(if deleted { ControlFlow::Break(()) } else { ControlFlow::Continue(anyhow!("{}", fleet.log(second)?)) })
+    })?;
+    assert_eq!(fleet.step()?, format!("k{second} open in boot boot1"), "nothing is given back before it has ended");
+    fleet.stage.api.finish_pod_deletion("kube-system", "kured-b")?;
+    // The next process of kured uncordons and releases.
+    fleet.kureds_pod(second, "kured-c", jiff::Timestamp::now() + jiff::SignedDuration::from_secs(2))?;
+    fleet.kured_releases(second)?;
+    fleet.stage.api.etcd().member(first)?.restart()?;
+    fleet.lease_is_free()?;
+    fleet.says(second, "S032-resting")?;
+    assert!((1..=3).all(|number| !fleet.is_open(number)));
+
+    // The fleet in one table: the pods of this test are none of the DaemonSets', so no sentinel counts as ready.
+    let mut status = Command::new(env!("CARGO_BIN_EXE_quorate"));
+    status.arg("--kubeconfig").arg(fleet.stage.api.kubeconfig()?).args(["sentinel", "status"]);
+    let said = status.env_remove("KUBERNETES_SERVICE_HOST").output()?;
+    let text = String::from_utf8_lossy(&said.stdout).into_owned();
+    assert_eq!(said.status.code(), Some(12), "{said:?}");
+    assert!(text.contains(&format!("k{second}: S032-resting")), "{text}");
+    let events = fleet.stage.api.kubectl(["get", "events.events.k8s.io", "-n", "default", "-o", "json"])?;
+    for reason in ["QuorateGateOpen", "QuorateRebooted", "QuorateGateClosed", "QuorateKuredEnded", "QuorateNotRebooted"]
+    {
+        assert!(events.contains(reason), "no Event {reason}: {events}");
+    }
+
+    // The account: nothing was denied to it, but for /readyz of an apiserver that has just begun and knows no role yet.
+    let own = "system:serviceaccount:quorate:quorate-sentinel";
+    let denied: Vec<Value> = fleet
+        .stage
+        .api
+        .audit_events()?
+        .into_iter()
+        .filter(|event| event["user"]["username"] == own && event["responseStatus"]["code"] == 403)
+        .filter(|event| event["requestURI"] != "/readyz")
+        .collect();
+    assert!(denied.is_empty(), "{denied:#?}");
+    Ok(())
+}
+
+/// A worker: without a certificate of etcd, under a slot of its own; and no gate stays open where the API is not to be reached.
+#[test]
+fn r25_a_worker_goes_by_its_own_slot_and_its_gate_closes_when_the_api_is_away() -> Result<()> {
+    let mut fleet = Fleet::new()?;
+    fleet.kured(&["--period=1h", "--concurrency=1", "--reboot-sentinel=/sentinel/quorate-reboot-required"])?;
+    for number in 1..=3 {
+        let boot = json!({"id": "boot-1", "since": 0}).to_string();
+        fleet.stage.api.kubectl(["annotate", "node", &format!("k{number}"), &format!("quorate.dev/boot={boot}")])?;
+    }
+    fleet.worker()?;
+    fleet.wants_reboot(4)?;
+    fleet.start(4)?;
+    until("the gate of w1 opens", PATIENCE, || {
+        Ok(if fleet.is_open(4) { ControlFlow::Break(()) } else { ControlFlow::Continue(anyhow!("{}", fleet.log(4)?)) })
+    })?;
+    let slot = fleet.stage.api.kubectl(["get", "lease", "worker-disruption-0", "-n", "quorate", "-o", "json"])?;
+    assert!(slot.contains("reboot/w1/") && slot.contains("open in boot boot1"), "{slot}");
+    assert_eq!(fleet.stage.holder().unwrap_or_default(), "", "the control plane's is free");
+    fleet.stage.api.apiserver(1)?.pause()?;
+    fleet.closes(4)?;
+    fleet.stage.api.apiserver(1)?.resume()?;
+    fleet.stage.api.wait_ready(1, PATIENCE)?;
+    // It owes the end of a kured that has no pod there, and gives the slot back.
+    until("the slot is free", PATIENCE, || {
+        let holder = ["get", "lease", "worker-disruption-0", "-n", "quorate", "-o", "jsonpath={.spec.holderIdentity}"];
+        let holder = fleet.stage.api.kubectl(holder)?;
+        Ok(if holder.is_empty() { ControlFlow::Break(()) } else { ControlFlow::Continue(anyhow!("{}", fleet.log(4)?)) })
+    })?;
+    fleet.says(4, "S032-resting")?;
+    assert!(!fleet.is_open(4));
+    Ok(())
+}
