@@ -7,6 +7,7 @@ mod reboot;
 
 use crate::members::job::Stage;
 use anyhow::{Context, Result, anyhow};
+use lab::etcd::EtcdVersion;
 use lab::process::{Process, until};
 use serde_json::{Value, json};
 use std::fs;

@@ -136,6 +136,8 @@ fn is_as_said(said: &Stored, stored: &Sum) -> Result<(), String> {
         "its manifest says that it has {} bytes with SHA-256 {}, and it has {} with {}",
         said.bytes, said.sha256, stored.bytes, stored.sha256
     ))
+}
+
 /// Opens a backup that lies in a store, which is fetched into `spool`.
 ///
 /// # Errors

@@ -117,27 +117,28 @@ pub fn ways(seen: &Seen, policy: &Policy) -> Vec<String> {
 pub fn on_the_node(node: &NodeName, peer_url: &str, new: MemberId) -> Vec<String> {
     let address = host(peer_url).unwrap_or_else(|| "ADDRESS".to_owned());
     let mut lines = vec![format!("on {node}, as root:")];
-    lines.extend(
-        [
-            "sh -e <<'QUORATE'".to_owned(),
-            "mkdir -p /var/lib/quorate/aside".to_owned(),
-            format!("aside=/var/lib/quorate/aside/etcd-for-{new}; mkdir $aside     # a second time it stops here"),
-            // etcd that is started again has no process between two tries, and an empty one would begin a cluster of its own.
-            "systemctl stop kubelet     # it would start the old etcd again".to_owned(),
-            // Without etcd the apiserver only keeps the kubelet waiting.
-            "for pod in etcd kube-apiserver; do".to_owned(),
-            "  test ! -e /etc/kubernetes/manifests/$pod.yaml || mv /etc/kubernetes/manifests/$pod.yaml $aside/".to_owned(),
-            "done".to_owned(),
-            "data=/var/lib/etcd".to_owned(),
-            r#"test ! -e $aside/etcd.yaml || data=$(sed -n "s/^ *- --data-dir=//p" $aside/etcd.yaml)"#.to_owned(),
-            r#"while pkill -f -- "^etcd .*--data-dir=$data( |\$)"; do sleep 1; done     # until its process is gone"#.to_owned(),
-            // Within the folder, which may be a mount point; never deleted.
-            format!("test ! -e $data/member || mv $data/member $data/member-before-{new}     # aside, never deleted"),
-            "systemctl start kubelet".to_owned(),
-        ],
-    );
+    lines.extend([
+        "sh -e <<'QUORATE'".to_owned(),
+        "mkdir -p /var/lib/quorate/aside".to_owned(),
+        format!("aside=/var/lib/quorate/aside/etcd-for-{new}; mkdir $aside     # a second time it stops here"),
+        // etcd that is started again has no process between two tries, and an empty one would begin a cluster of its own.
+        "systemctl stop kubelet     # it would start the old etcd again".to_owned(),
+        // Without etcd the apiserver only keeps the kubelet waiting.
+        "for pod in etcd kube-apiserver; do".to_owned(),
+        "  test ! -e /etc/kubernetes/manifests/$pod.yaml || mv /etc/kubernetes/manifests/$pod.yaml $aside/".to_owned(),
+        "done".to_owned(),
+        "data=/var/lib/etcd".to_owned(),
+        r#"test ! -e $aside/etcd.yaml || data=$(sed -n "s/^ *- --data-dir=//p" $aside/etcd.yaml)"#.to_owned(),
+        r#"while pkill -f -- "^etcd .*--data-dir=$data( |\$)"; do sleep 1; done     # until its process is gone"#
+            .to_owned(),
+        // Within the folder, which may be a mount point; never deleted.
+        format!("test ! -e $data/member || mv $data/member $data/member-before-{new}     # aside, never deleted"),
+        "systemctl start kubelet".to_owned(),
+    ]);
     lines.extend(join(node, &address));
-    lines.push("test ! -e $aside/kube-apiserver.yaml || mv $aside/kube-apiserver.yaml /etc/kubernetes/manifests/".to_owned());
+    lines.push(
+        "test ! -e $aside/kube-apiserver.yaml || mv $aside/kube-apiserver.yaml /etc/kubernetes/manifests/".to_owned(),
+    );
     lines.push("QUORATE".to_owned());
     lines
 }
