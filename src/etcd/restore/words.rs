@@ -26,11 +26,10 @@ pub(super) fn stop(node: &NodeName) -> Vec<String> {
 pub(super) fn rejoin(peer: &Peer, id: &str) -> Vec<String> {
     let Peer { name, address } = peer;
     let mut lines = stop(name);
-    lines.extend([
-        format!("  test -e /var/lib/etcd/member-before-{id} || mv /var/lib/etcd/member /var/lib/etcd/member-before-{id}     # aside, never deleted"),
-        "  for it in kube-apiserver kube-controller-manager kube-scheduler; do cp -p /var/lib/quorate/aside/$it.yaml /etc/kubernetes/manifests/; done".to_owned(),
-    ]);
+    lines.push(format!("  test -e /var/lib/etcd/member-before-{id} || mv /var/lib/etcd/member /var/lib/etcd/member-before-{id}     # aside, never deleted"));
     lines.extend(join(name, address));
+    // Only now: an apiserver without etcd ends again and again, and is then started later and later.
+    lines.push("  for it in kube-apiserver kube-controller-manager kube-scheduler; do cp -p /var/lib/quorate/aside/$it.yaml /etc/kubernetes/manifests/; done".to_owned());
     lines.push("  systemctl restart kubelet".to_owned());
     lines
 }
@@ -58,8 +57,8 @@ mod tests {
         assert!(
             at("mv /etc/kubernetes") < at("pgrep")
                 && at("pgrep") < at("member-before")
-                && at("member-before") < at("cp -p")
+                && at("member-before") < at("kubeadm join")
         );
-        assert!(at("cp -p") < at("kubeadm join"));
+        assert!(at("kubeadm join") < at("cp -p"));
     }
 }
