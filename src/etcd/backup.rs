@@ -187,7 +187,10 @@ impl Asked<'_> {
                 return Err(UsageError("--because is empty: say why, it is recorded".to_owned()).into());
             }
             let lifted = [Code::LeaseHeld, Code::LeaseUnknown];
-            host::record(state, "quorate etcd backup --here --without-lease", because, &lifted, self.clock)?;
+            // Who only looks goes without nothing.
+            if !self.backup.dry_run {
+                host::record(state, "quorate etcd backup --here --without-lease", because, &lifted, self.clock)?;
+            }
         }
         let spool = self.spool(state);
         let policy = Policy { without_api: true, ..config.policy() };

@@ -276,7 +276,7 @@ mod tests {
         let keep = move |mut pieces: mpsc::Receiver<Vec<u8>>| {
             let first = pieces.blocking_recv();
             // Until the test is over: the thread is in the kernel.
-            drop(hangs.recv());
+            let _ended = hangs.recv();
             Ok(first)
         };
         let endless = async || Ok(Some(vec![0; 8]));
@@ -286,7 +286,7 @@ mod tests {
         // The same when the last piece has come.
         let (answers, hangs) = std::sync::mpsc::channel::<()>();
         let keep = move |_: mpsc::Receiver<Vec<u8>>| {
-            drop(hangs.recv());
+            let _ended = hangs.recv();
             Ok(())
         };
         let lost = passed_on(async || Ok(None), keep, Duration::from_millis(50)).await.unwrap_err();
