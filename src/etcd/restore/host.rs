@@ -300,8 +300,11 @@ mod tests {
 
     #[test]
     fn of_processes_with_the_same_name_only_the_nodes_own_count() {
-        let mut child = std::process::Command::new("sleep").arg("4711").spawn().unwrap();
-        let pid = i32::try_from(child.id()).unwrap();
+        let log = tempfile::NamedTempFile::new().unwrap();
+        let args = vec!["4711".to_owned()];
+        let child = lab::process::Process::new("sleep", "sleep".into(), args, log.path().to_owned());
+        child.start().unwrap();
+        let pid = i32::try_from(child.pid().unwrap()).unwrap();
         // Whoever spawns goes on before the kernel has written down the child's words.
         let end = std::time::Instant::now() + std::time::Duration::from_secs(60);
         while !pids("sleep", Some("4711")).unwrap().contains(&pid) {
@@ -311,7 +314,6 @@ mod tests {
         assert!(pids("sleep", None).unwrap().contains(&pid));
         assert!(!pids("sleep", Some("--data-dir=/nowhere")).unwrap().contains(&pid));
         child.kill().unwrap();
-        child.wait().unwrap();
         assert!(!pids("sleep", None).unwrap().contains(&pid));
     }
 }
