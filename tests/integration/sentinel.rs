@@ -8,6 +8,7 @@ mod reboot;
 use crate::members::job::Stage;
 use anyhow::{Context, Result, anyhow};
 use lab::process::{Process, until};
+use quorate::clock::Clock;
 use serde_json::{Value, json};
 use std::fs;
 use std::io::{Read, Write};
@@ -58,7 +59,7 @@ impl Fleet {
             fleet.stage.pod(&format!("sentinel-{number}"), &format!("k{number}"))?;
         }
         for name in ["kube-controller-manager", "kube-scheduler"] {
-            let renewed = jiff::Timestamp::now();
+            let renewed = Clock::system().now();
             let lease = json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": name, "namespace": "kube-system"},
                 "spec": {"holderIdentity": "k1", "leaseDurationSeconds": 3600, "renewTime": format!("{renewed:.6}")}});
             fleet.stage.api.apply(&lease.to_string())?;
@@ -256,7 +257,7 @@ impl Fleet {
 
     /// kured takes its lock for a node, and cordons it.
     fn kured_takes(&self, number: usize) -> Result<()> {
-        let (node, now) = (format!("k{number}"), jiff::Timestamp::now());
+        let (node, now) = (format!("k{number}"), Clock::system().now());
         let lock =
             json!({"nodeID": node, "metadata": {"unschedulable": false}, "created": format!("{now:.0}"), "TTL": 0});
         self.stage.api.kubectl([
