@@ -255,6 +255,22 @@ impl Fleet {
         self.stage.patch("pod", name, "kube-system", &json!({"phase": "Running", "containerStatuses": running}))
     }
 
+    /// Waits until somebody has asked for the end of that pod of kured.
+    fn kured_is_deleted(&self, name: &str) -> Result<()> {
+        until("kured's pod is deleted", PATIENCE, || {
+            let pod = self.stage.api.kubectl(["get", "pod", name, "-n", "kube-system", "-o", "json"])?;
+            let pod: Value = serde_json::from_str(&pod)?;
+            let deleted = pod["metadata"]["deletionTimestamp"].is_string();
+            Ok(if deleted { ControlFlow::Break(()) } else { ControlFlow::Continue(anyhow!("it runs")) })
+        })
+    }
+
+    /// The same, and its processes have ended.
+    fn kured_is_ended(&self, name: &str) -> Result<()> {
+        self.kured_is_deleted(name)?;
+        self.stage.api.finish_pod_deletion("kube-system", name)
+    }
+
     /// kured takes its lock for a node, and cordons it.
     fn kured_takes(&self, number: usize) -> Result<()> {
         let (node, now) = (format!("k{number}"), Clock::system().now());
