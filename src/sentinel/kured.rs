@@ -310,9 +310,14 @@ mod tests {
 
     #[test]
     fn periods_are_read_as_go_writes_them() {
-        for (text, seconds) in
-            [("1h0m0s", Some(3600)), ("90s", Some(90)), ("1.5h", Some(5400)), ("0", Some(0)), ("0s", Some(0))]
-        {
+        for (text, seconds) in [
+            ("1h0m0s", Some(3600)),
+            ("90s", Some(90)),
+            ("15m", Some(900)),
+            ("1.5h", Some(5400)),
+            ("0", Some(0)),
+            ("0s", Some(0)),
+        ] {
             assert_eq!(duration(text), seconds.map(Duration::from_secs), "{text}");
         }
         for text in ["", "5", "5x", "m"] {

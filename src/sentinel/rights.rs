@@ -11,13 +11,16 @@ use std::time::Duration;
 /// One right: verb, group, resource, namespace, name.
 struct Right<'a>(&'a str, &'a str, &'a str, Option<&'a str>, Option<&'a str>);
 
-/// What is lacking, one reason each; what cannot be asked is lacking.
-pub async fn lacking(
+/// Asks for all of them; what cannot be asked is lacking.
+///
+/// # Errors
+/// What is lacking, in one line.
+pub async fn all(
     look: &Look,
     namespace: &str,
     (control_plane, node): (bool, &str),
     limit: Duration,
-) -> Vec<Reason> {
+) -> Result<(), Reason> {
     let mut needed = vec![
         Right("patch", "", "nodes", None, Some(node)),
         Right("get", "", "pods", Some(namespace), None),
@@ -44,10 +47,10 @@ pub async fn lacking(
             let dot = if group.is_empty() { "" } else { "." };
             let of = name.map_or_else(String::new, |name| format!(" {name}"));
             let place = namespace.map_or_else(String::new, |namespace| format!(" in {namespace}"));
-            lacking.push(Reason::new(Code::NotAllowed, format!("{verb} {resource}{dot}{group}{of}{place}: {why}")));
+            lacking.push(format!("{verb} {resource}{dot}{group}{of}{place}: {why}"));
         }
     }
-    lacking
+    if lacking.is_empty() { Ok(()) } else { Err(Reason::new(Code::NotAllowed, lacking.join("; "))) }
 }
 
 async fn allowed(client: &Client, right: &Right<'_>, limit: Duration) -> Result<(), String> {

@@ -148,6 +148,7 @@ mod tests {
             (Some("mon,tue,wed,thu,fri"), None, None, "2026-11-27T23:58:00Z", 30, false),
             (Some("mo,fr"), Some("2:00"), Some("5:00"), "2026-11-27T02:30:00Z", 30, true),
             (Some("mo,fr"), Some("2:00"), Some("5:00"), "2026-11-27T04:45:00Z", 30, false),
+            (Some("mo,fr"), Some("2:00"), Some("5:00"), "2026-11-27T01:50:00Z", 30, false),
             (Some("mo,fr"), Some("2am"), Some("05:00am"), "2026-11-27T05:01:00Z", 1, false),
             (Some("4"), Some("2"), Some("5"), "2026-11-27T02:30:00Z", 30, false),
             (Some("5"), Some("02pm"), Some("11:30pm"), "2026-11-27T23:10:00Z", 10, true),

@@ -88,7 +88,7 @@ mod tests {
         let whole = set("cilium", status(3, 3));
         assert_eq!(codes(&[whole.clone(), set("other", status(0, 3))], &[]), [""; 0]);
         assert_eq!(codes(&[set("other", status(3, 3))], &[]), ["S016"], "no network is known");
-        assert_eq!(codes(&[whole.clone()], &["kube-system/cilium", "storage/csi"]), ["S016"]);
+        assert_eq!(codes(std::slice::from_ref(&whole), &["kube-system/cilium", "storage/csi"]), ["S016"]);
         assert_eq!(codes(&[set("cilium", status(2, 3))], &[]), ["S015"]);
         assert_eq!(codes(&[set("cilium", status(0, 0))], &[]), ["S016"]);
         let mut late = status(3, 3);

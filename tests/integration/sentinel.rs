@@ -9,6 +9,7 @@ use crate::members::job::Stage;
 use anyhow::{Context, Result, anyhow};
 use lab::etcd::EtcdVersion;
 use lab::process::{Process, until};
+use quorate::clock::Clock;
 use serde_json::{Value, json};
 use std::fs;
 use std::io::{Read, Write};
@@ -59,7 +60,7 @@ impl Fleet {
             fleet.stage.pod(&format!("sentinel-{number}"), &format!("k{number}"))?;
         }
         for name in ["kube-controller-manager", "kube-scheduler"] {
-            let renewed = jiff::Timestamp::now();
+            let renewed = Clock::system().now();
             let lease = json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": name, "namespace": "kube-system"},
                 "spec": {"holderIdentity": "k1", "leaseDurationSeconds": 3600, "renewTime": format!("{renewed:.6}")}});
             fleet.stage.api.apply(&lease.to_string())?;
@@ -255,9 +256,25 @@ impl Fleet {
         self.stage.patch("pod", name, "kube-system", &json!({"phase": "Running", "containerStatuses": running}))
     }
 
+    /// Waits until somebody has asked for the end of that pod of kured.
+    fn kured_is_deleted(&self, name: &str) -> Result<()> {
+        until("kured's pod is deleted", PATIENCE, || {
+            let pod = self.stage.api.kubectl(["get", "pod", name, "-n", "kube-system", "-o", "json"])?;
+            let pod: Value = serde_json::from_str(&pod)?;
+            let deleted = pod["metadata"]["deletionTimestamp"].is_string();
+            Ok(if deleted { ControlFlow::Break(()) } else { ControlFlow::Continue(anyhow!("it runs")) })
+        })
+    }
+
+    /// The same, and its processes have ended.
+    fn kured_is_ended(&self, name: &str) -> Result<()> {
+        self.kured_is_deleted(name)?;
+        self.stage.api.finish_pod_deletion("kube-system", name)
+    }
+
     /// kured takes its lock for a node, and cordons it.
     fn kured_takes(&self, number: usize) -> Result<()> {
-        let (node, now) = (format!("k{number}"), jiff::Timestamp::now());
+        let (node, now) = (format!("k{number}"), Clock::system().now());
         let lock =
             json!({"nodeID": node, "metadata": {"unschedulable": false}, "created": format!("{now:.0}"), "TTL": 0});
         self.stage.api.kubectl([

@@ -59,6 +59,10 @@ impl Work<'_> {
         self.memory.saw = true;
         let own = look.nodes.iter().find(|seen| seen.name == node).cloned();
         let own = own.ok_or_else(|| Reason::new(Code::NodeUnknown, format!("the API lists no node {node}")))?;
+        if !self.memory.rights_seen {
+            rights::all(&look, &link.access.namespace, (own.control_plane, &node.0), limit).await?;
+            self.memory.rights_seen = true;
+        }
         self.write_boot(&look.client, &own, limit).await?;
         let slots = look::slots(own.control_plane, &link.config);
         let leases = Leases::new(link.access.clone(), Vec::new(), lock::timings(&link.config), self.clock);
@@ -88,11 +92,6 @@ impl Work<'_> {
             not_recovered: Vec::new(),
         };
         self.cheap(&look, &link, under_way, &mut facts);
-        if !self.memory.rights_seen {
-            let lacking = rights::lacking(&look, &link.access.namespace, (own.control_plane, &node.0), limit).await;
-            self.memory.rights_seen = lacking.is_empty();
-            facts.reasons.extend(lacking);
-        }
         self.dear(&look, &link, &own, guard, &mut facts).await;
         Ok(Box::new(Seen { link, look, own, leases, slots, held, pod, facts }))
     }
