@@ -17,7 +17,7 @@ pub const LONGEST_PERIOD: Duration = Duration::from_secs(15 * 60);
 
 /// The alerts that quorate ships (kustomize/components). One that fires must not keep kured from what the gate is open for: nothing would
 /// be rebooted, and what the alert is about never end (incident R29).
-pub const ALERTS: [&str; 1] = ["EtcdBackupStale"];
+pub const ALERTS: [&str; 2] = ["EtcdBackupStale", "EtcdDrillStale"];
 
 /// What of kured's configuration counts here. What cannot be understood is a reason why not.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -286,7 +286,7 @@ mod tests {
         let prometheus = "--prometheus-url=http://prometheus";
         assert_eq!(told(&[]), [""; 0], "it asks for no alerts");
         assert_eq!(told(&[prometheus]), ["S029"]);
-        assert_eq!(told(&[prometheus, "--alert-filter-regexp=^(Watchdog|EtcdBackupStale)$"]), [""; 0]);
+        assert_eq!(told(&[prometheus, "--alert-filter-regexp=^(Watchdog|EtcdBackupStale|EtcdDrillStale)$"]), [""; 0]);
         assert_eq!(told(&[prometheus, "--alert-filter-regexp=^Watchdog$|^Etcd.*"]), [""; 0]);
         assert_eq!(told(&[prometheus, "--alert-filter-regexp=^(Watchdog|RebootRequired)$"]), ["S029"]);
         assert_eq!(told(&[prometheus, "--alert-filter-regexp=^Etcd[A-Z]+$"]), ["S029"], "it cannot be told");

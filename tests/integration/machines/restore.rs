@@ -82,7 +82,6 @@ fn ready_pods(stage: &Stage) -> Result<i64, String> {
 }
 
 #[test]
-#[ignore = "a cluster of its own: 10 minutes"]
 fn h09_three_members_are_restored_and_objects_made_after_the_backup_are_gone() {
     let _alone = machines();
     let stage = stage(Spec { workers: 1, ..Spec::default() });
