@@ -37,6 +37,11 @@ struct Fleet {
     starts: usize,
 }
 
+/// The fourth is a worker.
+fn node_name(number: usize) -> String {
+    if number == 4 { "w1".to_owned() } else { format!("k{number}") }
+}
+
 /// Installs the base with the sentinel.
 fn install(stage: &Stage) -> Result<()> {
     let overlays = Path::new(env!("CARGO_MANIFEST_DIR")).join("kustomize/overlays");
@@ -132,7 +137,7 @@ impl Fleet {
 
     /// The container of that node's sentinel begins.
     fn start(&mut self, number: usize) -> Result<()> {
-        let node = if number == 4 { "w1".to_owned() } else { format!("k{number}") };
+        let node = node_name(number);
         let pod = format!("sentinel-{number}");
         // A worker has no certificate of etcd.
         let pki = if number == 4 { self.host(4) } else { self.stage.api.etcd().dir() }.to_owned();
@@ -174,13 +179,29 @@ impl Fleet {
         Ok(answer)
     }
 
+    /// How often it has looked.
+    fn looks(&self, number: usize) -> Result<usize> {
+        let metrics = self.asked(number, "/metrics")?;
+        let line = metrics.lines().find_map(|line| line.strip_prefix("quorate_sentinel_looks_total "));
+        Ok(line.context("looks")?.parse()?)
+    }
+
+    /// Waits until it has looked so often.
+    fn has_looked(&self, number: usize, wanted: usize) -> Result<()> {
+        until(&format!("{wanted} looks"), 2 * PATIENCE, || {
+            self.sentinel(number)?.running()?;
+            let looks = self.looks(number)?;
+            Ok(if looks >= wanted { ControlFlow::Break(()) } else { ControlFlow::Continue(anyhow!("{looks}")) })
+        })
+    }
+
     fn log(&self, number: usize) -> Result<String> {
         Ok(fs::read_to_string(self.sentinel(number)?.log_path())?)
     }
 
     /// Waits until that sentinel has said this, after what it had said before `from`.
     fn says_after(&self, number: usize, from: usize, words: &str) -> Result<()> {
-        until(&format!("k{number} says `{words}`"), PATIENCE, || {
+        until(&format!("{} says `{words}`", node_name(number)), PATIENCE, || {
             self.sentinel(number)?.running()?;
             let log = self.log(number)?;
             let there = log.get(from..).is_some_and(|log| log.contains(words));
@@ -248,7 +269,7 @@ impl Fleet {
     fn kureds_pod(&self, number: usize, name: &str, started: jiff::Timestamp) -> Result<()> {
         let pod = json!({
             "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "kube-system", "labels": {"name": "kured"}},
-            "spec": {"nodeName": format!("k{number}"), "containers": [{"name": "kured", "image": "ghcr.io/kubereboot/kured:1.23.0"}]},
+            "spec": {"nodeName": node_name(number), "containers": [{"name": "kured", "image": "ghcr.io/kubereboot/kured:1.23.0"}]},
         });
         self.stage.api.apply(&pod.to_string())?;
         let running = json!([{"name": "kured", "image": "", "imageID": "", "ready": true, "restartCount": 0,
@@ -274,7 +295,7 @@ impl Fleet {
 
     /// kured takes its lock for a node, and cordons it.
     fn kured_takes(&self, number: usize) -> Result<()> {
-        let (node, now) = (format!("k{number}"), Clock::system().now());
+        let (node, now) = (node_name(number), Clock::system().now());
         let lock =
             json!({"nodeID": node, "metadata": {"unschedulable": false}, "created": format!("{now:.0}"), "TTL": 0});
         self.stage.api.kubectl([
@@ -290,7 +311,7 @@ impl Fleet {
 
     /// kured uncordons, and gives its lock back.
     fn kured_releases(&self, number: usize) -> Result<()> {
-        self.stage.api.kubectl(["uncordon", &format!("k{number}")])?;
+        self.stage.api.kubectl(["uncordon", &node_name(number)])?;
         self.stage
             .api
             .kubectl(["annotate", "daemonset", "kured", "-n", "kube-system", "weave.works/kured-node-lock-"])

@@ -30,21 +30,9 @@ fn r28_a_node_that_is_pending_for_a_day_costs_no_more_at_its_end() -> Result<()>
         let events = fleet.stage.api.audit_events()?.into_iter();
         Ok(events.filter(|event| event["user"]["username"] == own).collect())
     };
-    let looks = |fleet: &Fleet| -> Result<usize> {
-        let metrics = fleet.asked(3, "/metrics")?;
-        let line = metrics.lines().find_map(|line| line.strip_prefix("quorate_sentinel_looks_total "));
-        Ok(line.context("looks")?.parse()?)
-    };
-    let wait = |fleet: &Fleet, wanted: usize| {
-        until(&format!("{wanted} looks"), 2 * PATIENCE, || {
-            fleet.sentinel(3)?.running()?;
-            let looks = looks(fleet)?;
-            Ok(if looks >= wanted { ControlFlow::Break(looks) } else { ControlFlow::Continue(anyhow!("{looks}")) })
-        })
-    };
-    wait(&fleet, LOOKS / 4)?;
+    fleet.has_looked(3, LOOKS / 4)?;
     let early = anonymous(fleet.sentinel(3)?)?;
-    wait(&fleet, LOOKS)?;
+    fleet.has_looked(3, LOOKS)?;
     let late = anonymous(fleet.sentinel(3)?)?;
     println!("anonymous memory: {early} KiB after {} looks, {late} KiB after {LOOKS}", LOOKS / 4);
     assert!(late <= early + 512, "it grows: {early} KiB, then {late} KiB");

@@ -167,9 +167,7 @@ fn r25_a_worker_goes_by_its_own_slot_and_its_gate_closes_when_the_api_is_away() 
     fleet.sentinel(4)?.kill()?;
     fleet.kubeconfig = right;
     fleet.start(4)?;
-    until("the gate of w1 opens", PATIENCE, || {
-        Ok(if fleet.is_open(4) { ControlFlow::Break(()) } else { ControlFlow::Continue(anyhow!("{}", fleet.log(4)?)) })
-    })?;
+    fleet.worker_opens()?;
     let slot = fleet.stage.api.kubectl(["get", "lease", "worker-disruption-0", "-n", "quorate", "-o", "json"])?;
     assert!(slot.contains("reboot/w1/") && slot.contains("open in boot boot1"), "{slot}");
     assert_eq!(fleet.stage.holder().unwrap_or_default(), "", "the control plane's is free");
@@ -178,12 +176,46 @@ fn r25_a_worker_goes_by_its_own_slot_and_its_gate_closes_when_the_api_is_away() 
     fleet.stage.api.apiserver(1)?.resume()?;
     fleet.stage.api.wait_ready(1, PATIENCE)?;
     // It owes the end of a kured that has no pod there, and gives the slot back.
-    until("the slot is free", PATIENCE, || {
-        let holder = ["get", "lease", "worker-disruption-0", "-n", "quorate", "-o", "jsonpath={.spec.holderIdentity}"];
-        let holder = fleet.stage.api.kubectl(holder)?;
-        Ok(if holder.is_empty() { ControlFlow::Break(()) } else { ControlFlow::Continue(anyhow!("{}", fleet.log(4)?)) })
-    })?;
+    fleet.slot_is_free()?;
     fleet.says(4, "S032-resting")?;
     assert!(!fleet.is_open(4));
-    Ok(())
+
+    // Its next process has another try, and kured gives that up: it uncordons, and does not reboot.
+    fleet.sentinel(4)?.kill()?;
+    fleet.start(4)?;
+    fleet.worker_opens()?;
+    fleet.kureds_pod(4, "kured-w", Clock::system().now() - jiff::SignedDuration::from_hours(1))?;
+    fleet.kured_takes(4)?;
+    fleet.has_looked(4, fleet.looks(4)? + 3)?;
+    assert!(fleet.is_open(4), "{}", fleet.log(4)?);
+    fleet.kured_releases(4)?;
+    fleet.closes(4)?;
+    fleet.says(4, "S031-drain-aborted")?;
+    fleet.kured_is_ended("kured-w")?;
+    fleet.slot_is_free()
+}
+
+impl Fleet {
+    fn worker_opens(&self) -> Result<()> {
+        until("the gate of w1 opens", PATIENCE, || {
+            Ok(if self.is_open(4) {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(anyhow!("{}", self.log(4)?))
+            })
+        })
+    }
+
+    fn slot_is_free(&self) -> Result<()> {
+        until("the slot is free", PATIENCE, || {
+            let holder =
+                ["get", "lease", "worker-disruption-0", "-n", "quorate", "-o", "jsonpath={.spec.holderIdentity}"];
+            let holder = self.stage.api.kubectl(holder)?;
+            Ok(if holder.is_empty() {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(anyhow!("{}", self.log(4)?))
+            })
+        })
+    }
 }
