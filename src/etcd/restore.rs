@@ -167,7 +167,7 @@ async fn nodes(
     let mut found = proven.peers();
     let Some(own) = own else {
         return Ok((
-            found,
+            distinct(found),
             "the members that the snapshot names, since the API does not answer: others may have joined since",
         ));
     };
