@@ -5,7 +5,6 @@ use crate::observe::etcd::connection::{Connection, Tls, connect};
 use crate::observe::etcd::{ClientFiles, endpoint, words};
 use etcd_client::{AlarmAction, AlarmOptions, AlarmType, Client, CompactionOptions, GetOptions};
 use quorum_safety::{Member, MemberId};
-use std::future::Future;
 use std::time::Duration;
 
 /// What etcd says where this revision is gone already: what was wanted.
