@@ -66,6 +66,7 @@ pub(super) async fn run(global: &Global, defrag: &Defrag, clock: Clock) -> anyho
         own: own.id,
         state,
         because,
+        namespace: &global.namespace,
         wait: defrag.wait,
         began: clock.boottime(),
     };

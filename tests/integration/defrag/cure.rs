@@ -1,6 +1,7 @@
 //! NOSPACE, on real members of each version with a small quota, with the API away: cured on the hosts one after the other; killed at each step
 //! and gone on with; what is refused changes nothing; what comes again is told.
 
+use crate::members::job::Stage;
 use crate::members::{Said, ended};
 use anyhow::{Context, Result, anyhow, ensure};
 use lab::etcd::{Cluster, Etcd, EtcdVersion, Spec};
@@ -23,40 +24,67 @@ const MIB: u64 = 1 << 20;
 const QUOTA: u64 = 16 * MIB;
 const COMMAND: &str = "quorate etcd defrag --cure-nospace --here --without-api --because …";
 
-/// Real members, and the host of each as kubeadm lays it out; no admin.conf of theirs leads anywhere.
+/// Real members, and the host of each as kubeadm lays it out.
 struct Hosts {
-    cluster: Cluster,
+    of: Of,
     folder: TempDir,
+}
+
+/// Whether there is more than etcd.
+enum Of {
+    /// No admin.conf leads anywhere.
+    Etcd(Cluster),
+    /// Apiservers run, and everything is as it should.
+    Api(Box<Stage>),
 }
 
 impl Hosts {
     fn of(version: EtcdVersion) -> Result<Self> {
-        let extra_args = vec![format!("--quota-backend-bytes={QUOTA}")];
-        let cluster = Etcd::start(Spec { extra_args, ..Spec::new(version, 3) })?;
-        let hosts = Self { cluster, folder: TempDir::new()? };
+        Self::lay_out(Of::Etcd(Etcd::start(Spec { extra_args: vec![quota()], ..Spec::new(version, 3) })?))
+    }
+
+    fn lay_out(of: Of) -> Result<Self> {
+        let hosts = Self { of, folder: TempDir::new()? };
         // A second in which it does not come again is enough where nobody writes.
         fs::write(hosts.config(), "times: {stable: 1s}\n")?;
-        for (number, member) in (1..).zip(hosts.cluster.members()) {
+        for (number, member) in (1..).zip(hosts.cluster().members()) {
             let folder = hosts.host(number);
             fs::create_dir_all(folder.join("manifests"))?;
             fs::create_dir(folder.join("pki"))?;
-            symlink(hosts.cluster.pki_dir(), folder.join("pki/etcd"))?;
+            symlink(hosts.cluster().pki_dir(), folder.join("pki/etcd"))?;
             let manifest = format!(
                 "    - --advertise-client-urls={}\n    - --data-dir={}/k{number}/etcd\n    - --quota-backend-bytes={QUOTA}\n",
                 member.endpoint(),
-                hosts.cluster.dir().display()
+                hosts.cluster().dir().display()
             );
             fs::write(folder.join("manifests/etcd.yaml"), manifest)?;
-            let nowhere = json!({
-                "apiVersion": "v1", "kind": "Config", "current-context": "lab",
-                "clusters": [{"name": "lab", "cluster": {
-                    "server": "https://127.0.0.1:1", "certificate-authority": hosts.cluster.pki_dir().join("ca.crt")}}],
-                "users": [{"name": "lab", "user": {"token": "none"}}],
-                "contexts": [{"name": "lab", "context": {"cluster": "lab", "user": "lab"}}],
-            });
-            fs::write(folder.join("admin.conf"), nowhere.to_string())?;
+            fs::write(folder.join("admin.conf"), hosts.admin()?)?;
         }
         Ok(hosts)
+    }
+
+    fn cluster(&self) -> &Cluster {
+        match &self.of {
+            Of::Etcd(cluster) => cluster,
+            Of::Api(stage) => stage.api.etcd(),
+        }
+    }
+
+    /// What is in admin.conf.
+    fn admin(&self) -> Result<String> {
+        match &self.of {
+            Of::Etcd(cluster) => {
+                let nowhere = json!({
+                    "apiVersion": "v1", "kind": "Config", "current-context": "lab",
+                    "clusters": [{"name": "lab", "cluster": {
+                        "server": "https://127.0.0.1:1", "certificate-authority": cluster.pki_dir().join("ca.crt")}}],
+                    "users": [{"name": "lab", "user": {"token": "none"}}],
+                    "contexts": [{"name": "lab", "context": {"cluster": "lab", "user": "lab"}}],
+                });
+                Ok(nowhere.to_string())
+            }
+            Of::Api(stage) => Ok(fs::read_to_string(stage.api.kubeconfig()?)?),
+        }
     }
 
     fn config(&self) -> PathBuf {
@@ -114,7 +142,7 @@ impl Hosts {
     }
 
     fn call(&self, member: usize, path: &str, body: &Value) -> Result<Value> {
-        self.cluster.member(member)?.call(path, body)
+        self.cluster().member(member)?.call(path, body)
     }
 
     /// A value of 384 KiB under a key of three bytes; both are base64 as they stand.
@@ -151,7 +179,7 @@ impl Hosts {
         let leader = until("somebody leads", PATIENCE, || {
             let status = self.call(1, "/v3/maintenance/status", &json!({}))?;
             let named = status["leader"].as_str().and_then(|id| id.parse::<u64>().ok());
-            let at = named.and_then(|id| self.cluster.members().iter().position(|member| member.id() == id));
+            let at = named.and_then(|id| self.cluster().members().iter().position(|member| member.id() == id));
             Ok(at.map_or_else(|| ControlFlow::Continue(anyhow!("{status}")), |at| ControlFlow::Break(at + 1)))
         })?;
         Ok((1..=3).filter(|number| *number != leader).chain([leader]).collect())
@@ -164,7 +192,7 @@ impl Hosts {
 
     fn logged(&self, words: &str) -> Result<Vec<usize>> {
         let count = |member: &lab::etcd::Member| Ok(fs::read_to_string(member.log_path())?.matches(words).count());
-        self.cluster.members().iter().map(count).collect()
+        self.cluster().members().iter().map(count).collect()
     }
 
     /// Nothing was done on this host, and none of it to etcd.
@@ -184,6 +212,10 @@ impl Hosts {
         }
         Ok(())
     }
+}
+
+fn quota() -> String {
+    format!("--quota-backend-bytes={QUOTA}")
 }
 
 /// It ended with this code and says so.
@@ -261,6 +293,36 @@ fn a_cure_that_is_killed_at_each_step_is_ended_by_the_same_command() -> Result<(
     hosts.cured()
 }
 
+/// The API is read, and takes no writes: whoever holds the Lease is seen, and cannot give it back. A deletion needs no room.
+#[test]
+fn beside_apiservers_that_take_no_writes_who_holds_the_lease_is_waited_for() -> Result<()> {
+    let hosts = Hosts::lay_out(Of::Api(Box::new(Stage::with(EtcdVersion::V3_6, vec![quota()], "quorate-defrag")?)))?;
+    let Of::Api(stage) = &hosts.of else { return Err(anyhow!("no apiserver")) };
+    let holder = json!({"identity": "they-1", "operation": "upgrade-v1.36.1", "target": "k3", "actor": "a test", "node": "k2", "bootId": "boot-1",
+        "step": {"name": "acquired", "touched": false}, "since": 1, "stepSince": 1});
+    let lease = json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
+        "metadata": {"name": "control-plane-disruption", "namespace": "quorate", "annotations": {"quorate.dev/holder": holder.to_string()}},
+        "spec": {"holderIdentity": "they-1", "leaseDurationSeconds": 60}});
+    stage.api.apply(&lease.to_string())?;
+    hosts.fill(1)?;
+    let map = ["create", "configmap", "after", "-n", "quorate"];
+    let refused = stage.api.kubectl(map).err().context("it was written")?;
+    assert!(format!("{refused:#}").contains("database space exceeded"), "{refused:#}");
+
+    let order = hosts.order()?;
+    let [first, second, leader] = order[..] else { return Err(anyhow!("{order:?}")) };
+    let said = hosts.cure(first, &["--wait=1s"])?;
+    says(&said, 11, &["nothing was changed", "kubectl delete lease -n quorate control-plane-disruption"]);
+    assert_eq!(said.codes(), ["Q070"], "{said:?}");
+    hosts.untouched(first)?;
+    stage.api.kubectl(["delete", "lease", "-n", "quorate", "control-plane-disruption"])?;
+    says(&hosts.cure(first, &[])?, 20, &[&next(second)]);
+    says(&hosts.cure(second, &[])?, 20, &[&next(leader)]);
+    says(&hosts.cure(leader, &[])?, 0, &["NOSPACE is over"]);
+    stage.api.kubectl(map)?;
+    hosts.cured()
+}
+
 /// Without an alarm, with a voter down, beside another alarm, where what is in use fills it: told, and nothing is done. Then it is cured,
 /// while somebody writes on: that it comes again is told.
 #[test]
@@ -271,12 +333,12 @@ fn what_is_refused_changes_nothing_and_what_comes_again_is_told() -> Result<()> 
     says(&hosts.cure(first, &[])?, 0, &["no member has the alarm NOSPACE; nothing was changed"]);
     hosts.fill(100)?;
 
-    hosts.cluster.member(second)?.kill()?;
+    hosts.cluster().member(second)?.kill()?;
     let said = hosts.cure(first, &["--wait=1s"])?;
     says(&said, 10, &["nothing was changed", &format!("k{second} does not")]);
     assert!(said.codes().contains(&"Q030".to_owned()), "{said:?}");
     hosts.untouched(first)?;
-    hosts.cluster.member(second)?.restart()?;
+    hosts.cluster().member(second)?.restart()?;
     // Its own health check says no under an alarm.
     until("it answers", PATIENCE, || {
         Ok(match hosts.call(second, "/v3/kv/range", &json!({"key": "0000", "keys_only": true})) {
@@ -285,7 +347,7 @@ fn what_is_refused_changes_nothing_and_what_comes_again_is_told() -> Result<()> 
         })
     })?;
 
-    let id = hosts.cluster.member(second)?.id().to_string();
+    let id = hosts.cluster().member(second)?.id().to_string();
     let corrupt = |action: &str| {
         let alarm = json!({"action": action, "memberID": id, "alarm": "CORRUPT"});
         hosts.call(first, "/v3/maintenance/alarm", &alarm)

@@ -15,6 +15,7 @@ use crate::etcd::host::record;
 use crate::etcd::members::list::{called, mebibytes};
 use crate::etcd::members::plan::Change;
 use crate::etcd::members::request as change;
+use crate::lock;
 use crate::observe::Sources;
 use crate::observe::etcd::address;
 use crate::output;
@@ -43,6 +44,8 @@ pub(super) struct Work<'a> {
     /// Where the lock of this host, its overrides and the mark are.
     pub(super) state: &'a Path,
     pub(super) because: &'a str,
+    /// Where our Leases are.
+    pub(super) namespace: &'a str,
     /// How long to wait for what passes by itself.
     pub(super) wait: Duration,
     /// When it began, by the clock's time since boot.
@@ -457,7 +460,7 @@ impl Work<'_> {
         let (mut outcome, reasons, blockers, summary) = match not_now {
             NotNow::Rule(reasons) => {
                 let summary = format!("NOSPACE is not cured now{done}");
-                (Outcome::of_reasons(reasons), reasons.clone(), Vec::new(), summary)
+                (Outcome::of_reasons(reasons), reasons.clone(), self.ways(reasons), summary)
             }
             NotNow::Passing(_) | NotNow::Stays(_) => {
                 (Outcome::Held, Vec::new(), vec![text], format!("NOSPACE is not cured now{done}"))
@@ -472,6 +475,17 @@ impl Work<'_> {
             outcome = Outcome::Midway;
         }
         Some(Report::with_blockers(outcome, summary, &reasons, &blockers).on(&seen.observation))
+    }
+
+    /// What may be done where a holder cannot give its Lease back.
+    fn ways(&self, reasons: &[Reason]) -> Vec<String> {
+        let held = reasons.iter().any(|reason| reason.code == Code::LeaseHeld);
+        let (namespace, lease) = (self.namespace, lock::CONTROL_PLANE);
+        let way = format!(
+            "no Lease can be given back either; once it is certain that its holder does nothing any more: `kubectl delete lease -n \
+             {namespace} {lease}`, since a deletion needs no room"
+        );
+        held.then_some(way).into_iter().collect()
     }
 
     /// A line of progress, with the time since it began.
