@@ -23,13 +23,13 @@ pub struct Defrag {
     #[arg(long, requires = "in_place", conflicts_with = "in_job")]
     pub here: bool,
     /// The override for the locks: under NOSPACE etcd has no room for a Lease, and no apiserver may serve; recorded on this host
-    #[arg(long, requires = "because", requires = "cure_nospace")]
+    #[arg(long, requires = "because", requires = "cure_nospace", conflicts_with = "dry_run")]
     pub without_api: bool,
     /// Why the locks are gone without, and a check is lifted
     #[arg(long, value_name = "TEXT", requires = "without_api")]
     pub because: Option<String>,
     /// Lift this single check, for this command; only those that docs/reasons.md calls liftable
-    #[arg(long, value_name = "CODE", value_parser = liftable, requires = "cure_nospace")]
+    #[arg(long, value_name = "CODE", value_parser = liftable, requires = "cure_nospace", conflicts_with = "dry_run")]
     pub lift: Vec<Code>,
     /// How long to wait for what passes by itself: an election, a late answer, a lock whose holder is gone
     #[arg(long, value_name = "TIME", default_value = "3m", value_parser = time)]

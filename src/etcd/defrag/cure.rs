@@ -56,6 +56,7 @@ pub(super) async fn run(global: &Global, defrag: &Defrag, clock: Clock) -> anyho
             format!("no member of etcd is at {}, which is what etcd's manifest says here", advertised.join(", "));
         return Err(UsageError(text).into());
     };
+    let id = own.id;
     let work = Work {
         sources: place.sources(),
         config: &config,
@@ -63,12 +64,13 @@ pub(super) async fn run(global: &Global, defrag: &Defrag, clock: Clock) -> anyho
         data: place.etcd_flag("--data-dir=").map_or_else(|| defrag.data_dir.clone(), Into::into),
         policy,
         clock,
-        own: own.id,
+        own: id,
         state,
         because,
         namespace: &global.namespace,
         wait: defrag.wait,
         began: clock.boottime(),
     };
-    Ok(work.run(begun.filter(|begun| begun.member == own.id)).await)
+    let begun = begun.filter(|begun| begun.member == id);
+    Ok(work.run(begun, seen).await)
 }

@@ -99,7 +99,7 @@ enum Way {
 
 impl Work<'_> {
     /// Carries it out as far as it can be from this host.
-    pub(super) async fn run(self, begun: Option<Begun>) -> Report {
+    pub(super) async fn run(self, begun: Option<Begun>, seen: Seen) -> Report {
         let mut state = State {
             touched: begun.is_some(),
             open: begun.as_ref().is_some_and(|begun| begun.step == Step::Defragment),
@@ -110,7 +110,7 @@ impl Work<'_> {
             before: None,
             in_use: None,
         };
-        let report = match self.steps(begun.as_ref(), &mut state).await {
+        let report = match self.steps(begun.as_ref(), seen, &mut state).await {
             Ok(report) => report,
             Err(error) => Report::new(Outcome::Unknown, format!("{error:#}"), &[]),
         };
@@ -124,17 +124,22 @@ impl Work<'_> {
         }
     }
 
-    async fn steps(&self, begun: Option<&Begun>, state: &mut State) -> anyhow::Result<Report> {
+    async fn steps(&self, begun: Option<&Begun>, seen: Seen, state: &mut State) -> anyhow::Result<Report> {
+        let mut first = Some(seen);
         if let Some(begun) = begun {
             self.say("going on with what was begun before");
             if let Some(away) = self.serves(begun.database, state).await {
                 return Ok(away);
             }
+            first = None;
         }
         let mut since = self.clock.boottime();
         let mut said = String::new();
         loop {
-            let seen = self.look().await;
+            let seen = match first.take() {
+                Some(seen) => seen,
+                None => self.look().await,
+            };
             let not_now = match plan::next(&seen.observation.etcd, self.own, self.room) {
                 Next::Nothing if !state.touched => {
                     let text = "no member has the alarm NOSPACE; nothing was changed";
@@ -342,6 +347,12 @@ impl Work<'_> {
                     waited.as_secs()
                 );
                 return Report::new(Outcome::Midway, text, &[]).on(&seen.observation);
+            }
+            if let Next::Not(reasons) = plan::next(etcd, self.own, self.room)
+                && reasons.iter().any(|reason| reason.code == Code::AlarmActive)
+            {
+                let text = "NOSPACE is disarmed, and another alarm is active";
+                return Report::new(Outcome::Midway, text, &reasons).on(&seen.observation);
             }
             let lacks = self.lack(&seen);
             match (lacks, etcd.membership.known()) {
