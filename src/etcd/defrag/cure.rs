@@ -46,17 +46,24 @@ pub(super) async fn run(global: &Global, defrag: &Defrag, clock: Clock) -> anyho
     }
     let begun = Begun::read(state)?;
     let seen = seen::look(&place.sources(), &config, Mine::Nothing, clock).await;
-    if let Some(report) = nobody_known(&seen) {
-        return Ok(report);
-    }
-    let list = seen.observation.etcd.membership.known().map_or(&[][..], |list| list.members());
-    let advertised = place.sources().seeds;
-    let Some(own) = list.iter().find(|member| member.client_urls.iter().any(|url| advertised.contains(url))) else {
-        let text =
-            format!("no member of etcd is at {}, which is what etcd's manifest says here", advertised.join(", "));
-        return Err(UsageError(text).into());
+    // Whoever is away for it may be the one that this host would ask for the members.
+    let away = begun.as_ref().filter(|begun| begun.step == Step::Defragment).map(|begun| begun.member);
+    let id = match (nobody_known(&seen), away) {
+        (Some(_), Some(away)) => away,
+        (Some(report), None) => return Ok(report),
+        (None, _) => {
+            let list = seen.observation.etcd.membership.known().map_or(&[][..], |list| list.members());
+            let urls = place.sources().seeds;
+            match list.iter().find(|member| member.client_urls.iter().any(|url| urls.contains(url))) {
+                Some(own) => own.id,
+                None => {
+                    let urls = urls.join(", ");
+                    let text = format!("no member of etcd is at {urls}, which is what etcd's manifest says here");
+                    return Err(UsageError(text).into());
+                }
+            }
+        }
     };
-    let id = own.id;
     let work = Work {
         sources: place.sources(),
         config: &config,
