@@ -126,6 +126,8 @@ pub struct InPlace {
     etcd: ClientFiles,
     seeds: Vec<String>,
     peers: Vec<String>,
+    /// The manifest of this node's etcd.
+    manifest: String,
 }
 
 impl InPlace {
@@ -160,7 +162,12 @@ impl InPlace {
         let access = access.map_err(|error| error.to_string());
         let host = rustix::system::uname().nodename().to_string_lossy().to_lowercase();
         let etcd = ClientFiles::in_folder(folder.join("pki/etcd"));
-        Ok(Self { access, node: NodeName(host), etcd, seeds, peers })
+        Ok(Self { access, node: NodeName(host), etcd, seeds, peers, manifest })
+    }
+
+    /// The value of a flag, such as `--data-dir=`, that the manifest of this node's etcd sets.
+    pub fn etcd_flag(&self, flag: &'static str) -> Option<String> {
+        values(&self.manifest, flag).next().map(str::to_owned)
     }
 
     /// The configuration; the defaults when the API is down, since then it cannot be read. A wrong one is refused.

@@ -222,6 +222,13 @@ mod tests {
             ("quorate etcd members remove k2 --yes k2 --dry-run", "--dry-run"),
             ("quorate etcd members remove k2 --wait soon", "15m"),
             ("quorate etcd defrag --here", "--dry-run"),
+            ("quorate etcd defrag --cure-nospace", "--here"),
+            ("quorate etcd defrag --cure-nospace --here", "--without-api"),
+            ("quorate etcd defrag --cure-nospace --here --without-api", "--because"),
+            ("quorate etcd defrag --cure-nospace --dry-run --here", "--dry-run"),
+            ("quorate etcd defrag --dry-run --here --without-api --because x", "--dry-run"),
+            ("quorate etcd defrag --lift Q052", "--cure-nospace"),
+            ("quorate etcd defrag --cure-nospace --here --without-api --because x --lift Q030", "nothing lifts Q030"),
             ("quorate etcd defrag --dry-run --wait 1m", "--wait"),
             ("quorate etcd members remove", "<MEMBER>"),
             ("quorate etcd members add", "--node"),
@@ -236,6 +243,8 @@ mod tests {
             "quorate etcd members add --node k4 --dry-run",
             "quorate etcd defrag",
             "quorate etcd defrag --dry-run --here",
+            "quorate etcd defrag --cure-nospace --here --without-api --because full",
+            "quorate etcd defrag --cure-nospace --here --without-api --because full --lift Q052 --wait 1m",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_ok(), "{line}");
         }

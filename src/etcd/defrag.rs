@@ -19,6 +19,7 @@ use crate::report::{Outcome, Report};
 use crate::seen::{self, Seen};
 use crate::status;
 use act::Work;
+pub use cure::Step;
 use plan::Plan;
 use quorum_safety::{Code, Fact, Mine, NodeName, Reason};
 use std::path::Path;
@@ -26,6 +27,7 @@ use std::time::Duration;
 
 mod act;
 mod aside;
+mod cure;
 pub mod plan;
 mod request;
 mod room;
@@ -40,6 +42,11 @@ const PATIENCE: Duration = Duration::from_secs(180);
 /// # Errors
 /// When it could not be carried out; what was refused, or is half done, is an answer.
 pub async fn run(global: &Global, defrag: &Defrag, clock: Clock) -> anyhow::Result<ExitStatus> {
+    if defrag.cure_nospace {
+        let report = cure::run(global, defrag, clock).await?;
+        output::answer(global.output, &report.document(), || report.text())?;
+        return Ok(report.outcome.status());
+    }
     let asked = Asked { global, defrag, clock };
     match (defrag.in_job, defrag.dry_run) {
         (true, false) => {

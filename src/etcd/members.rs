@@ -16,8 +16,7 @@ use crate::report::{Outcome, Report};
 use crate::seen::{self, Seen};
 use crate::{output, status};
 use act::{Locks, Work};
-use host::HostLock;
-pub(super) use host::LOCK as HOST_LOCK;
+pub(super) use host::{HostLock, LOCK as HOST_LOCK};
 use list::MemberList;
 use plan::{Begun, Order, Typed, Wanted};
 use quorum_safety::{Code, Disruption, Fact, Membership, Mine, NodeName, Policy, Reason, Verdict, judge};
@@ -220,9 +219,8 @@ impl Asked<'_> {
             let summary = "another change of members, or a backup, runs on this host; nothing was changed";
             return Ok(Ok(Report::new(Outcome::Held, summary, &[])));
         };
-        if let Some(other) = lock.begun.as_ref().filter(|begun| **begun != order) {
-            let summary =
-                format!("another change of members is half done on this host: `{}` goes on with it", act::here(other));
+        if let Some(command) = half_done(&lock).filter(|_| lock.begun.as_ref() != Some(&order)) {
+            let summary = format!("another change of members is half done on this host: `{command}` goes on with it");
             return Ok(Ok(Report::new(Outcome::Held, summary, &[])));
         }
         lock.record(&order, because, &how.lift, clock)?;
@@ -321,6 +319,11 @@ pub(super) fn nobody_known(seen: &Seen) -> Option<Report> {
     let why = seen.observation.etcd.membership.as_result().err()?;
     let reason = Reason::new(Code::MembershipUnknown, why);
     Some(Report::new(Outcome::Unknown, "who the members are is not known; nothing was changed", &[reason]))
+}
+
+/// The command that goes on with a change of members that was begun under the lock of this host and not ended.
+pub(super) fn half_done(lock: &HostLock) -> Option<String> {
+    lock.begun.as_ref().map(act::here)
 }
 
 /// What is under way as it will be when the Lease is held for this.

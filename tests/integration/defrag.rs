@@ -3,6 +3,7 @@
 //! machines (`machines/defrag.rs`).
 
 mod aside;
+mod cure;
 
 use crate::machines::rights;
 use crate::members::job::Stage;

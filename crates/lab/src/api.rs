@@ -36,6 +36,8 @@ pub struct Spec {
     /// The number of etcd members: 1, 3 or 5. An apiserver uses the member of its own node if there is one, as
     /// kubeadm's does, else k1's.
     pub etcd_members: u8,
+    /// Flags of each etcd member after kubeadm's.
+    pub etcd_args: Vec<String>,
     /// The number of apiservers, on k1, k2, …
     pub apiservers: u8,
     /// Start the real kube-controller-manager and kube-scheduler on k1. Without them no budget has a status, no namespace
@@ -56,6 +58,7 @@ impl Default for Spec {
             version: "v1.36.1".to_owned(),
             etcd: EtcdVersion::V3_6,
             etcd_members: 1,
+            etcd_args: Vec::new(),
             apiservers: 1,
             controllers: false,
             audit: false,
@@ -131,7 +134,8 @@ impl Api {
     pub fn start(spec: Spec) -> Result<Self> {
         ensure!((1..=9).contains(&spec.apiservers), "1 to 9 apiservers, not {}", spec.apiservers);
         let programs = binaries::kubernetes(&spec.version)?;
-        let mut etcd = Etcd::start(etcd::Spec::new(spec.etcd, spec.etcd_members))?;
+        let of_etcd = etcd::Spec::new(spec.etcd, spec.etcd_members);
+        let mut etcd = Etcd::start(etcd::Spec { extra_args: spec.etcd_args.clone(), ..of_etcd })?;
         etcd.keep(true);
         let pki = Pki::create(&etcd)?;
         let https = Https::new(pki.ca.cert(), &pki.admin, ANSWER)?;

@@ -26,8 +26,8 @@ pub struct Policy {
     pub worker_slots: usize,
     /// The single checks that a recorded, time-boxed override lifts for this request. The shell drops expired ones.
     pub lifted: Vec<Code>,
-    /// A recorded, time-boxed override for a change of members while the API is away: what only the API knows holds it no more. It holds
-    /// for nothing else, and for nobody while the nodes can be read or an apiserver is ready.
+    /// A recorded, time-boxed override for a change of members, and for a defragmentation under NOSPACE, while the API is away: what only
+    /// the API knows holds them no more. It holds for nothing else, and for nobody while the nodes can be read or an apiserver is ready.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub without_api: bool,
 }

@@ -151,7 +151,7 @@ catalogue! {
         "The member answers but cannot reach a majority. Check its peers and port 2380."
         Real "without_quorum_the_survivor_knows_no_leader_and_reads_nothing"
     AlarmActive             "Q015-alarm-active"              Hold    true  "etcd has raised an alarm."
-        "NOSPACE: compact, defragment, disarm the alarm. CORRUPT: remove and replace the corrupt member. Both before anything else."
+        "NOSPACE: `quorate etcd defrag --cure-nospace --here` on the control plane nodes: it compacts, defragments, and disarms the alarm. CORRUPT: remove and replace the corrupt member. Both before anything else."
         Real "an_alarm_and_a_join_that_never_started_hold_everything"
     AlarmsUnknown           "Q016-alarms-unknown"            Unknown false "etcd's alarms could not be read."
         "Ask again; if one member keeps refusing, treat it as not healthy."

@@ -1,7 +1,8 @@
 //! `quorate etcd defrag`.
 
-use super::{Files, time};
+use super::{Files, liftable, time};
 use clap::Args;
+use quorum_safety::Code;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -12,11 +13,24 @@ use std::time::Duration;
 #[derive(Debug, Args)]
 pub struct Defrag {
     /// Say for each member what it would gain, whether it pays, and in which order; change nothing
-    #[arg(long, conflicts_with = "wait")]
+    #[arg(long, conflicts_with = "wait", group = "in_place")]
     pub dry_run: bool,
-    /// Read in place, on a control plane node, as root, from kubeadm's paths
-    #[arg(long, requires = "dry_run", conflicts_with = "in_job")]
+    /// End the alarm NOSPACE, under which etcd takes no writes: compact, defragment the member of this node, and disarm once every member has
+    /// room; to be typed on each control plane node, in the order that it tells
+    #[arg(long, requires = "here", requires = "without_api", conflicts_with = "in_job", group = "in_place")]
+    pub cure_nospace: bool,
+    /// Read in place, on a control plane node, as root, from kubeadm's paths; and act there with --cure-nospace
+    #[arg(long, requires = "in_place", conflicts_with = "in_job")]
     pub here: bool,
+    /// The override for the locks: under NOSPACE etcd has no room for a Lease, and no apiserver may serve; recorded on this host
+    #[arg(long, requires = "because", requires = "cure_nospace", conflicts_with = "dry_run")]
+    pub without_api: bool,
+    /// Why the locks are gone without, and a check is lifted
+    #[arg(long, value_name = "TEXT", requires = "without_api")]
+    pub because: Option<String>,
+    /// Lift this single check, for this command; only those that docs/reasons.md calls liftable
+    #[arg(long, value_name = "CODE", value_parser = liftable, requires = "cure_nospace", conflicts_with = "dry_run")]
+    pub lift: Vec<Code>,
     /// How long to wait for what passes by itself: an election, a late answer, a lock whose holder is gone
     #[arg(long, value_name = "TIME", default_value = "3m", value_parser = time)]
     pub wait: Duration,

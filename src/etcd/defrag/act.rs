@@ -25,13 +25,13 @@ use std::path::Path;
 use std::time::Duration;
 
 /// How long what passes by itself is waited for.
-const PASSING: Duration = Duration::from_secs(90);
+pub(super) const PASSING: Duration = Duration::from_secs(90);
 /// Between two looks.
-const PAUSE: Duration = Duration::from_secs(1);
+pub(super) const PAUSE: Duration = Duration::from_secs(1);
 /// How often a member is asked whose database is as it was afterwards: it was killed in the middle.
-const TIMES: usize = 3;
+pub(super) const TIMES: usize = 3;
 /// How long an answer is listened for. It ends before the deadline of the Lease does, as of every disruptive request; etcd does not.
-const LISTEN: Duration = Duration::from_secs(20);
+pub(super) const LISTEN: Duration = Duration::from_secs(20);
 
 /// The defragmentation of one member.
 pub(super) struct Work<'a> {
@@ -165,7 +165,7 @@ impl Work<'_> {
                 }
                 Tried::Away(report) => return Ok(report),
                 Tried::Served(answer) => {
-                    if let Heard::Other(why) = &answer {
+                    if let Heard::Other(why) | Heard::Silent(why) = &answer {
                         self.say(&format!("{name}: it serves again; of the request was heard: {why}"));
                     }
                     (before, heard, asked) = (before.or(database.known().copied()), answer, asked + 1);
@@ -260,7 +260,7 @@ impl Work<'_> {
             state.open = false;
             return Ok(Tried::NotNow(NotNow::Other(format!("{name}: it was not asked: {why}"))));
         }
-        if let Heard::Other(why) = &heard {
+        if let Heard::Other(why) | Heard::Silent(why) = &heard {
             self.say(&format!("{name}: {why}; that is no end: waiting for the member itself"));
         }
         if let Some(away) = self.serves(hold, Some(database)).await? {

@@ -12,8 +12,10 @@ pub(super) enum Heard {
     Done,
     /// Nothing was asked.
     NotAsked(String),
-    /// Something else, or nothing in time. etcd's server looks at no deadline of a client and goes on: only the member itself can tell.
+    /// Something else.
     Other(String),
+    /// Nothing in time. etcd's server looks at no deadline of a client and goes on: only the member itself can tell.
+    Silent(String),
 }
 
 /// Asks this member, on a connection of its own; `connecting` is for that, `answer` for the answer.
@@ -36,6 +38,6 @@ pub(super) async fn defragment(
     match tokio::time::timeout(answer, client.defragment()).await {
         Ok(Ok(_)) => Heard::Done,
         Ok(Err(error)) => Heard::Other(words(&error)),
-        Err(_) => Heard::Other(format!("no answer in {} s", answer.as_secs_f32())),
+        Err(_) => Heard::Silent(format!("no answer in {} s", answer.as_secs_f32())),
     }
 }

@@ -16,7 +16,7 @@ const MARK: &str = "members.begun";
 
 /// The lock of this host. The kernel lets go of it when the process ends, however it ends; the mark stays.
 #[derive(Debug)]
-pub(super) struct HostLock {
+pub(in crate::etcd) struct HostLock {
     _lock: File,
     /// No snapshot is taken beside a change: a stalled one freezes a member (etcd-notes, 2b row 4).
     _snapshot: File,
@@ -37,7 +37,7 @@ impl HostLock {
     ///
     /// # Errors
     /// When the folder cannot be used, or what was begun cannot be read: then nothing may be done.
-    pub(super) fn take(folder: &Path) -> anyhow::Result<Option<Self>> {
+    pub(in crate::etcd) fn take(folder: &Path) -> anyhow::Result<Option<Self>> {
         let Some(own) = lock(folder, LOCK)? else { return Ok(None) };
         let Some(snapshot) = lock(folder, backup::HOST_LOCK)? else { return Ok(None) };
         let begun = read(&folder.join(MARK))?;

@@ -15,7 +15,13 @@ pub(crate) struct Stage {
 impl Stage {
     /// For the account of a template.
     pub(crate) fn of(etcd: EtcdVersion, account: &str) -> Result<Self> {
-        let api = Api::start(ApiSpec { etcd, etcd_members: 3, apiservers: 3, audit: true, ..ApiSpec::default() })?;
+        Self::with(etcd, Vec::new(), account)
+    }
+
+    /// The same with more flags of etcd.
+    pub(crate) fn with(etcd: EtcdVersion, etcd_args: Vec<String>, account: &str) -> Result<Self> {
+        let spec = ApiSpec { etcd, etcd_members: 3, etcd_args, apiservers: 3, audit: true, ..ApiSpec::default() };
+        let api = Api::start(spec)?;
         api.kubectl(["apply", "-k", concat!(env!("CARGO_MANIFEST_DIR"), "/manifests")])?;
         for namespace in ["quorate", "kube-system"] {
             api.apply(&json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default", "namespace": namespace}}).to_string())?;

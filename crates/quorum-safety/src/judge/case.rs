@@ -4,7 +4,7 @@
 use crate::disruption::Disruption;
 use crate::in_flight::{Holder, InFlight, Lock, Mine};
 use crate::membership::{Member, MemberId, Membership, NodeName, Role};
-use crate::observation::{Fact, MemberView, NodeView, Observation, StatusSample};
+use crate::observation::{AlarmKind, Fact, MemberView, NodeView, Observation, StatusSample};
 use crate::policy::Policy;
 use crate::quorum::Quorum;
 use crate::reason::Code;
@@ -200,22 +200,29 @@ impl<'a> Case<'a> {
         code.liftable() && self.policy.lifted.contains(&code)
     }
 
-    /// Whether members are changed without the API: an override says so, and nothing that was read denies it. etcd commits the change
-    /// whoever serves the API, and what would tell of others is not to be had (design.md, "Where things run").
+    /// Whether it goes without the API: an override says so, and nothing that was read denies it. etcd commits a change of members, and has
+    /// no room for a Lease, whoever serves the API; what would tell of others is not to be had (design.md, "Where things run").
     pub(super) fn is_without_api(&self) -> bool {
-        let changes_members = match self.wanted {
+        let may_go_without = match self.wanted {
             Disruption::MoveLeader(_)
             | Disruption::AddLearner
             | Disruption::Promote(_)
             | Disruption::Remove(_)
             | Disruption::Replace(_) => true,
-            Disruption::Reboot(_) | Disruption::Upgrade(_) | Disruption::Defragment(_) | Disruption::Restore => false,
+            Disruption::Defragment(_) => self.has_no_space(),
+            Disruption::Reboot(_) | Disruption::Upgrade(_) | Disruption::Restore => false,
         };
         let servers = &self.seen.apiservers;
         let is_away = self.seen.nodes.known().is_none()
             && !servers.is_empty()
             && servers.iter().all(|apiserver| apiserver.ready != Fact::Known(true));
-        self.policy.without_api && changes_members && is_away
+        self.policy.without_api && may_go_without && is_away
+    }
+
+    /// Whether any member tells of an alarm NOSPACE, on whomever.
+    fn has_no_space(&self) -> bool {
+        let mut told = self.seen.etcd.members.iter().filter_map(|view| view.alarms.known()).flatten();
+        told.any(|alarm| alarm.kind == AlarmKind::NoSpace)
     }
 
     /// Whether this only says that the API is away, where that was said before.

@@ -169,7 +169,8 @@ fn told_alarms<'a>(case: &Case<'a>) -> impl Iterator<Item = &'a Alarm> {
 
 fn cures(wanted: &Disruption, alarm: &Alarm) -> bool {
     match alarm.kind {
-        AlarmKind::NoSpace => matches!(wanted, Disruption::Defragment(_)),
+        // The leader hands over before its own turn.
+        AlarmKind::NoSpace => matches!(wanted, Disruption::Defragment(_) | Disruption::MoveLeader(_)),
         AlarmKind::Corrupt => {
             matches!(wanted, Disruption::Remove(member) | Disruption::Replace(member) if *member == alarm.member)
         }

@@ -9,7 +9,7 @@ use generate::{Question, question};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::{Config, TestRunner};
-use quorum_safety::{Answer, Code, Disruption, Record, StoredVerdict, Verdict, judge};
+use quorum_safety::{AlarmKind, Answer, Code, Disruption, Record, StoredVerdict, Verdict, judge};
 use std::collections::BTreeMap;
 
 fn ask(question: &Question) -> Verdict {
@@ -97,7 +97,12 @@ proptest! {
             let counts = |what: &&str| !(begun && oracle::is_strain(what)) && *what != oracle::NOWHERE;
             let forbidden: Vec<_> = forbidden.into_iter().filter(counts).collect();
             prop_assert!(forbidden.is_empty(), "{forbidden:?}");
-            let other = matches!(wanted, Disruption::Reboot(_) | Disruption::Upgrade(_) | Disruption::Defragment(_));
+            let mut alarms = cluster.seen.etcd.members.iter().filter_map(|view| view.alarms.known()).flatten();
+            let other = match wanted {
+                Disruption::Reboot(_) | Disruption::Upgrade(_) => true,
+                Disruption::Defragment(_) => !alarms.any(|alarm| alarm.kind == AlarmKind::NoSpace),
+                _ => false,
+            };
             prop_assert!(!other, "{wanted} without the API");
         }
     }

@@ -237,7 +237,8 @@ fn is_healthy(
     own_list.sort();
     let reads = view.linearizable_read.known().is_some();
     let alarmed = seen.etcd.members.iter().filter_map(|view| view.alarms.known()).flatten().any(|alarm| {
-        let cured = alarm.kind == AlarmKind::NoSpace && matches!(wanted, Disruption::Defragment(_));
+        let cures = matches!(wanted, Disruption::Defragment(_) | Disruption::MoveLeader(_));
+        let cured = alarm.kind == AlarmKind::NoSpace && cures;
         alarm.member == view.id && !cured
     });
     let certificate = |expires: &Fact<quorum_safety::UnixSeconds>| match expires {
@@ -393,7 +394,7 @@ fn membership_rules(
     }
     for alarm in seen.etcd.members.iter().filter_map(|view| view.alarms.known()).flatten() {
         let cured = match wanted {
-            Disruption::Defragment(_) => alarm.kind == AlarmKind::NoSpace,
+            Disruption::Defragment(_) | Disruption::MoveLeader(_) => alarm.kind == AlarmKind::NoSpace,
             Disruption::Remove(id) | Disruption::Replace(id) => alarm.kind == AlarmKind::Corrupt && alarm.member == *id,
             _ => false,
         };

@@ -94,6 +94,13 @@ fn members_are_changed_without_the_api_only_where_that_was_said_and_is_so() {
     let dead = || healthy(3).member_dead(2);
     let unsaid = |cluster: Cluster| away(cluster).with(|c| c.policy.without_api = false);
     let begun = |cluster: Cluster| away(cluster).with(|c| c.in_flight.mine = Mine::Adopted("here".into()));
+    let full = |cluster: Cluster| {
+        cluster.on_member(3, |v| v.alarms = Fact::Known(vec![Alarm { member: id(3), kind: AlarmKind::NoSpace }]))
+    };
+    let corrupt = |v: &mut MemberView| {
+        v.alarms = Fact::Known(vec![Alarm { member: id(2), kind: AlarmKind::Corrupt }]);
+    };
+    let nobody_reboots = "refused Q015 Q019 Q030 Q040 Q041 Q050 Q071 Q074 Q076 Q079";
     let nobody_knows = "refused Q019 Q030 Q040 Q041 Q050 Q071 Q074 Q076 Q078 Q079";
     let nobody_asked = "refused Q019 Q030 Q040 Q050 Q071 Q074 Q076 Q078 Q079";
     check([
@@ -129,6 +136,20 @@ fn members_are_changed_without_the_api_only_where_that_was_said_and_is_so() {
             "held Q070",
         ),
         ("nothing else", away(healthy(3)), defragment(1), "refused Q019 Q030 Q040 Q041 Q050 Q071 Q074 Q076 Q078 Q079"),
+        ("NOSPACE is cured", away(full(healthy(3))), defragment(1), "permitted 0"),
+        ("NOSPACE, the leader hands over", away(full(healthy(3))), move_leader(1), "permitted 1"),
+        ("NOSPACE, the leader does not go without", away(full(healthy(3))), defragment(3), "held Q023"),
+        ("NOSPACE, one is down", away(full(dead())), defragment(1), "refused Q004 Q030"),
+        ("NOSPACE, a dead one", away(full(dead())), defragment(2), "held Q004"),
+        ("NOSPACE, not said", unsaid(full(healthy(3))), defragment(1), nobody_knows),
+        (
+            "NOSPACE, what is known counts",
+            away(full(healthy(3))).with(|c| c.in_flight.control_plane = Fact::Known(stranger())),
+            defragment(1),
+            "held Q070",
+        ),
+        ("NOSPACE, and CORRUPT", away(full(healthy(3)).on_member(2, corrupt)), defragment(1), "refused Q015 Q030"),
+        ("NOSPACE, a reboot", away(full(healthy(3))), reboot(1), nobody_reboots),
     ]);
 }
 
@@ -263,6 +284,8 @@ fn alarms_hold_everything_but_their_cure() {
         ("NOSPACE, a worker", no_space(2), worker(), "held Q015"),
         ("NOSPACE, cured", no_space(2), defragment(1), "permitted 0"),
         ("NOSPACE, cured", no_space(2), defragment(2), "permitted 0"),
+        ("NOSPACE, leadership goes before the leader's turn", no_space(3), move_leader(1), "permitted 1"),
+        ("CORRUPT, leadership", corrupt(2), move_leader(1), "held Q015"),
         ("NOSPACE, finishing", no_space(1).adopted("k1"), upgrade(1), "held Q015"),
         (
             "NOSPACE lifted: the voter stays uncounted",
