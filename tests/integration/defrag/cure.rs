@@ -146,16 +146,17 @@ impl Hosts {
         self.cluster().member(member)?.call(path, body)
     }
 
-    /// A value of 384 KiB under a key of three bytes; both are base64 as they stand.
-    fn put(&self, member: usize, key: usize) -> Result<Value> {
-        let body = json!({"key": format!("{key:04}"), "value": "A".repeat(512 << 10)});
+    /// A value of so many times three bytes under a key of three bytes; both are base64 as they stand.
+    fn put(&self, member: usize, key: usize, size: usize) -> Result<Value> {
+        let body = json!({"key": format!("{key:04}"), "value": "AAAA".repeat(size)});
         self.call(member, "/v3/kv/put", &body)
     }
 
     /// Writes until there is no space, to so many keys; answers how often.
     fn fill(&self, keys: usize) -> Result<usize> {
         for number in 0..1_000 {
-            match self.put(1, number % keys) {
+            // Small enough for all members to be as full: each writes them in transactions of its own.
+            match self.put(1, number % keys, 32 << 10) {
                 Ok(_) => {}
                 Err(why) if format!("{why:#}").contains("database space exceeded") => return Ok(number),
                 Err(why) => return Err(why),
@@ -209,7 +210,7 @@ impl Hosts {
             assert_eq!(self.alarms(number)?, BTreeSet::new());
             assert!(self.size(number)? < QUOTA / 4, "{}", self.size(number)?);
             assert!(!self.kept(number, "nospace.begun").exists());
-            self.put(number, 0)?;
+            self.put(number, 0, 1)?;
         }
         Ok(())
     }
@@ -395,7 +396,7 @@ fn what_is_refused_changes_nothing_and_what_comes_again_is_told() -> Result<()> 
         let writer = scope.spawn(|| {
             // What is refused for want of room is tried again.
             while !over.load(Ordering::Relaxed) {
-                drop(hosts.put(first, 0));
+                drop(hosts.put(first, 0, 128 << 10));
             }
         });
         let said = hosts.cure(leader, &[]);
