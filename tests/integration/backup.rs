@@ -32,10 +32,10 @@ const KEYS: [(&str, &str); 2] = [
 
 /// What a command said.
 #[derive(Debug)]
-struct Said {
-    code: Option<i32>,
-    out: String,
-    err: String,
+pub(crate) struct Said {
+    pub(crate) code: Option<i32>,
+    pub(crate) out: String,
+    pub(crate) err: String,
 }
 
 impl From<Output> for Said {
@@ -46,12 +46,12 @@ impl From<Output> for Said {
 }
 
 impl Said {
-    fn document(&self) -> Value {
+    pub(crate) fn document(&self) -> Value {
         serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 
-    fn ended(self, code: i32, what: &str) -> Self {
-        assert!(self.code == Some(code) && (self.out.contains(what) || self.err.contains(what)), "{self:?}");
+    pub(crate) fn ended(self, code: i32, what: &str) -> Self {
+        assert!(self.code == Some(code) && (self.out.contains(what) || self.err.contains(what)), "{what}: {self:?}");
         self
     }
 }

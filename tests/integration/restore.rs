@@ -6,6 +6,7 @@ mod kubelet;
 mod refused;
 mod three;
 
+use crate::backup::Said;
 use anyhow::{Context, Result, anyhow, ensure};
 use kubelet::{COMPONENTS, Kubelet};
 use lab::api::{Api, Spec};
@@ -21,32 +22,6 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 const PATIENCE: Duration = Duration::from_secs(180);
-
-/// What a command said.
-#[derive(Debug)]
-struct Said {
-    code: Option<i32>,
-    out: String,
-    err: String,
-}
-
-impl From<Output> for Said {
-    fn from(output: Output) -> Self {
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        Self { code: output.status.code(), out: text(&output.stdout), err: text(&output.stderr) }
-    }
-}
-
-impl Said {
-    fn ended(self, code: i32, what: &str) -> Self {
-        assert!(self.code == Some(code) && (self.out.contains(what) || self.err.contains(what)), "{what}: {self:?}");
-        self
-    }
-
-    fn document(&self) -> Value {
-        serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {self:?}"))
-    }
-}
 
 /// A control plane on the host of k1, whose static pods a kubelet runs; and our folder on that host.
 struct Place {

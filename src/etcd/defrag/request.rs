@@ -1,7 +1,8 @@
-//! Asks one member to defragment itself.
+//! Asks one member for something, and to defragment itself.
 
 use crate::observe::etcd::connection::{Connection, Tls, connect};
 use crate::observe::etcd::{ClientFiles, endpoint, words};
+use etcd_client::Client;
 use quorum_safety::{Disrupting, Member};
 use std::time::Duration;
 
@@ -18,13 +19,24 @@ pub(super) enum Heard {
     Silent(String),
 }
 
-/// Asks this member, on a connection of its own; `connecting` is for that, `answer` for the answer.
+/// Asks this member for a defragmentation.
 pub(super) async fn defragment(
     files: &ClientFiles,
     member: &Member,
     _: &Disrupting,
     connecting: Duration,
     answer: Duration,
+) -> Heard {
+    with(files, member, connecting, answer, async |client| client.defragment().await.map(drop)).await
+}
+
+/// Asks this member whatever it is, on a connection of its own; `connecting` is for that, `answer` for the answer.
+pub(super) async fn with(
+    files: &ClientFiles,
+    member: &Member,
+    connecting: Duration,
+    answer: Duration,
+    ask: impl AsyncFnOnce(&mut Client) -> Result<(), etcd_client::Error>,
 ) -> Heard {
     let tls = match Tls::read(files).await {
         Ok(tls) => tls,
@@ -35,8 +47,8 @@ pub(super) async fn defragment(
         Ok(connection) => connection,
         Err(why) => return Heard::NotAsked(why),
     };
-    match tokio::time::timeout(answer, client.defragment()).await {
-        Ok(Ok(_)) => Heard::Done,
+    match tokio::time::timeout(answer, ask(&mut client)).await {
+        Ok(Ok(())) => Heard::Done,
         Ok(Err(error)) => Heard::Other(words(&error)),
         Err(_) => Heard::Silent(format!("no answer in {} s", answer.as_secs_f32())),
     }

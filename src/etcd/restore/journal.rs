@@ -132,22 +132,27 @@ pub(super) mod tests {
     use super::*;
     use crate::etcd::restore::node::tests::k2;
 
+    /// What a small snapshot holds.
+    pub(in super::super) fn facts() -> Facts {
+        Facts {
+            bytes: 24_608,
+            sha256: "00ff".to_owned(),
+            hash: 7,
+            revision: 738,
+            compact_revision: None,
+            keys: Some(2),
+            total_size: 24_576,
+            size_in_use: 20_480,
+        }
+    }
+
     pub(in super::super) fn journal(kubernetes: &Path) -> Journal {
         Journal {
             id: "20261127-004500".to_owned(),
             from: "/root/etcd.db".to_owned(),
             node: k2(kubernetes),
             others: vec![Peer { name: "k1".into(), address: "10.10.0.11".to_owned() }],
-            snapshot: Facts {
-                bytes: 24_608,
-                sha256: "00ff".to_owned(),
-                hash: 7,
-                revision: 738,
-                compact_revision: None,
-                keys: Some(2),
-                total_size: 24_576,
-                size_in_use: 20_480,
-            },
+            snapshot: facts(),
             before: Some(ClusterId(0xabc)),
             doing: Step::Keep,
         }

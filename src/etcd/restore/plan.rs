@@ -166,22 +166,13 @@ impl Plan {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::etcd::restore::journal::tests::facts;
 
     fn of(nodes: usize) -> Plan {
-        let facts = Facts {
-            bytes: 24_608,
-            sha256: "00ff".to_owned(),
-            hash: 7,
-            revision: 738,
-            compact_revision: None,
-            keys: Some(2),
-            total_size: 24_576,
-            size_in_use: 20_480,
-        };
         let peers: Vec<Peer> =
             (1..=nodes).map(|n| Peer { name: NodeName(format!("k{n}")), address: format!("10.10.0.1{n}") }).collect();
         let (on, others) = peers.split_first().unwrap();
-        plan("/root/etcd.db", &facts, on, others, "those of the API")
+        plan("/root/etcd.db", &facts(), on, others, "those of the API")
     }
 
     #[test]

@@ -1,9 +1,8 @@
 //! What a cure asks of a member besides a defragmentation: to compact, to disarm, and to take a write that leaves nothing behind.
 
-use super::super::request::Heard;
-use crate::observe::etcd::connection::{Connection, Tls, connect};
-use crate::observe::etcd::{ClientFiles, endpoint, words};
-use etcd_client::{AlarmAction, AlarmOptions, AlarmType, Client, CompactionOptions, GetOptions};
+use super::super::request::{Heard, with};
+use crate::observe::etcd::ClientFiles;
+use etcd_client::{AlarmAction, AlarmOptions, AlarmType, CompactionOptions, GetOptions};
 use quorum_safety::{Member, MemberId};
 use std::time::Duration;
 
@@ -42,28 +41,4 @@ pub(super) async fn write(files: &ClientFiles, member: &Member, answer: Duration
         client.lease_revoke(granted.id()).await.map(drop)
     })
     .await
-}
-
-/// Asks this member, on a connection of its own.
-async fn with(
-    files: &ClientFiles,
-    member: &Member,
-    connecting: Duration,
-    answer: Duration,
-    ask: impl AsyncFnOnce(&mut Client) -> Result<(), etcd_client::Error>,
-) -> Heard {
-    let tls = match Tls::read(files).await {
-        Ok(tls) => tls,
-        Err(error) => return Heard::NotAsked(error.to_string()),
-    };
-    let Some(endpoint) = endpoint(member) else { return Heard::NotAsked("it has no client URL".to_owned()) };
-    let Connection { mut client, .. } = match connect(&tls, &endpoint, connecting).await {
-        Ok(connection) => connection,
-        Err(why) => return Heard::NotAsked(why),
-    };
-    match tokio::time::timeout(answer, ask(&mut client)).await {
-        Ok(Ok(())) => Heard::Done,
-        Ok(Err(error)) => Heard::Other(words(&error)),
-        Err(_) => Heard::Silent(format!("no answer in {} s", answer.as_secs_f32())),
-    }
 }
