@@ -138,14 +138,25 @@ impl Guard {
         Ok(until(self.shared.leases.clock, deadline.at(), request).await?)
     }
 
-    /// Announces a step, before anything of it is done.
+    /// Announces a step, before anything of it is done. A write that was refused or not answered is tried again until the deadline: the
+    /// apiserver of the node it is about may be just ending.
     ///
     /// # Errors
     /// When it could not be written: then nothing of it may be done.
     pub async fn step(&self, step: Step) -> Result<(), GuardError> {
         let mut last = self.shared.last.lock().await;
         let record = Record { step, step_since: self.shared.leases.clock.unix(), ..last.record.clone() };
-        self.shared.keep(&mut last, record).await
+        loop {
+            let error = match self.shared.keep(&mut last, record.clone()).await {
+                Err(GuardError::Lease(error)) if !matches!(error, LeaseError::Json(..)) => error,
+                other => return other,
+            };
+            if self.check().is_err() {
+                return Err(error.into());
+            }
+            tracing::warn!(lease = last.seen.name, %error, "The step was not announced; trying again");
+            tokio::time::sleep(AGAIN).await;
+        }
     }
 
     /// Gives the Lease back with its record: only when the operation is finished, undone, or has touched nothing. A write that was

@@ -11,6 +11,7 @@ use anyhow::Result;
 use kured::{annotation, kured};
 use lab::api::{Api, Spec};
 use lab::process::until;
+use mute::Mute;
 use place::{Place, nobody_looks, past_silence, shared, timings};
 use quorate::access::Access;
 use quorate::clock::Clock;
@@ -22,6 +23,7 @@ use serde_json::{Value, json};
 use std::ops::ControlFlow;
 use std::process::{Command, Output};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 const NOW: Duration = Duration::ZERO;
@@ -90,6 +92,32 @@ async fn a_lease_is_given_back_although_the_connection_is_refused_for_a_while() 
     restarted.join().unwrap()?;
     place.api.wait_ready(1, Duration::from_secs(60))?;
     assert!(matches!(place.lease(CONTROL_PLANE).await?, LeaseView::Free { .. }));
+    Ok(())
+}
+
+/// The apiserver of a node whose member is to be replaced has no etcd, and ends just then: the connection breaks without an answer.
+#[tokio::test]
+async fn a_step_whose_write_was_not_answered_is_announced_again() -> Result<()> {
+    let place = Place::new(shared()?, "step-mute")?;
+    place.node_with_pod("cp1", "boot-1")?;
+    let mute = Mute::before(&place.api)?;
+    let access = Access::from_file(&mute.kubeconfig, "step-mute").await?;
+    let leases = Leases::new(access, Vec::new(), lock::timings(&Config::default()), Clock::system());
+    let who = place.claimant("cp1", "upgrade", "cp2").await?;
+    let Taken::Got(guard) = take(&leases, CONTROL_PLANE, &who, NOW, nobody_looks).await else { panic!("held") };
+    let path = format!("/apis/coordination.k8s.io/v1/namespaces/step-mute/leases/{CONTROL_PLANE}");
+    let (api, lost) = (Arc::clone(&place.api), Arc::new(AtomicUsize::new(0)));
+    let counted = Arc::clone(&lost);
+    mute.lose_the_answer(move || {
+        let lease = api.request("GET", &path, None);
+        let record = lease.map(|lease| lease["metadata"]["annotations"]["quorate.dev/holder"].to_string());
+        let done = record.is_ok_and(|record| record.contains("drain"));
+        counted.fetch_add(usize::from(done), Ordering::Relaxed);
+        done
+    });
+    guard.step(Step::touching("drain")).await?;
+    assert_eq!((guard.step_so_far().await, lost.load(Ordering::Relaxed)), (Step::touching("drain"), 1));
+    guard.release().await?;
     Ok(())
 }
 

@@ -87,6 +87,8 @@ fn replaced(stage: &Stage, leader: &str) -> Replaced {
     }
     let ended = child.wait_with_output().unwrap();
     let said = Said { err: told, ..ended.into() };
+    // Without it the cluster is never whole again: that would be waited for instead of told.
+    assert_eq!(said.code, 0, "{node} was not replaced: {}\n{}", said.out, said.err);
     let kept = machine.run(["sh", "-c", "test -d /var/lib/etcd/member-*/wal"]).unwrap().status.success();
     // Typed once more by somebody who is not sure: nothing is done to the new member.
     let again: Said = machine.run(["sh", "-ec", &script]).unwrap().into();
