@@ -104,12 +104,10 @@ async fn reconcile(access: &Access, config: &Config, pod: &OwnPod, clock: Clock)
                 }
                 next = next.or(started);
             }
-            Act::Free { lease, operation, target } => {
-                match free(&leases, config, pod, &lease, (&operation, &target)).await {
-                    Ok(note) => told.did(access, RELEASED, &lease, note, clock).await,
-                    Err(note) => told.left.push(note),
-                }
-            }
+            Act::Free { lease, operation, target } => match free(&leases, pod, &lease, (&operation, &target)).await {
+                Ok(note) => told.did(access, RELEASED, &lease, note, clock).await,
+                Err(note) => told.left.push(note),
+            },
             Act::Leave(why) => told.left.push(why),
             Act::Hand(about, what) => told.hand(access, about, what, clock).await,
         }
@@ -241,16 +239,12 @@ async fn looks(leases: &Leases, config: &Config) -> anyhow::Result<Vec<LeaseLook
 /// Takes a Lease over from a holder that has changed nothing and is proven gone, and gives it back. Says what was done, or why not.
 async fn free(
     leases: &Leases,
-    config: &Config,
     pod: &OwnPod,
     lease: &str,
     (operation, target): (&str, &NodeName),
 ) -> Result<String, String> {
     let held = format!("Lease {lease} is held for {operation} on {target}, which has changed nothing");
-    let limit = config.times.answer.get();
-    let client = leases.client().await.map_err(|error| format!("{held}: {error}"))?;
-    let own = (leases.namespace(), pod.name.as_str());
-    let who = Claimant::in_pod(&client, own, ("reconcile", target), "reconcile", limit)
+    let who = Claimant::in_pod(leases, &pod.name, ("reconcile", target), "reconcile")
         .await
         .map_err(|why| format!("{held}: {why}"))?;
     let unit = |_| async { Fact::Unknown("not looked at by reconcile".to_owned()) };

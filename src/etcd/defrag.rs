@@ -178,10 +178,8 @@ impl Asked<'_> {
         let nodes = seen.observation.nodes.known().map(Vec::as_slice).unwrap_or_default();
         let own = nodes.iter().filter(|node| node.name == pod.node).filter_map(|node| node.address.known().cloned());
         let leases = Leases::new(access.clone(), own.collect(), lock::timings(&config), self.clock);
-        let client = leases.client().await?;
-        let (operation, limit) = (plan::operation(member), config.times.answer.get());
-        let own = (access.namespace.as_str(), pod.name.as_str());
-        let who = match Claimant::in_pod(&client, own, (&operation, &pod.node), "etcd defrag", limit).await {
+        let operation = plan::operation(member);
+        let who = match Claimant::in_pod(&leases, &pod.name, (&operation, &pod.node), "etcd defrag").await {
             Ok(who) => who,
             Err(why) => return Ok(Report::new(Outcome::Unknown, format!("{why}; nothing was changed"), &[])),
         };

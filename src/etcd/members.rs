@@ -261,11 +261,8 @@ impl Asked<'_> {
         order: &Order,
     ) -> anyhow::Result<Result<Locks, Report>> {
         let leases = Leases::new(access.clone(), Vec::new(), lock::timings(config), self.clock);
-        let client = leases.client().await?;
-        let own = (access.namespace.as_str(), pod.name.as_str());
         let (operation, actor) = (order.operation(), format!("etcd members {}", order.wanted.verb()));
-        let limit = config.times.answer.get();
-        let who = match Claimant::in_pod(&client, own, (&operation, &order.node), &actor, limit).await {
+        let who = match Claimant::in_pod(&leases, &pod.name, (&operation, &order.node), &actor).await {
             Ok(who) => who,
             Err(why) => return Ok(Err(Report::new(Outcome::Unknown, format!("{why}; nothing was changed"), &[]))),
         };

@@ -1,6 +1,6 @@
 //! Who asks for a Lease, and what can be seen of who holds it.
 
-use super::lease::said;
+use super::lease::{Leases, said};
 use k8s_openapi::api::core::v1::{Node, Pod, PodStatus};
 use kube::{Api, Client};
 use quorum_safety::lock::{Claim, HolderFacts, NodeState, PodRef, PodState, Record, Step};
@@ -23,26 +23,23 @@ pub struct Claimant {
 }
 
 impl Claimant {
-    /// A process in a pod: one attempt, named by the pod's UID.
+    /// A process in a pod, of the Leases' namespace: one attempt, named by the pod's UID.
     ///
     /// # Errors
     /// In words, when the pod or its node could not be read: then it cannot say who it is, and takes no Lease.
     pub async fn in_pod(
-        client: &Client,
-        (namespace, pod): (&str, &str),
+        leases: &Leases,
+        pod: &str,
         (operation, target): (&str, &NodeName),
         actor: &str,
-        limit: Duration,
     ) -> Result<Self, String> {
-        let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
-        let own = match tokio::time::timeout(limit, pods.get(pod)).await {
-            Ok(Ok(own)) => own,
-            Ok(Err(error)) => return Err(format!("own pod {namespace}/{pod}: {}", said(&error))),
-            Err(_) => return Err(format!("own pod {namespace}/{pod}: no answer in {limit:?}")),
-        };
+        let namespace = leases.namespace();
+        let own = leases.get::<Pod, _>(pod, |client| Api::namespaced(client, namespace)).await;
+        let own = own.map_err(|why| format!("own pod {namespace}/{pod}: {why}"))?;
         let uid = own.metadata.uid.ok_or_else(|| format!("own pod {namespace}/{pod} has no UID"))?;
         let node = own.spec.and_then(|spec| spec.node_name).ok_or_else(|| format!("own pod {pod} is on no node"))?;
-        let NodeState::Present { boot_id, .. } = node_state(client, &NodeName(node.clone()), limit).await? else {
+        let seen = leases.get::<Node, _>(&node, Api::all).await.map_err(|why| format!("own node {node}: {why}"))?;
+        let NodeState::Present { boot_id, .. } = state_of(&node, seen)? else {
             return Err(format!("own node {node} is not in the API"));
         };
         let attempt: String = uid.chars().take(8).collect();
@@ -129,6 +126,10 @@ async fn node_state(client: &Client, name: &NodeName, limit: Duration) -> Result
         Ok(Err(error)) => return Err(format!("node {name}: {}", said(&error))),
         Err(_) => return Err(format!("node {name}: no answer in {limit:?}")),
     };
+    state_of(&name.0, node)
+}
+
+fn state_of(name: &str, node: Node) -> Result<NodeState, String> {
     let status = node.status.ok_or_else(|| format!("node {name} has no status"))?;
     let boot_id = status.node_info.map(|info| info.boot_id).filter(|id| !id.is_empty());
     let boot_id = boot_id.ok_or_else(|| format!("node {name} says no boot id"))?;

@@ -1,7 +1,7 @@
 //! Lease objects: read linearizably, written with the resourceVersion that was read.
 
 use super::until;
-use crate::access::Access;
+use crate::access::{Access, ReadError};
 use crate::clock::Clock;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
@@ -178,6 +178,28 @@ impl Leases {
     /// When none answers.
     pub async fn client(&self) -> Result<Client, LeaseError> {
         Ok(self.access.live(&self.avoid).await?)
+    }
+
+    /// Reads an object that has to be there, again where there was no answer.
+    ///
+    /// # Errors
+    /// In words, when it could not be read, or is not there.
+    pub(crate) async fn get<K, F>(&self, name: &str, api: F) -> Result<K, String>
+    where
+        K: kube::Resource + Clone + serde::de::DeserializeOwned + std::fmt::Debug,
+        F: Fn(Client) -> Api<K>,
+    {
+        let limit = self.request_limit();
+        let get = self.access.read(&self.avoid, |client| {
+            let api = api(client);
+            async move { api.get(name).await }
+        });
+        match tokio::time::timeout(limit, get).await {
+            Ok(Ok(object)) => Ok(object),
+            Ok(Err(ReadError::Api(error))) => Err(said(&error)),
+            Ok(Err(ReadError::Access(error))) => Err(error.to_string()),
+            Err(_) => Err(format!("no answer in {limit:?}")),
+        }
     }
 
     /// How long one request of ours may take, with the search for an apiserver that answers: a third of the Lease, so that one lost

@@ -117,17 +117,14 @@ async fn rehearse(chain: &Chain<'_>, node: &FleetNode) -> anyhow::Result<Option<
 }
 
 async fn take_locks(chain: &Chain<'_>, node: &FleetNode) -> anyhow::Result<Result<Hold, End>> {
-    let limit = chain.config.times.answer.get();
-    let client = chain.access.live(std::slice::from_ref(&node.address)).await?;
     let actor = if node.control_plane { "step control-plane" } else { "step worker" };
     let operation = chain.operation();
-    let own = (chain.access.namespace.as_str(), chain.pod.name.as_str());
-    let claimant = match Claimant::in_pod(&client, own, (&operation, &node.name), actor, limit).await {
+    let avoid = vec![node.address.clone()];
+    let leases = Leases::new(chain.access.clone(), avoid, lock::timings(chain.config), chain.clock);
+    let claimant = match Claimant::in_pod(&leases, &chain.pod.name, (&operation, &node.name), actor).await {
         Ok(claimant) => claimant,
         Err(why) => return Ok(Err(unknown(why))),
     };
-    let avoid = vec![node.address.clone()];
-    let leases = Leases::new(chain.access.clone(), avoid, lock::timings(chain.config), chain.clock);
     let unit = |node: NodeName| async move {
         match chain.node_preflight(&node).await {
             Fact::Known(answer) => answer.running.map(|running| running.is_some()),

@@ -15,11 +15,9 @@ use std::time::Duration;
 impl Work<'_> {
     /// Asks for the Lease: a new one when this node may go, or the one that an earlier process of this node left.
     pub(super) async fn ask_for_lease(&mut self, seen: &Seen) -> Pause {
-        let (link, node) = (&seen.link, &self.pod.node);
+        let node = &self.pod.node;
         let Fact::Known(boot_id) = &seen.own.boot_id else { return Pause::Interval };
-        let own = (link.access.namespace.as_str(), self.pod.name.as_str());
-        let limit = link.config.times.answer.get();
-        let who = Claimant::in_pod(&seen.look.client, own, (OPERATION, node), "sentinel", limit).await;
+        let who = Claimant::in_pod(&seen.leases, &self.pod.name, (OPERATION, node), "sentinel").await;
         let mut who = match who {
             Ok(who) if who.node == *node && who.boot_id == *boot_id => who,
             Ok(_) => return Pause::Watch,
