@@ -123,7 +123,6 @@ pub fn on_the_node(node: &NodeName, peer_url: &str, new: MemberId) -> Vec<String
         format!("aside=/var/lib/quorate/aside/etcd-for-{new}; mkdir $aside     # a second time it stops here"),
         // etcd that is started again has no process between two tries, and an empty one would begin a cluster of its own.
         "systemctl stop kubelet     # it would start the old etcd again".to_owned(),
-        // Without etcd the apiserver only keeps the kubelet waiting.
         "for pod in etcd kube-apiserver; do".to_owned(),
         "  test ! -e /etc/kubernetes/manifests/$pod.yaml || mv /etc/kubernetes/manifests/$pod.yaml $aside/".to_owned(),
         "done".to_owned(),
@@ -131,14 +130,19 @@ pub fn on_the_node(node: &NodeName, peer_url: &str, new: MemberId) -> Vec<String
         r#"test ! -e $aside/etcd.yaml || data=$(sed -n "s/^ *- --data-dir=//p" $aside/etcd.yaml)"#.to_owned(),
         r#"while pkill -f -- "^etcd .*--data-dir=$data( |\$)"; do sleep 1; done     # until its process is gone"#
             .to_owned(),
+        // Without etcd it answers nothing and lets everybody wait, the kubelet too, which then starts no pod for minutes.
+        r#"while pkill -KILL -f -- "^kube-apiserver "; do sleep 1; done     # told to stop, it waits for what hangs"#
+            .to_owned(),
         // Within the folder, which may be a mount point; never deleted.
         format!("test ! -e $data/member || mv $data/member $data/member-before-{new}     # aside, never deleted"),
         "systemctl start kubelet".to_owned(),
     ]);
-    lines.extend(join(node, &address));
+    // However kubeadm ends: it waits two minutes for etcd, which may come later and is promoted from here then.
     lines.push(
-        "test ! -e $aside/kube-apiserver.yaml || mv $aside/kube-apiserver.yaml /etc/kubernetes/manifests/".to_owned(),
+        "trap 'test ! -e $aside/kube-apiserver.yaml || mv $aside/kube-apiserver.yaml /etc/kubernetes/manifests/' EXIT"
+            .to_owned(),
     );
+    lines.extend(join(node, &address));
     lines.push("QUORATE".to_owned());
     lines
 }
@@ -214,6 +218,7 @@ mod tests {
         let text = on_the_node(&name(2), "https://10.10.0.12:2380", id(4)).join("\n");
         for part in [
             "mv $data/member $data/member-before-a4",
+            "pkill -KILL -f -- \"^kube-apiserver \"",
             "advertiseAddress: \"10.10.0.12\"",
             "nodeRegistration: {name: k2}",
         ] {
