@@ -206,7 +206,14 @@ impl Work<'_> {
             let shrinks = own.database.in_use < least;
             let since = if shrinks { self.clock.boottime() } else { since };
             state.in_use = Some((least.min(own.database.in_use), since));
-            return Ok(Tried::NotNow(NotNow::Filled(Reason::new(Code::DatabaseNearlyFull, format!("{name}: {why}")))));
+            // Pages that etcd has freed count as in use until the next write, which may never come (`server/storage/backend/backend.go`, begin;
+            // bbolt's pending pages). Whether anything is to be had is then told by a copy alone.
+            let may_shrink = self.clock.boottime().saturating_sub(since) < self.patience();
+            if may_shrink || state.asked > 0 {
+                let reason = Reason::new(Code::DatabaseNearlyFull, format!("{name}: {why}"));
+                return Ok(Tried::NotNow(NotNow::Filled(reason)));
+            }
+            self.say(&format!("{name}: {why}; a copy shows whether that is so"));
         }
         match way {
             Way::HandOver(..) if state.moved == TIMES => {
@@ -458,7 +465,7 @@ impl Work<'_> {
             NotNow::Stays(why) => (false, why.clone()),
             NotNow::Filled(reason) => {
                 let (_, last) = state.in_use.unwrap_or((0, since));
-                (now.saturating_sub(last) < SHRINKS.min(self.wait), reason.to_string())
+                (now.saturating_sub(last) < self.patience(), reason.to_string())
             }
         };
         let waits = matches!(not_now, NotNow::Filled(_)) || now.saturating_sub(since) < PASSING.min(self.wait);
@@ -482,10 +489,15 @@ impl Work<'_> {
                 (Outcome::Held, vec![reason.clone()], Vec::new(), summary.to_owned())
             }
         };
-        if state.before.is_some() {
+        if state.before.is_some() && !matches!(not_now, NotNow::Filled(_)) {
             outcome = Outcome::Midway;
         }
         Some(Report::with_blockers(outcome, summary, &reasons, &blockers).on(&seen.observation))
+    }
+
+    /// How long what is in use is looked at, before a copy is made of it, or given up.
+    fn patience(&self) -> Duration {
+        SHRINKS.min(self.wait)
     }
 
     /// What may be done where a holder cannot give its Lease back.
