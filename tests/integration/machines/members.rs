@@ -2,11 +2,9 @@
 //! whose data is spoiled that is replaced by what is printed for its node.
 
 use super::etcd;
-use super::stage::{Said, Stage, until};
+use super::stage::{Said, Stage, followed, until};
 use super::story::story;
 use serde_json::Value;
-use std::io::{BufRead, BufReader};
-use std::process::Stdio;
 
 /// Nothing reads a log of etcd's that begins like this: its etcd ends, and ends again.
 const SPOIL: &str =
@@ -67,26 +65,8 @@ fn replaced(stage: &Stage, leader: &str) -> Replaced {
         if it["status"]["known"].is_null() { Ok(()) } else { Err(it.to_string()) }
     });
     let binary = stage.binary.to_str().unwrap();
-    let mut command = stage.lab.client([binary, "etcd", "members", "replace", &node, "--yes", &node, "-o", "json"]);
-    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let (mut told, mut script) = (String::new(), String::new());
-    let mut printed = false;
-    for line in BufReader::new(child.stderr.take().unwrap()).lines() {
-        let line = line.unwrap();
-        if printed {
-            script.push_str(&line);
-            script.push('\n');
-        }
-        printed |= line == format!("on {node}, as root:");
-        if printed && line == "QUORATE" {
-            machine.run_checked(["sh", "-ec", &script]).unwrap();
-            printed = false;
-        }
-        told.push_str(&line);
-        told.push('\n');
-    }
-    let ended = child.wait_with_output().unwrap();
-    let said = Said { err: told, ..ended.into() };
+    let command = stage.lab.client([binary, "etcd", "members", "replace", &node, "--yes", &node, "-o", "json"]);
+    let (said, script) = followed(command, &machine, "QUORATE");
     // Without it the cluster is never whole again: that would be waited for instead of told.
     assert_eq!(said.code, 0, "{node} was not replaced: {}\n{}", said.out, said.err);
     let kept = machine.run(["sh", "-c", "test -d /var/lib/etcd/member-*/wal"]).unwrap().status.success();

@@ -1,11 +1,9 @@
 //! A restore on machines: three members are stopped, one is restored by what `run` does, the others join by what is printed for them.
 
 use super::backup::{FOLDER, somewhere_to_go};
-use super::stage::{Said, Stage, machines, stage, until};
+use super::stage::{Said, Stage, followed, machines, stage, until};
 use lab::{Lab, Machine, Spec};
 use serde_json::Value;
-use std::io::{BufRead, BufReader};
-use std::process::Stdio;
 
 /// Pods that somebody has to look after.
 const SHOP: &str = r#"
@@ -53,26 +51,9 @@ fn type_on(stage: &Stage, step: &Value) {
 
 /// Follows `restore join` on the restored node, and types on the other what it prints.
 fn join(stage: &Stage, first: &Machine, node: &str) {
-    let mut command =
-        first.command(["/root/quorate", "etcd", "restore", "join", node, "--here", "-o", "json"]).unwrap();
-    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let (mut told, mut script, mut printed) = (String::new(), String::new(), false);
-    for line in BufReader::new(child.stderr.take().unwrap()).lines() {
-        let line = line.unwrap();
-        if printed {
-            script.push_str(&line);
-            script.push('\n');
-        }
-        printed |= line == format!("on {node}, as root:");
-        if printed && line.trim() == "systemctl restart kubelet" {
-            stage.machine(node).run_checked(["sh", "-ec", &script]).unwrap();
-            printed = false;
-        }
-        told.push_str(&line);
-        told.push('\n');
-    }
-    let said: Said = child.wait_with_output().unwrap().into();
-    assert_eq!(said.code, 0, "{said:?}\n{told}");
+    let command = first.command(["/root/quorate", "etcd", "restore", "join", node, "--here", "-o", "json"]).unwrap();
+    let (said, _) = followed(command, &stage.machine(node), "systemctl restart kubelet");
+    assert_eq!(said.code, 0, "{said:?}");
     assert!(said.document()["summary"].as_str().unwrap().starts_with(&format!("{node} takes part: ")), "{said:?}");
 }
 

@@ -1,10 +1,11 @@
 //! A cluster with quorate in it, and what is asked of it.
 
-use lab::{Lab, Spec};
+use lab::{Lab, Machine, Spec};
 use serde_json::Value;
 use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::Output;
+use std::process::{Command, Output, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -281,6 +282,28 @@ spec:
       containers: [{{name: kured, image: "ghcr.io/kubereboot/kured:1.23.0"}}]
 "#
     )
+}
+
+/// Follows a command that prints what is to be typed on a machine, and types it there once its last line has come: what the command said,
+/// and what was typed.
+pub(super) fn followed(mut command: Command, machine: &Machine, last: &str) -> (Said, String) {
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let (mut told, mut script, mut printed) = (String::new(), String::new(), false);
+    for line in BufReader::new(child.stderr.take().unwrap()).lines() {
+        let line = line.unwrap();
+        if printed {
+            script.push_str(&line);
+            script.push('\n');
+        }
+        printed |= line == format!("on {}, as root:", machine.name());
+        if printed && line.trim() == last {
+            machine.run_checked(["sh", "-ec", &script]).unwrap();
+            printed = false;
+        }
+        told.push_str(&line);
+        told.push('\n');
+    }
+    (Said { err: told, ..child.wait_with_output().unwrap().into() }, script)
 }
 
 /// Waits for a condition.
