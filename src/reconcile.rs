@@ -244,7 +244,7 @@ async fn free(
     (operation, target): (&str, &NodeName),
 ) -> Result<String, String> {
     let held = format!("Lease {lease} is held for {operation} on {target}, which has changed nothing");
-    let who = Claimant::in_pod(leases, &pod.name, ("reconcile", target), "reconcile")
+    let who = Claimant::in_pod(leases, (leases.namespace(), &pod.name), ("reconcile", target), "reconcile")
         .await
         .map_err(|why| format!("{held}: {why}"))?;
     let unit = |_| async { Fact::Unknown("not looked at by reconcile".to_owned()) };

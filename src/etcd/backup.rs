@@ -100,7 +100,9 @@ impl Asked<'_> {
         let pod = OwnPod::from_environment()?;
         let leases = Leases::new(access.clone(), Vec::new(), lock::timings(&config), self.clock);
         // Nobody is disrupted: what a snapshot is beside of is decided by the Lease of what does, so its target is where it runs.
-        let who = match Claimant::in_pod(&leases, &pod.name, ("backup", &pod.node), "etcd backup").await {
+        let who = match Claimant::in_pod(&leases, (leases.namespace(), &pod.name), ("backup", &pod.node), "etcd backup")
+            .await
+        {
             Ok(who) => who,
             Err(why) => return Ok(work::no_lease(why)),
         };

@@ -179,10 +179,13 @@ impl Asked<'_> {
         let own = nodes.iter().filter(|node| node.name == pod.node).filter_map(|node| node.address.known().cloned());
         let leases = Leases::new(access.clone(), own.collect(), lock::timings(&config), self.clock);
         let operation = plan::operation(member);
-        let who = match Claimant::in_pod(&leases, &pod.name, (&operation, &pod.node), "etcd defrag").await {
-            Ok(who) => who,
-            Err(why) => return Ok(Report::new(Outcome::Unknown, format!("{why}; nothing was changed"), &[])),
-        };
+        let who =
+            match Claimant::in_pod(&leases, (leases.namespace(), &pod.name), (&operation, &pod.node), "etcd defrag")
+                .await
+            {
+                Ok(who) => who,
+                Err(why) => return Ok(Report::new(Outcome::Unknown, format!("{why}; nothing was changed"), &[])),
+            };
         let unit = |_| async { Fact::Unknown("a defragmentation looks at no host".to_owned()) };
         let patience = PATIENCE.min(self.defrag.wait);
         let hold = match lock::hold(&leases, lock::CONTROL_PLANE, &who, &config, patience, unit).await {

@@ -262,10 +262,11 @@ impl Asked<'_> {
     ) -> anyhow::Result<Result<Locks, Report>> {
         let leases = Leases::new(access.clone(), Vec::new(), lock::timings(config), self.clock);
         let (operation, actor) = (order.operation(), format!("etcd members {}", order.wanted.verb()));
-        let who = match Claimant::in_pod(&leases, &pod.name, (&operation, &order.node), &actor).await {
-            Ok(who) => who,
-            Err(why) => return Ok(Err(Report::new(Outcome::Unknown, format!("{why}; nothing was changed"), &[]))),
-        };
+        let who =
+            match Claimant::in_pod(&leases, (leases.namespace(), &pod.name), (&operation, &order.node), &actor).await {
+                Ok(who) => who,
+                Err(why) => return Ok(Err(Report::new(Outcome::Unknown, format!("{why}; nothing was changed"), &[]))),
+            };
         let unit = |_| async { Fact::Unknown("a change of members looks at no host".to_owned()) };
         Ok(match lock::hold(&leases, lock::CONTROL_PLANE, &who, config, PATIENCE.min(self.how.wait), unit).await {
             lock::Outcome::Got(hold) => Ok(Locks::Leases(hold)),

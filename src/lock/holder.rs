@@ -23,17 +23,16 @@ pub struct Claimant {
 }
 
 impl Claimant {
-    /// A process in a pod, of the Leases' namespace: one attempt, named by the pod's UID.
+    /// A process in a pod: one attempt, named by the pod's UID.
     ///
     /// # Errors
     /// In words, when the pod or its node could not be read: then it cannot say who it is, and takes no Lease.
     pub async fn in_pod(
         leases: &Leases,
-        pod: &str,
+        (namespace, pod): (&str, &str),
         (operation, target): (&str, &NodeName),
         actor: &str,
     ) -> Result<Self, String> {
-        let namespace = leases.namespace();
         let own = leases.get::<Pod, _>(pod, |client| Api::namespaced(client, namespace)).await;
         let own = own.map_err(|why| format!("own pod {namespace}/{pod}: {why}"))?;
         let uid = own.metadata.uid.ok_or_else(|| format!("own pod {namespace}/{pod} has no UID"))?;

@@ -121,10 +121,11 @@ async fn take_locks(chain: &Chain<'_>, node: &FleetNode) -> anyhow::Result<Resul
     let operation = chain.operation();
     let avoid = vec![node.address.clone()];
     let leases = Leases::new(chain.access.clone(), avoid, lock::timings(chain.config), chain.clock);
-    let claimant = match Claimant::in_pod(&leases, &chain.pod.name, (&operation, &node.name), actor).await {
-        Ok(claimant) => claimant,
-        Err(why) => return Ok(Err(unknown(why))),
-    };
+    let claimant =
+        match Claimant::in_pod(&leases, (leases.namespace(), &chain.pod.name), (&operation, &node.name), actor).await {
+            Ok(claimant) => claimant,
+            Err(why) => return Ok(Err(unknown(why))),
+        };
     let unit = |node: NodeName| async move {
         match chain.node_preflight(&node).await {
             Fact::Known(answer) => answer.running.map(|running| running.is_some()),

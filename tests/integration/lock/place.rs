@@ -237,7 +237,7 @@ async fn leases(kubeconfig: &Path, namespace: &str) -> Result<Leases> {
 }
 
 async fn claimant(leases: &Leases, pod: &str, operation: &str, target: &NodeName) -> Result<Claimant> {
-    Claimant::in_pod(leases, pod, (operation, target), "test").await.map_err(|why| anyhow!(why))
+    Claimant::in_pod(leases, (leases.namespace(), pod), (operation, target), "test").await.map_err(|why| anyhow!(why))
 }
 
 const CONTENDER: &str = "QUORATE_TEST_CONTENDER";
