@@ -17,7 +17,7 @@ impl Work<'_> {
     pub(super) async fn ask_for_lease(&mut self, seen: &Seen) -> Pause {
         let (link, node) = (&seen.link, &self.pod.node);
         let Fact::Known(boot_id) = &seen.own.boot_id else { return Pause::Interval };
-        let own = (link.access.namespace.as_str(), self.pod.name.as_str());
+        let own = (link.pods(), self.pod.name.as_str());
         let limit = link.config.times.answer.get();
         let who = Claimant::in_pod(&seen.look.client, own, (OPERATION, node), "sentinel", limit).await;
         let mut who = match who {
