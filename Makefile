@@ -85,6 +85,7 @@ image: binary lab
 	$(LAB) image --user 65532:65532 \
 	  --file etc/ssl/certs/ca-certificates.crt=dist/ca-certificates.crt \
 	  --file usr/share/doc/quorate/LICENSE=LICENSE \
+	  --file usr/share/zoneinfo=dist/zoneinfo \
 	  localhost/quorate:dev dist/quorate-image.tar dist/quorate
 
 ## make prober-image  the demo's prober as an image, never shipped
@@ -95,9 +96,10 @@ prober-image: ours lab
 
 ## make bench      beside the incumbents, in one run: time, CPU, memory
 bench: setup lab-build image
-	RUSTFLAGS="$(STATIC)" cargo build --release --locked --target $(TARGET) -p quorate --example drain --example backup_host
+	RUSTFLAGS="$(STATIC)" cargo build --release --locked --target $(TARGET) -p quorate --example drain --example backup_host --example sentinel_host
 	LAB=$(LAB) DRAIN=$(CARGO_TARGET_DIR)/$(TARGET)/release/examples/drain \
-	  BACKUP_HOST=$(CARGO_TARGET_DIR)/$(TARGET)/release/examples/backup_host scripts/bench
+	  BACKUP_HOST=$(CARGO_TARGET_DIR)/$(TARGET)/release/examples/backup_host \
+	  SENTINEL_HOST=$(CARGO_TARGET_DIR)/$(TARGET)/release/examples/sentinel_host scripts/bench
 
 ## make setup      Debian packages, and Go, that building and testing take
 setup:
@@ -109,6 +111,8 @@ binary: setup ours
 	@mkdir -p dist
 	@cmp -s $(CARGO_TARGET_DIR)/$(TARGET)/release/quorate dist/quorate || cp $(CARGO_TARGET_DIR)/$(TARGET)/release/quorate dist/quorate
 	@cp /etc/ssl/certs/ca-certificates.crt dist/ca-certificates.crt
+	@rm -rf dist/zoneinfo && cp -rL /usr/share/zoneinfo dist/zoneinfo
+	@find dist/zoneinfo -type f ! -path 'dist/zoneinfo/[A-Z]*' -delete && find dist/zoneinfo -depth -type d -empty -delete
 	@bytes=$$(stat -c %s dist/quorate); echo "dist/quorate: $$bytes bytes of at most $(MAX_BYTES)"; \
 	  [ $$bytes -le $(MAX_BYTES) ] || { echo "error: dist/quorate is larger than $(MAX_BYTES) bytes, the promise of README.md" >&2; exit 1; }
 

@@ -14,7 +14,7 @@ mod sentinel;
 mod workload;
 pub use backup::{Backup, S3};
 pub use defrag::Defrag;
-pub use sentinel::Sentinel;
+pub use sentinel::{Alerts, Sentinel};
 pub use workload::{Workload, WorkloadKind};
 
 /// Name of the ConfigMap.
@@ -442,6 +442,12 @@ mod tests {
             ("sentinel: {soak: -1h}", "0s or more"),
             ("sentinel: {interval: 0s}", "`sentinel.interval`"),
             ("sentinel: {daemonSets: [cilium]}", "NAMESPACE/NAME"),
+            ("sentinel: {namespace: Kured}", "`sentinel.namespace` is `Kured`"),
+            ("sentinel: {alerts: {prometheus: 'prometheus:9090'}}", "names no host by http or https"),
+            ("sentinel: {alerts: {prometheus: 'http://me:secret@prometheus'}}", "has a user"),
+            ("sentinel: {alerts: {ignore: ['Watch.*']}}", "`sentinel.alerts.ignore` has `Watch.*`"),
+            ("sentinel: {alerts: {heartbeat: ''}}", "`sentinel.alerts.heartbeat`"),
+            ("sentinel: {alerts: {ignored: []}}", "did you mean `ignore`?"),
             ("kured: kube-system", "NAMESPACE/NAME"),
             ("loadBalancer: pfsense", "pfsense"),
         ] {

@@ -9,6 +9,7 @@ use crate::cli::sentinel::{Sentinel, SentinelCommand};
 use crate::clock::Clock;
 use crate::exit::ExitStatus;
 
+pub mod alerts;
 pub mod answer;
 pub mod host;
 pub mod kured;

@@ -3,6 +3,9 @@
 use super::Period;
 use serde::{Deserialize, Serialize};
 
+mod alerts;
+pub use alerts::Alerts;
+
 /// The reboot sentinel.
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,6 +23,10 @@ pub struct Sentinel {
     pub rest: Period,
     /// DaemonSets that must be whole, `NAMESPACE/NAME`; none: the cluster's network, found by its name.
     pub daemon_sets: Vec<String>,
+    /// The alerts that keep a gate closed.
+    pub alerts: Alerts,
+    /// The namespace of the sentinels' pods; none: quorate's own.
+    pub namespace: Option<String>,
 }
 
 impl Default for Sentinel {
@@ -31,6 +38,8 @@ impl Default for Sentinel {
             margin: Period::seconds(120),
             rest: Period::seconds(30 * 60),
             daemon_sets: Vec::new(),
+            alerts: Alerts::default(),
+            namespace: None,
         }
     }
 }
@@ -53,6 +62,13 @@ impl Sentinel {
                 return Err(format!("`sentinel.daemonSets` has `{set}`: expected NAMESPACE/NAME of a DaemonSet"));
             }
         }
-        Ok(())
+        if let Some(namespace) = &self.namespace
+            && !super::workload::is_label(namespace)
+        {
+            return Err(format!(
+                "`sentinel.namespace` is `{namespace}`: expected the name of a namespace, such as kured"
+            ));
+        }
+        self.alerts.check()
     }
 }

@@ -76,7 +76,7 @@ pub(super) fn check(listed: &[Workload]) -> Result<(), String> {
 }
 
 /// Whether it is what names of objects are made of (RFC 1123), its length apart.
-fn is_label(text: &str) -> bool {
+pub(super) fn is_label(text: &str) -> bool {
     let inside = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     !text.is_empty() && text.bytes().all(inside) && !text.starts_with('-') && !text.ends_with('-')
 }

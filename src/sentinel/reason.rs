@@ -87,6 +87,8 @@ codes! {
     Closing "S033-closing" "A gate that was open is being closed: kured's pod on this node is ended, so that it looks anew."
     Recovering "S034-recovering" "The node is back and has not proven that it is whole."
     Undone "S035-undone" "An act of the sentinel could not be carried out."
+    AlertActive "S036-alert-active" "An alert is active that is not to be ignored."
+    AlertsUnknown "S037-alerts-unknown" "Whether an alert is active cannot be told."
 }
 
 #[cfg(test)]

@@ -11,19 +11,19 @@ use std::time::Duration;
 /// One right: verb, group, resource, namespace, name.
 struct Right<'a>(&'a str, &'a str, &'a str, Option<&'a str>, Option<&'a str>);
 
-/// Asks for all of them; what cannot be asked is lacking.
+/// Asks for all of them, in quorate's namespace and in that of the sentinels' pods; what cannot be asked is lacking.
 ///
 /// # Errors
 /// What is lacking, in one line.
 pub async fn all(
     look: &Look,
-    namespace: &str,
+    (namespace, pods): (&str, &str),
     (control_plane, node): (bool, &str),
     limit: Duration,
 ) -> Result<(), Reason> {
     let mut needed = vec![
         Right("patch", "", "nodes", None, Some(node)),
-        Right("get", "", "pods", Some(namespace), None),
+        Right("get", "", "pods", Some(pods), None),
         Right("get", "", "configmaps", Some(namespace), None),
         Right("get", "coordination.k8s.io", "leases", Some(namespace), None),
         Right("create", "coordination.k8s.io", "leases", Some(namespace), None),

@@ -32,7 +32,7 @@ pub async fn run(global: &Global, clock: Clock) -> anyhow::Result<ExitStatus> {
     let limit = config.times.answer.get();
     let client = access.live(&[]).await?;
     let nodes: Api<Node> = Api::all(client.clone());
-    let pods: Api<Pod> = Api::namespaced(client, &access.namespace);
+    let pods: Api<Pod> = Api::namespaced(client, config.sentinel.namespace.as_deref().unwrap_or(&access.namespace));
     let read = async {
         let nodes = within(limit, nodes.list(&ListParams::default())).await?;
         let pods = within(limit, pods.list(&ListParams::default().labels(LABEL))).await?;

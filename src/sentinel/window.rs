@@ -1,7 +1,7 @@
 //! When kured reboots at all: its days, times and zone, as its own flags say them. Pure.
 
 use jiff::tz::TimeZone;
-use jiff::{Timestamp, civil};
+use jiff::{Timestamp, ToSpan, civil};
 use std::time::Duration;
 
 /// kured's window, of one day: kured knows none that goes past midnight.
@@ -42,7 +42,7 @@ impl Window {
         let at = |text: Option<&str>, default: civil::Time| text.map_or(Ok(default), time);
         let zone = match zone {
             None | Some("UTC" | "") => TimeZone::UTC,
-            // An image without a file system has no time zones; the host's are not mounted.
+            // The image has the zones of tzdata beside the program; the host's are not mounted.
             Some(name) => TimeZone::get(name).map_err(|error| format!("--time-zone={name}: {error}"))?,
         };
         let (start, end) = (at(start, civil::time(0, 0, 0, 0))?, at(end, civil::time(23, 59, 59, 0))?);
@@ -55,17 +55,14 @@ impl Window {
     /// Why not.
     pub fn open(&self, now: Timestamp, ahead: Duration) -> Result<(), String> {
         let later = now.checked_add(ahead).map_err(|error| error.to_string())?;
-        if !self.contains(now) {
-            return Err(format!(
-                "kured reboots {self}, and it is {}",
-                now.to_zoned(self.zone.clone()).strftime("%A %H:%M")
-            ));
-        }
+        let local = |at: Timestamp| at.to_zoned(self.zone.clone());
+        let today = self.on(local(now).date());
+        let Some((_, end)) = today.filter(|(start, end)| *start <= now && now <= *end) else {
+            return Err(format!("kured reboots {self}, and it is {}", local(now).strftime("%A %H:%M")));
+        };
         // One that is open all day goes on at midnight, if the next day is one of its days.
         let whole_day = self.start == civil::time(0, 0, 0, 0) && self.end >= civil::time(23, 59, 0, 0);
-        let day = |at: Timestamp| at.to_zoned(self.zone.clone()).date();
-        let same = day(now) == day(later);
-        let stays = if whole_day { self.days.contains(&day(later).weekday()) } else { same && self.contains(later) };
+        let stays = if whole_day { self.whole_days(local(now).date(), local(later).date()) } else { later <= end };
         if stays {
             Ok(())
         } else {
@@ -73,10 +70,19 @@ impl Window {
         }
     }
 
-    fn contains(&self, at: Timestamp) -> bool {
-        let local = at.to_zoned(self.zone.clone());
-        let time = local.time();
-        self.days.contains(&local.date().weekday()) && time >= self.start && time <= self.end
+    /// From when to when it is open on a day; none when it is not one of its days. kured makes both of the day's date and the time of its
+    /// flags (kured, pkg/timewindow), and Go does not say which one it takes of a time that comes twice, or never, when clocks are changed:
+    /// here what is open by either.
+    fn on(&self, day: civil::Date) -> Option<(Timestamp, Timestamp)> {
+        let at = |time: civil::Time| self.zone.to_ambiguous_zoned(day.to_datetime(time));
+        let times = || Some((at(self.start).later().ok()?.timestamp(), at(self.end).earlier().ok()?.timestamp()));
+        self.days.contains(&day.weekday()).then(times).flatten()
+    }
+
+    /// Whether each day from one to another is one of its days.
+    fn whole_days(&self, from: civil::Date, to: civil::Date) -> bool {
+        // After a week they come again.
+        from.series(1.day()).take_while(|day| *day <= to).take(7).all(|day| self.days.contains(&day.weekday()))
     }
 }
 
@@ -159,6 +165,61 @@ mod tests {
             let answer = window.open(at(now), Duration::from_secs(ahead * 60));
             assert_eq!(answer.is_ok(), open, "{days:?} {start:?} {end:?} {now}: {answer:?}");
         }
+    }
+
+    /// Clocks in Berlin go from 02:00 to 03:00 on 2026-03-29 (01:00 UTC), a Sunday, and from 03:00 back to 02:00 on 2026-10-25 (01:00 UTC).
+    #[test]
+    fn a_window_is_of_its_zone_also_when_clocks_are_changed() {
+        let rows = [
+            // zone, days, start, end, when, ahead in minutes, open
+            ("Europe/Berlin", None, "2:00", "5:00", "2026-01-15T01:00:00Z", 30, true),
+            ("Europe/Berlin", None, "2:00", "5:00", "2026-01-15T00:59:00Z", 30, false),
+            ("Europe/Berlin", None, "2:00", "5:00", "2026-07-15T00:00:00Z", 30, true),
+            ("Europe/Berlin", None, "2:00", "5:00", "2026-07-15T02:40:00Z", 30, false),
+            // It is Sunday there, and still Saturday in Greenwich; and the other way round.
+            ("Europe/Berlin", Some("sun"), "0:00", "5:00", "2026-01-17T23:30:00Z", 30, true),
+            ("America/New_York", Some("sun"), "0:00", "5:00", "2026-01-18T04:30:00Z", 30, false),
+            ("America/New_York", Some("sat"), "20:00", "23:59", "2026-01-18T04:10:00Z", 30, true),
+            ("Asia/Kolkata", None, "2:00", "5:00", "2026-01-15T20:30:00Z", 30, true),
+            ("Asia/Kolkata", None, "2:00", "5:00", "2026-01-15T20:29:00Z", 30, false),
+            // Clocks are put on in the middle of it: three hours by the clock are two.
+            ("Europe/Berlin", None, "1:00", "4:00", "2026-03-29T00:00:00Z", 120, true),
+            ("Europe/Berlin", None, "1:00", "4:00", "2026-03-29T00:30:00Z", 120, false),
+            // It begins at a time that is not there: not before the one an hour later.
+            ("Europe/Berlin", None, "2:30", "5:00", "2026-03-29T01:10:00Z", 30, false),
+            ("Europe/Berlin", None, "2:30", "5:00", "2026-03-29T01:30:00Z", 30, true),
+            // All of it is not there.
+            ("Europe/Berlin", None, "2:10", "2:50", "2026-03-29T00:20:00Z", 1, false),
+            ("Europe/Berlin", None, "2:10", "2:50", "2026-03-29T01:20:00Z", 1, false),
+            // Clocks are put back in the middle of it: three hours by the clock are four.
+            ("Europe/Berlin", None, "1:00", "4:00", "2026-10-24T23:00:00Z", 240, true),
+            ("Europe/Berlin", None, "1:00", "4:00", "2026-10-24T23:30:00Z", 240, false),
+            // It ends at a time that comes twice: at the first; and begins at the second.
+            ("Europe/Berlin", None, "1:00", "2:30", "2026-10-25T00:20:00Z", 10, true),
+            ("Europe/Berlin", None, "1:00", "2:30", "2026-10-25T00:20:00Z", 50, false),
+            ("Europe/Berlin", None, "1:00", "2:30", "2026-10-25T01:10:00Z", 10, false),
+            ("Europe/Berlin", None, "2:30", "4:00", "2026-10-25T00:40:00Z", 10, false),
+            ("Europe/Berlin", None, "2:30", "4:00", "2026-10-25T01:30:00Z", 10, true),
+            // Of no times it is open through the change, and over midnight.
+            ("Europe/Berlin", None, "0:00", "23:59:59", "2026-10-25T00:30:00Z", 60, true),
+            ("Europe/Berlin", Some("sun"), "0:00", "23:59:59", "2026-10-25T22:30:00Z", 60, false),
+            ("Europe/Berlin", Some("sun,mon"), "0:00", "23:59:59", "2026-10-25T22:30:00Z", 60, true),
+            // Two periods that are longer than a day reach over one that is none of its days.
+            ("Europe/Berlin", Some("mon,wed"), "0:00", "23:59:59", "2026-01-19T12:00:00Z", 2 * 24 * 60, false),
+            ("Europe/Berlin", Some("mon,tue,wed"), "0:00", "23:59:59", "2026-01-19T12:00:00Z", 2 * 24 * 60, true),
+            // Where midnight itself is not there.
+            ("Africa/Cairo", None, "0:00", "2:00", "2026-04-23T22:10:00Z", 10, true),
+        ];
+        for (zone, days, start, end, now, ahead, open) in rows {
+            let window = Window::parse(days, Some(start), Some(end), Some(zone)).unwrap();
+            let answer = window.open(at(now), Duration::from_secs(ahead * 60));
+            assert_eq!(answer.is_ok(), open, "{zone} {days:?} {start} {end} {now}: {answer:?}");
+        }
+        let window = Window::parse(Some("sun"), Some("2:00"), Some("5:00"), Some("Europe/Berlin")).unwrap();
+        assert_eq!(
+            window.open(at("2026-01-17T23:30:00Z"), Duration::ZERO).unwrap_err(),
+            "kured reboots on Sunday from 02:00 to 05:00 Europe/Berlin, and it is Sunday 00:30"
+        );
     }
 
     #[test]

@@ -92,6 +92,13 @@ struct Link {
     config: Config,
 }
 
+impl Link {
+    /// The namespace of the sentinels' pods.
+    fn pods(&self) -> &str {
+        self.config.sentinel.namespace.as_deref().unwrap_or(&self.access.namespace)
+    }
+}
+
 /// What one process remembers.
 #[derive(Default)]
 struct Memory {

@@ -41,7 +41,7 @@ fn the_binary_is_small_and_runs_in_an_empty_root() {
 }
 
 #[test]
-fn the_image_is_the_binary_the_authorities_and_the_licence() {
+fn the_image_is_the_binary_the_authorities_the_time_zones_and_the_licence() {
     let outer = files(std::fs::File::open(dist("QUORATE_IMAGE", "quorate-image.tar")).unwrap());
     let of = |end: &str| &outer.iter().find(|(name, _)| name.ends_with(end)).unwrap().1;
     let manifest: serde_json::Value = serde_json::from_slice(of("manifest.json")).unwrap();
@@ -52,6 +52,11 @@ fn the_image_is_the_binary_the_authorities_and_the_licence() {
     assert_eq!(config["config"]["Entrypoint"], serde_json::json!(["/usr/local/bin/quorate"]));
 
     let inner = files(of("/layer.tar").as_slice());
+    // What kured's window is told by: one file a zone, and no other.
+    let (zones, inner): (Vec<_>, Vec<_>) =
+        inner.into_iter().partition(|(name, _)| name.starts_with("usr/share/zoneinfo/"));
+    assert!(zones.iter().any(|(name, bytes)| name.ends_with("/Europe/Berlin") && bytes.starts_with(b"TZif")));
+    assert!(zones.iter().all(|(_, bytes)| bytes.starts_with(b"TZif")));
     let names: Vec<&str> = inner.iter().map(|(name, _)| name.as_str()).collect();
     let expected = ["etc/ssl/certs/ca-certificates.crt", "usr/local/bin/quorate", "usr/share/doc/quorate/LICENSE"];
     assert_eq!(names, expected);

@@ -6,14 +6,16 @@ use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::batch::v1::CronJob;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Container, Namespace, PersistentVolumeClaim, PodSpec, ServiceAccount};
+use k8s_openapi::api::networking::v1::{NetworkPolicy, NetworkPolicyPort};
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding, Subject};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use quorate::cli::Cli;
 use quorate::config::{Config, KEY};
 use quorate::exit::ExitStatus;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -45,6 +47,22 @@ fn build(folder: &str) -> Vec<Value> {
 /// The objects of one kind in kustomize/base.
 pub(crate) fn of_base(kind: &str) -> Vec<Value> {
     build("kustomize/base").into_iter().filter(|object| object["kind"] == kind).collect()
+}
+
+/// An overlay of kustomize/base with one component, in a folder that goes with it; not among those that are shipped, which other tests list.
+pub(crate) fn overlay_with(component: &str) -> tempfile::TempDir {
+    let folder = tempfile::tempdir_in(root().join("kustomize")).unwrap();
+    let text = format!(
+        "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources: [../base]\n\
+         components: [../components/{component}]\n"
+    );
+    std::fs::write(folder.path().join("kustomization.yaml"), text).unwrap();
+    folder
+}
+
+/// The objects of kustomize/base with one component.
+pub(crate) fn with_component(component: &str) -> Vec<Value> {
+    build(overlay_with(component).path().to_str().unwrap())
 }
 
 /// The objects of the files in manifests/, with the file they are in.
@@ -115,6 +133,7 @@ fn wrong_fields(object: &Value) -> Vec<String> {
         "DaemonSet" => check::<DaemonSet>(object),
         "Lease" => check::<Lease>(object),
         "Namespace" => check::<Namespace>(object),
+        "NetworkPolicy" => check::<NetworkPolicy>(object),
         "PersistentVolumeClaim" => check::<PersistentVolumeClaim>(object),
         // Of the Prometheus operator, which is no part of Kubernetes.
         "PrometheusRule" => rule_without_what_it_needs(object),
@@ -185,15 +204,9 @@ fn the_base_holds_every_file_and_each_overlay_builds() {
 
 #[test]
 fn each_component_builds_on_the_base() {
-    let folder = tempfile::tempdir_in(root().join("kustomize/overlays")).unwrap();
     for entry in std::fs::read_dir(root().join("kustomize/components")).unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();
-        let text = format!(
-            "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources: [../../base]\n\
-             components: [../../components/{name}]\n"
-        );
-        std::fs::write(folder.path().join("kustomization.yaml"), text).unwrap();
-        let objects = build(folder.path().to_str().unwrap());
+        let objects = with_component(&name);
         assert_ne!(objects, build("kustomize/base"), "{name}");
         for object in &objects {
             assert_eq!(wrong_fields(object), Vec::<String>::new(), "{name}: {:?}", id(object));
@@ -357,11 +370,7 @@ fn no_role_has_a_wildcard() {
 /// The sentinels: on every node one, workers without a certificate, one folder of the host, arguments that parse.
 #[test]
 fn sentinels_see_one_folder_of_the_host_and_workers_no_certificate() {
-    let folder = tempfile::tempdir_in(root().join("kustomize/overlays")).unwrap();
-    let text = "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources: [../../base]\n\
-                components: [../../components/sentinel]\n";
-    std::fs::write(folder.path().join("kustomization.yaml"), text).unwrap();
-    let sets: Vec<DaemonSet> = of_kind(&build(folder.path().to_str().unwrap()), "DaemonSet");
+    let sets: Vec<DaemonSet> = of_kind(&with_component("sentinel"), "DaemonSet");
     assert_eq!(sets.len(), 2);
     let pki = ["ca.crt", "healthcheck-client.crt", "healthcheck-client.key"];
     for set in &sets {
@@ -395,6 +404,57 @@ fn sentinels_see_one_folder_of_the_host_and_workers_no_certificate() {
         let parsed = Cli::try_parse_from(std::iter::once("quorate").chain(args.iter().map(String::as_str)));
         assert!(parsed.is_ok(), "{name}: {}", parsed.unwrap_err());
     }
+}
+
+/// The ports at which pods with these labels may be asked, and may ask, by the policies that select them; none: everywhere.
+fn ports(policies: &[NetworkPolicy], labels: &BTreeMap<String, String>) -> [Option<BTreeSet<i32>>; 2] {
+    let mut both = [None, None];
+    for spec in policies.iter().filter_map(|policy| policy.spec.as_ref()) {
+        let selector = spec.pod_selector.as_ref().unwrap();
+        let by_label = selector.match_labels.iter().flatten().all(|(key, value)| labels.get(key) == Some(value));
+        let expressions = selector.match_expressions.iter().flatten();
+        let by_key = expressions.clone().all(|one| one.operator == "Exists" && labels.contains_key(&one.key));
+        if !by_label || !by_key {
+            continue;
+        }
+        let of = |ports: &Option<Vec<_>>| ports.iter().flatten().map(number).collect::<Vec<i32>>();
+        let rules = [
+            ("Ingress", spec.ingress.iter().flatten().flat_map(|rule| of(&rule.ports)).collect::<Vec<_>>()),
+            ("Egress", spec.egress.iter().flatten().flat_map(|rule| of(&rule.ports)).collect()),
+        ];
+        for (all, (kind, ports)) in both.iter_mut().zip(rules) {
+            if spec.policy_types.iter().flatten().any(|one| one == kind) {
+                all.get_or_insert_with(BTreeSet::new).extend(ports);
+            }
+        }
+    }
+    both
+}
+
+fn number(port: &NetworkPolicyPort) -> i32 {
+    match port.port {
+        Some(IntOrString::Int(number)) => number,
+        Some(IntOrString::String(_)) | None => panic!("a rule names each port by its number: {port:?}"),
+    }
+}
+
+/// apiservers, names and Prometheus for all; etcd for those on control plane nodes alone.
+#[test]
+fn sentinels_may_be_asked_and_may_ask_at_these_ports_alone() {
+    let objects = with_component("sentinel");
+    let policies: Vec<NetworkPolicy> = of_kind(&objects, "NetworkPolicy");
+    for set in of_kind::<DaemonSet>(&objects, "DaemonSet") {
+        let template = set.spec.unwrap().template;
+        let labels = template.metadata.unwrap().labels.unwrap();
+        let pod = template.spec.unwrap();
+        assert_eq!(pod.host_network, None, "a policy binds no pod on the host's network");
+        let listens: BTreeSet<i32> = pod.containers[0].ports.iter().flatten().map(|port| port.container_port).collect();
+        let etcd = (set.metadata.name.unwrap() == "quorate-sentinel-control-plane").then_some(2379);
+        let asks: BTreeSet<i32> = [53, 6443, 9090].into_iter().chain(etcd).collect();
+        assert_eq!(ports(&policies, &labels), [Some(listens), Some(asks)]);
+    }
+    let job = BTreeMap::from([("app.kubernetes.io/name".to_owned(), "quorate".to_owned())]);
+    assert_eq!(ports(&policies, &job), [None, None], "and no other pod of ours");
 }
 
 /// Every key, at every depth, of a document that is only mappings and values.

@@ -1,7 +1,7 @@
 //! What each pod of ours needs beyond the `restricted` Pod Security level is what SAFETY.md says, and no more: the real admission of
 //! a real apiserver is asked.
 
-use crate::manifests::of_base;
+use crate::manifests::{of_base, with_component};
 use lab::api::{Api, Spec};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -48,9 +48,12 @@ fn each_pod_violates_restricted_only_as_written_down() {
     api.apply("{apiVersion: v1, kind: Namespace, metadata: {name: strict, labels: {pod-security.kubernetes.io/enforce: restricted}}}")
         .unwrap();
     let mut found = BTreeMap::new();
-    for template in of_base("CronJob") {
+    let sets = with_component("sentinel").into_iter().filter(|object| object["kind"] == "DaemonSet");
+    for template in of_base("CronJob").into_iter().chain(sets) {
         let name = template["metadata"]["name"].as_str().unwrap();
-        let mut spec: Value = template["spec"]["jobTemplate"]["spec"]["template"]["spec"].clone();
+        let of =
+            if template["kind"] == "CronJob" { "/spec/jobTemplate/spec/template/spec" } else { "/spec/template/spec" };
+        let mut spec: Value = template.pointer(of).unwrap().clone();
         // What else admission looks at, and is no question of Pod Security: neither account nor class is in this namespace.
         spec.as_object_mut().unwrap().retain(|key, _| key != "serviceAccountName" && key != "priorityClassName");
         spec["automountServiceAccountToken"] = Value::Bool(false);

@@ -1,9 +1,13 @@
 //! The reboot sentinel as a process on real nodes' objects: a real apiserver, three real etcds, the account that its component gives it. The
 //! host of each is a folder; kubelet and kured are played by the test, step by step, as issue 6 says that they behave.
 
+mod alerts;
 mod alone;
+mod drop_in;
+mod one;
 mod pending;
 mod reboot;
+mod rights;
 
 use crate::members::job::Stage;
 use anyhow::{Context, Result, anyhow};
@@ -35,6 +39,10 @@ struct Fleet {
     hosts: Vec<TempDir>,
     sentinels: Vec<Option<Process>>,
     starts: usize,
+    /// The namespace of the sentinels' pods.
+    namespace: &'static str,
+    /// The gate, on the host.
+    gate: &'static str,
 }
 
 /// The fourth is a worker.
@@ -44,23 +52,25 @@ fn node_name(number: usize) -> String {
 
 /// Installs the base with the sentinel.
 fn install(stage: &Stage) -> Result<()> {
-    let overlays = Path::new(env!("CARGO_MANIFEST_DIR")).join("kustomize/overlays");
-    let folder = tempfile::tempdir_in(&overlays)?;
-    let text = "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources: [../../base]\n\
-                components: [../../components/sentinel]\n";
-    fs::write(folder.path().join("kustomization.yaml"), text)?;
-    stage.api.kubectl(["apply", "-k", &folder.path().display().to_string()]).map(drop)
+    let overlay = crate::manifests::overlay_with("sentinel");
+    stage.api.kubectl(["apply", "-k", &overlay.path().display().to_string()]).map(drop)
 }
 
 impl Fleet {
     fn new() -> Result<Self> {
-        let stage = Stage::of(EtcdVersion::V3_6, "quorate-members")?;
+        Self::of(3)
+    }
+
+    /// The same with so many control plane nodes.
+    fn of(control_plane: u8) -> Result<Self> {
+        let stage = Stage::sized(EtcdVersion::V3_6, control_plane, Vec::new(), "quorate-members")?;
         install(&stage)?;
         let kubeconfig = stage.api.kubeconfig_for("quorate", "quorate-sentinel")?;
         let hosts = (0..4).map(|_| TempDir::new()).collect::<Result<Vec<_>, _>>()?;
-        let fleet = Self { stage, kubeconfig, hosts, sentinels: vec![None, None, None, None], starts: 0 };
+        let sentinels = vec![None, None, None, None];
+        let fleet = Self { stage, kubeconfig, hosts, sentinels, starts: 0, namespace: "quorate", gate: GATE };
         fleet.configure(CONFIG)?;
-        for number in 1..=3 {
+        for number in 1..=usize::from(control_plane) {
             fs::create_dir_all(fleet.host(number).join("var/run"))?;
             fleet.stage.pod(&format!("sentinel-{number}"), &format!("k{number}"))?;
         }
@@ -128,7 +138,7 @@ impl Fleet {
     }
 
     fn is_open(&self, number: usize) -> bool {
-        self.host(number).join(GATE).exists()
+        self.host(number).join(self.gate).exists()
     }
 
     fn wants_reboot(&self, number: usize) -> Result<()> {
@@ -141,7 +151,8 @@ impl Fleet {
         let pod = format!("sentinel-{number}");
         // A worker has no certificate of etcd.
         let pki = if number == 4 { self.host(4) } else { self.stage.api.etcd().dir() }.to_owned();
-        let uid = self.stage.api.kubectl(["get", "pod", &pod, "-n", "quorate", "-o", "jsonpath={.metadata.uid}"])?;
+        let uid =
+            self.stage.api.kubectl(["get", "pod", &pod, "-n", self.namespace, "-o", "jsonpath={.metadata.uid}"])?;
         self.starts += 1;
         let log = self.stage.api.etcd().dir().join(format!("{pod}-{}.log", self.starts));
         let words = vec![
@@ -156,6 +167,7 @@ impl Fleet {
             "sentinel".to_owned(),
             "run".to_owned(),
             format!("--host={}", self.host(number).display()),
+            format!("--gate=/{}", self.gate),
             format!("--kubernetes-dir={}", pki.display()),
             format!("--listen={}:9476", self.stage.api.address(u8::try_from(number)?)),
         ];
@@ -267,14 +279,18 @@ impl Fleet {
 
     /// kured's process on a node, which runs since an hour ago, or since now.
     fn kureds_pod(&self, number: usize, name: &str, started: jiff::Timestamp) -> Result<()> {
+        self.kureds_pod_in("kube-system", number, name, started)
+    }
+
+    fn kureds_pod_in(&self, namespace: &str, number: usize, name: &str, started: jiff::Timestamp) -> Result<()> {
         let pod = json!({
-            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "kube-system", "labels": {"name": "kured"}},
+            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": namespace, "labels": {"name": "kured"}},
             "spec": {"nodeName": node_name(number), "containers": [{"name": "kured", "image": "ghcr.io/kubereboot/kured:1.23.0"}]},
         });
         self.stage.api.apply(&pod.to_string())?;
         let running = json!([{"name": "kured", "image": "", "imageID": "", "ready": true, "restartCount": 0,
             "state": {"running": {"startedAt": format!("{started:.0}")}}}]);
-        self.stage.patch("pod", name, "kube-system", &json!({"phase": "Running", "containerStatuses": running}))
+        self.stage.patch("pod", name, namespace, &json!({"phase": "Running", "containerStatuses": running}))
     }
 
     /// Waits until somebody has asked for the end of that pod of kured.
@@ -321,7 +337,7 @@ impl Fleet {
     /// The machine goes down, and comes back without what was in its tmpfs; its kubelet reports the new boot.
     fn reboot(&mut self, number: usize, boot: &str) -> Result<()> {
         self.sentinel(number)?.kill()?;
-        for file in [GATE, REQUIRED] {
+        for file in [self.gate, REQUIRED] {
             fs::remove_file(self.host(number).join(file))?;
         }
         self.stage.api.etcd().member(number)?.kill()?;

@@ -406,9 +406,14 @@ impl Api {
         Ok(String::from_utf8(out.stdout)?)
     }
 
+    /// The kubectl of the same release.
+    pub fn kubectl_program(&self) -> PathBuf {
+        self.programs.join("kubectl")
+    }
+
     /// Runs kubectl with another kubeconfig, for example one of [`kubeconfig_for`](Self::kubeconfig_for).
     pub fn kubectl_as<A: AsRef<OsStr>>(&self, kubeconfig: &Path, args: impl IntoIterator<Item = A>) -> Result<Output> {
-        let program = self.programs.join("kubectl");
+        let program = self.kubectl_program();
         Command::new(&program)
             .arg("--kubeconfig")
             .arg(kubeconfig)

@@ -61,6 +61,14 @@ pub fn etcdctl() -> Result<PathBuf> {
     Ok(crate::build::etcd_tools(crate::build::MACHINE_ETCD)?.join("etcdctl"))
 }
 
+/// Prometheus; fetched from Debian on first use (about 20 MB).
+///
+/// # Errors
+/// When it cannot be fetched.
+pub fn prometheus() -> Result<PathBuf> {
+    Ok(crate::build::prometheus()?.join("prometheus"))
+}
+
 /// The folder with the Kubernetes programs of one release, for example `v1.36.1`; built on first use, in minutes.
 ///
 /// # Errors

@@ -8,6 +8,7 @@ mod etcd;
 mod images;
 mod kubernetes;
 mod packages;
+mod prometheus;
 mod root;
 mod store;
 
@@ -17,6 +18,7 @@ pub use etcd::{etcd, etcd_tools};
 pub use images::images;
 pub use kubernetes::kubernetes;
 pub use packages::{debs, repository};
+pub use prometheus::prometheus;
 pub use root::{machine_layer, machine_root};
 pub use store::store;
 
@@ -69,6 +71,7 @@ pub fn all(versions: &[Version]) -> Result<()> {
     }
     store(versions)?;
     repository(versions)?;
+    prometheus()?;
     Ok(())
 }
 

@@ -79,7 +79,7 @@ pub enum Command {
         out: PathBuf,
         /// The binary; it lies in /usr/local/bin and is the entrypoint
         binary: PathBuf,
-        /// A further file, as PATH_IN_IMAGE=FILE; may be repeated
+        /// A further file, or a folder with all of its files, as PATH_IN_IMAGE=FILE; may be repeated
         #[arg(long = "file", value_name = "INSIDE=FILE", value_parser = inside_and_file)]
         files: Vec<(String, PathBuf)>,
         /// User and group as numbers, such as 65532:65532

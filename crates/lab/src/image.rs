@@ -48,6 +48,24 @@ impl Image {
         self.files.insert(inside.to_owned(), (Source::File(file.to_owned()), mode));
     }
 
+    /// Adds a file of the host, or all files of a folder, at a path without a leading slash.
+    ///
+    /// # Errors
+    /// The folder cannot be read.
+    pub fn add(&mut self, inside: &str, from: &Path, mode: u32) -> Result<()> {
+        if !from.is_dir() {
+            self.add_file(inside, from, mode);
+            return Ok(());
+        }
+        let entries = std::fs::read_dir(from).with_context(|| format!("cannot read {}", from.display()))?;
+        for entry in entries {
+            let path = entry?.path();
+            let Some(name) = path.file_name() else { continue };
+            self.add(&format!("{inside}/{}", name.to_string_lossy()), &path, mode)?;
+        }
+        Ok(())
+    }
+
     /// Adds a file with these contents.
     pub fn add_bytes(&mut self, inside: &str, bytes: impl Into<Vec<u8>>, mode: u32) {
         self.files.insert(inside.to_owned(), (Source::Bytes(bytes.into()), mode));

@@ -46,7 +46,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
             let mut contents = Image::of_binary(&binary)?;
             contents.user = user;
             for (inside, file) in files {
-                contents.add_file(&inside, &file, 0o644);
+                contents.add(&inside, &file, 0o644)?;
             }
             output::answer(image::write(&reference, &out, &contents)?);
         }

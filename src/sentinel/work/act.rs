@@ -17,9 +17,8 @@ impl Work<'_> {
     pub(super) async fn ask_for_lease(&mut self, seen: &Seen) -> Pause {
         let node = &self.pod.node;
         let Fact::Known(boot_id) = &seen.own.boot_id else { return Pause::Interval };
-        let who =
-            Claimant::in_pod(&seen.leases, (seen.leases.namespace(), &self.pod.name), (OPERATION, node), "sentinel")
-                .await;
+        let own = (seen.link.pods(), self.pod.name.as_str());
+        let who = Claimant::in_pod(&seen.leases, own, (OPERATION, node), "sentinel").await;
         let mut who = match who {
             Ok(who) if who.node == *node && who.boot_id == *boot_id => who,
             Ok(_) => return Pause::Watch,

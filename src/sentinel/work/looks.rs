@@ -8,7 +8,7 @@ use crate::sentinel::look::{self, KuredPod, Look};
 use crate::sentinel::plan::Facts;
 use crate::sentinel::reason::{Code, Reason};
 use crate::sentinel::whole::Question;
-use crate::sentinel::{rights, soak, workloads};
+use crate::sentinel::{alerts, rights, soak, workloads};
 use kube::Client;
 use quorum_safety::sentinel::{Lease, Lock, Step};
 use quorum_safety::{Fact, Mine, UnixSeconds};
@@ -60,7 +60,8 @@ impl Work<'_> {
         let own = look.nodes.iter().find(|seen| seen.name == node).cloned();
         let own = own.ok_or_else(|| Reason::new(Code::NodeUnknown, format!("the API lists no node {node}")))?;
         if !self.memory.rights_seen {
-            rights::all(&look, &link.access.namespace, (own.control_plane, &node.0), limit).await?;
+            let namespaces = (link.access.namespace.as_str(), link.pods());
+            rights::all(&look, namespaces, (own.control_plane, &node.0), limit).await?;
             self.memory.rights_seen = true;
         }
         self.write_boot(&look.client, &own, limit).await?;
@@ -208,6 +209,14 @@ impl Work<'_> {
         };
         if !asks {
             return;
+        }
+        // kured's drain raises alerts of its own; it, too, looks at them before it takes its lock and never after.
+        let drains = matches!(facts.lease, Lease::Held(Step::Open)) && facts.kured == Fact::Known(Lock::Here);
+        if !drains {
+            facts.reasons.extend(alerts::reasons(&link.config.sentinel.alerts, link.config.times.answer.get()).await);
+            if !facts.reasons.is_empty() {
+                return;
+            }
         }
         let mine = guard.map_or(Mine::Nothing, Guard::mine);
         let question = question(mine, matches!(facts.lease, Lease::Held(Step::Open)));

@@ -20,7 +20,13 @@ impl Stage {
 
     /// The same with more flags of etcd.
     pub(crate) fn with(etcd: EtcdVersion, etcd_args: Vec<String>, account: &str) -> Result<Self> {
-        let spec = ApiSpec { etcd, etcd_members: 3, etcd_args, apiservers: 3, audit: true, ..ApiSpec::default() };
+        Self::sized(etcd, 3, etcd_args, account)
+    }
+
+    /// The same with so many control plane nodes, each with a member and an apiserver: one or three.
+    pub(crate) fn sized(etcd: EtcdVersion, nodes: u8, etcd_args: Vec<String>, account: &str) -> Result<Self> {
+        let spec =
+            ApiSpec { etcd, etcd_members: nodes, etcd_args, apiservers: nodes, audit: true, ..ApiSpec::default() };
         let api = Api::start(spec)?;
         api.kubectl(["apply", "-k", concat!(env!("CARGO_MANIFEST_DIR"), "/manifests")])?;
         for namespace in ["quorate", "kube-system"] {
@@ -28,7 +34,7 @@ impl Stage {
         }
         let kubeconfig = api.kubeconfig_for("quorate", account)?;
         let stage = Self { api, kubeconfig };
-        for number in 1..=3_u8 {
+        for number in 1..=nodes {
             stage.node(number)?;
         }
         let labels = json!({"name": "kured"});

@@ -1,0 +1,30 @@
+//! A cluster with a single control plane node: real etcd of one member.
+
+use super::*;
+
+/// The policy is never: nobody stands in for a single voter, nor for its apiserver. Its workers are another matter.
+#[test]
+fn a_single_control_plane_node_is_never_let_go_and_its_workers_are() -> Result<()> {
+    let mut fleet = Fleet::of(1)?;
+    fleet.kured(&["--period=10m", "--reboot-sentinel=/sentinel/quorate-reboot-required"])?;
+    fleet.worker()?;
+    fleet.wants_reboot(1)?;
+    fleet.start(1)?;
+    // Its own sentinel says since when the worker is up.
+    fleet.start(4)?;
+    fleet.says(1, "Q031-single-voter: ")?;
+    let looks = fleet.looks(1)?;
+    fleet.has_looked(1, looks + 3)?;
+    assert!(!fleet.is_open(1), "{}", fleet.log(1)?);
+    assert!(!fleet.log(1)?.contains("The Lease is held"), "{}", fleet.log(1)?);
+    assert_eq!(fleet.stage.holder()?, "", "it does not even ask for the Lease");
+    let metrics = fleet.asked(1, "/metrics")?;
+    assert!(metrics.contains("quorate_sentinel_reason{code=\"Q031-single-voter\"} 1"), "{metrics}");
+    // That it waits is no trouble of its own.
+    assert!(fleet.asked(1, "/readyz")?.starts_with("HTTP/1.1 200"));
+
+    fleet.wants_reboot(4)?;
+    fleet.worker_opens()?;
+    assert!(!fleet.is_open(1), "{}", fleet.log(1)?);
+    Ok(())
+}
