@@ -24,6 +24,7 @@ use store::Store;
 use work::Work;
 
 pub mod choose;
+mod flush;
 pub mod list;
 pub mod manifest;
 pub mod name;

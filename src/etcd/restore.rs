@@ -27,7 +27,7 @@ use node::{Node, Peer};
 use quorum_safety::{Code, Disruption, Fact, Member, Mine, NodeName, Observation, Policy, Verdict, judge};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::{IsTerminal, Seek, SeekFrom};
+use std::io::IsTerminal;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use step::Step;
@@ -95,8 +95,7 @@ impl Proven {
                 let why = "it has no checksum: a database out of a data directory, or a snapshot that was cut";
                 return Err(NotVerified { file, why: why.to_owned() }.into());
             }
-            (&opened.file).seek(SeekFrom::Start(0))?;
-            let facts = Facts::of(&snapshot, open::sum(&opened.file)?.sha256);
+            let facts = Facts::of(&snapshot);
             Ok(Self { opened, snapshot, facts })
         })
         .await;

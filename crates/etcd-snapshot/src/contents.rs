@@ -9,7 +9,6 @@ use crate::live::LiveKeys;
 use crate::meta::Meta;
 use crate::record::{KeyValue, Revision};
 use crate::snapshot::{Bucket, ConfState, Member};
-use crate::source::ReadAt;
 use crate::tree::{Entry, Trees, Value};
 
 /// etcd has ten (server/storage/schema/bucket.go).
@@ -57,8 +56,8 @@ struct Found {
 }
 
 /// Reads all buckets, and counts the keys once.
-pub(crate) fn read<S: ReadAt + ?Sized>(
-    trees: &mut Trees<'_, S>,
+pub(crate) fn read(
+    trees: &mut Trees<'_>,
     meta: Meta,
     meta_page: u64,
     live: &mut LiveKeys,
@@ -79,8 +78,8 @@ pub(crate) fn read<S: ReadAt + ?Sized>(
 }
 
 /// Goes through the records once more for keys that were not counted.
-pub(crate) fn count<S: ReadAt + ?Sized>(
-    trees: &mut Trees<'_, S>,
+pub(crate) fn count(
+    trees: &mut Trees<'_>,
     meta: Meta,
     meta_page: u64,
     live: &mut LiveKeys,
@@ -103,12 +102,12 @@ pub(crate) fn count<S: ReadAt + ?Sized>(
     Ok(())
 }
 
-fn walk<S: ReadAt + ?Sized>(
-    trees: &mut Trees<'_, S>,
+fn walk(
+    trees: &mut Trees<'_>,
     place: &Place,
-    visit: &mut dyn FnMut(Entry<'_, S>) -> Result<(), Error>,
+    visit: &mut dyn FnMut(Entry<'_>) -> Result<(), Error>,
 ) -> Result<(), Error> {
-    let visit = &mut |entry: Entry<'_, S>| {
+    let visit = &mut |entry: Entry<'_>| {
         if entry.is_bucket {
             return Err(Fault::Bucket("lies in another; etcd makes none").at(entry.at));
         }
@@ -121,7 +120,7 @@ fn walk<S: ReadAt + ?Sized>(
 }
 
 /// The buckets at the top of the database.
-fn buckets<S: ReadAt + ?Sized>(trees: &mut Trees<'_, S>, meta: Meta, meta_page: u64) -> Result<Vec<Found>, Error> {
+fn buckets(trees: &mut Trees<'_>, meta: Meta, meta_page: u64) -> Result<Vec<Found>, Error> {
     let mut found = Vec::new();
     trees.walk(meta.root, meta.root_is_named_at(meta_page), &mut |entry| {
         let Entry { at, is_bucket, key, mut value } = entry;
@@ -150,7 +149,7 @@ fn buckets<S: ReadAt + ?Sized>(trees: &mut Trees<'_, S>, meta: Meta, meta_page: 
 
 impl Contents {
     /// A record of a key.
-    fn record<S: ReadAt + ?Sized>(&mut self, entry: Entry<'_, S>, live: &mut LiveKeys) -> Result<(), Error> {
+    fn record(&mut self, entry: Entry<'_>, live: &mut LiveKeys) -> Result<(), Error> {
         let Entry { at, key, mut value, .. } = entry;
         let revision = Revision::parse(key).ok_or_else(|| Fault::Record("has no revision for a key").at(at))?;
         let from = value.offset();
@@ -171,7 +170,7 @@ impl Contents {
     }
 
     /// An entry of any other bucket.
-    fn other<S: ReadAt + ?Sized>(&mut self, name: &str, entry: Entry<'_, S>) -> Result<(), Error> {
+    fn other(&mut self, name: &str, entry: Entry<'_>) -> Result<(), Error> {
         let Entry { at, key, mut value, .. } = entry;
         let wanted = match (name, key) {
             ("meta", b"consistent_index") => Wanted::ConsistentIndex,
@@ -200,7 +199,7 @@ impl Contents {
         self.take(wanted, key, bytes).map_err(fault)
     }
 
-    fn hashed<S: ReadAt + ?Sized>(&mut self, value: &mut Value<'_, S>) -> Result<(), Error> {
+    fn hashed(&mut self, value: &mut Value<'_>) -> Result<(), Error> {
         while let Some(piece) = value.piece()? {
             self.hash = crc32c::crc32c_append(self.hash, piece);
         }

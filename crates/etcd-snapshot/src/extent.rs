@@ -27,15 +27,35 @@ pub(crate) struct Extent {
 #[derive(Default)]
 struct Held {
     at: u64,
+    /// How many of `bytes` are of the file: memory is made once and kept.
+    len: u64,
     bytes: Vec<u8>,
+}
+
+impl Held {
+    /// Whether it has bytes `at..end`.
+    fn has(&self, at: u64, end: u64) -> bool {
+        self.len > 0 && at >= self.at && end <= self.at.saturating_add(self.len)
+    }
+
+    /// Reads `size` bytes, which are at `at` of the extent and at `place` of the file.
+    fn read(&mut self, source: &dyn ReadAt, at: u64, size: u64, place: u64) -> Result<(), Error> {
+        let wanted = usize::try_from(size).unwrap_or_default();
+        if self.bytes.len() < wanted {
+            self.bytes.resize(wanted, 0);
+        }
+        self.len = 0;
+        source.read_exact_at(self.bytes.get_mut(..wanted).unwrap_or_default(), place).map_err(unread(place))?;
+        (self.at, self.len) = (at, size);
+        Ok(())
+    }
 }
 
 impl Extent {
     /// Another part of the file. Memory that it has is kept.
     pub(crate) fn moved_to(&mut self, base: u64, len: u64) {
         (self.base, self.len) = (base, len);
-        self.elements.bytes.clear();
-        self.data.bytes.clear();
+        (self.elements.len, self.data.len) = (0, 0);
     }
 
     /// More of the file from the same place.
@@ -56,7 +76,7 @@ impl Extent {
     /// Bytes `at..at + len`, [`CHUNK`] at most. Fault when they are not all inside.
     pub(crate) fn get(
         &mut self,
-        source: &(impl ReadAt + ?Sized),
+        source: &dyn ReadAt,
         window: Window,
         at: u64,
         len: u64,
@@ -72,15 +92,8 @@ impl Extent {
             Window::Elements => (&mut self.elements, at),
             Window::Data => (&mut self.data, at),
         };
-        if at < held.at || end > held.at.saturating_add(held.bytes.len() as u64) || held.bytes.is_empty() {
-            let size = self.len.saturating_sub(from).min(CHUNK);
-            held.bytes.resize(usize::try_from(size).unwrap_or_default(), 0);
-            held.at = from;
-            let place = self.base.saturating_add(from);
-            if let Err(error) = source.read_exact_at(&mut held.bytes, place) {
-                held.bytes.clear();
-                return Err(unread(place)(error));
-            }
+        if !held.has(at, end) {
+            held.read(source, from, self.len.saturating_sub(from).min(CHUNK), self.base.saturating_add(from))?;
         }
         let start = usize::try_from(at.saturating_sub(held.at)).unwrap_or(usize::MAX);
         let size = usize::try_from(len).unwrap_or(usize::MAX);

@@ -15,7 +15,7 @@ const ID: u64 = 8;
 /// Checks that each page is either used, as `seen` has it, or in the list at page `page`, and answers how many pages the list takes.
 /// `from` is the offset at which the file refers to it.
 pub(crate) fn check(
-    source: &(impl ReadAt + ?Sized),
+    source: &dyn ReadAt,
     meta: Meta,
     page: u64,
     from: u64,

@@ -20,4 +20,4 @@ pub use error::{Error, Fault, FreelistFault, MetaFault, Order};
 pub use snapshot::{Bucket, ConfState, Member, PageUse, Snapshot, Trailer};
 pub use source::ReadAt;
 pub use stream::{Stream, Streamed};
-pub use verify::{Limits, verify, verify_within};
+pub use verify::{Limits, verify, verify_streamed, verify_within};

@@ -128,7 +128,7 @@ pub(crate) struct Metas {
 
 impl Metas {
     /// Reads both. Where the second is depends on the page size of the first; if that is unsound it is looked for at each size.
-    pub(crate) fn read(source: &(impl ReadAt + ?Sized), bytes: u64) -> Result<Self, Error> {
+    pub(crate) fn read(source: &dyn ReadAt, bytes: u64) -> Result<Self, Error> {
         let at = |offset: u64| -> Result<Option<[u8; META]>, Error> {
             let mut page = [0; META];
             if offset.saturating_add(META as u64) > bytes {

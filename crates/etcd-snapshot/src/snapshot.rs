@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::Hex;
+
 /// A file that was found sound.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -9,6 +11,9 @@ use serde::{Deserialize, Serialize};
 pub struct Snapshot {
     /// Bytes of the file, its checksum with it.
     pub file_size: u64,
+    /// SHA-256 of the whole file, its checksum with it: what `sha256sum` tells.
+    #[serde(serialize_with = "hexadecimal")]
+    pub file_sha256: [u8; 32],
     /// Whether it ends in a checksum that was verified.
     pub trailer: Trailer,
     /// Bytes of the database: `totalSize` of `etcdutl snapshot status`.
@@ -132,6 +137,10 @@ pub struct ConfState {
     /// Voting members that become learners when a change that is under way is done.
     #[serde(default, deserialize_with = "list")]
     pub learners_next: Vec<u64>,
+}
+
+fn hexadecimal<S: serde::Serializer>(bytes: &[u8; 32], to: S) -> Result<S::Ok, S::Error> {
+    to.collect_str(&Hex(bytes))
 }
 
 /// Go writes an empty list as `null`.

@@ -33,25 +33,27 @@ impl Layout {
     }
 }
 
-/// Compares the last 32 bytes with the checksum of the `database` bytes before them. Ends early when `stop` is set: then what it
-/// answers means nothing.
-pub(crate) fn check(source: &(impl ReadAt + ?Sized), database: u64, stop: &AtomicBool) -> Result<(), Error> {
+/// The SHA-256 of the whole file, whose last 32 bytes, if they are its checksum, are compared with what is before them. Ends early when
+/// `stop` is set: then what it answers means nothing.
+pub(crate) fn sum(source: &dyn ReadAt, layout: Layout, stop: &AtomicBool) -> Result<[u8; TRAILER as usize], Error> {
+    let database = layout.database;
     let mut sha = Sha256::new();
     let mut block = vec![0; usize::try_from(database.min(BLOCK)).unwrap_or_default()];
     let mut at = 0;
-    while at < database {
-        if stop.load(Ordering::Relaxed) {
-            return Ok(());
-        }
+    while at < database && !stop.load(Ordering::Relaxed) {
         let size = database.saturating_sub(at).min(BLOCK);
         let Some(bytes) = block.get_mut(..usize::try_from(size).unwrap_or_default()) else { break };
         source.read_exact_at(bytes, at).map_err(unread(at))?;
         sha.update(bytes);
         at = at.saturating_add(size);
     }
+    if !layout.has_trailer {
+        return Ok(sha.finalize().into());
+    }
     let mut stored = [0; TRAILER as usize];
     source.read_exact_at(&mut stored, database).map_err(unread(database))?;
-    matches(stored, sha, database)
+    let of_file = sha.clone().chain_update(stored).finalize().into();
+    matches(stored, sha, database).map(|()| of_file)
 }
 
 pub(crate) fn matches(stored: [u8; TRAILER as usize], sha: Sha256, at: u64) -> Result<(), Error> {

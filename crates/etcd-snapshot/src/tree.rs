@@ -21,24 +21,24 @@ const MAX_DEPTH: usize = 32;
 const FIRST: u64 = 2;
 
 /// One entry of a leaf.
-pub(crate) struct Entry<'a, S: ?Sized> {
+pub(crate) struct Entry<'a> {
     /// The offset of its key in the file.
     pub(crate) at: u64,
     pub(crate) is_bucket: bool,
     pub(crate) key: &'a [u8],
-    pub(crate) value: Value<'a, S>,
+    pub(crate) value: Value<'a>,
 }
 
 /// A value that is read in pieces.
-pub(crate) struct Value<'a, S: ?Sized> {
-    source: &'a S,
+pub(crate) struct Value<'a> {
+    source: &'a dyn ReadAt,
     extent: &'a mut Extent,
     at: u64,
     left: u64,
     element: u16,
 }
 
-impl<S: ReadAt + ?Sized> Value<'_, S> {
+impl Value<'_> {
     /// The offset in the file of what comes next.
     pub(crate) fn offset(&self) -> u64 {
         self.extent.offset(self.at)
@@ -70,8 +70,8 @@ pub(crate) struct Used {
 }
 
 /// Walks trees of one file and keeps account of the pages that they use.
-pub(crate) struct Trees<'a, S: ?Sized> {
-    source: &'a S,
+pub(crate) struct Trees<'a> {
+    source: &'a dyn ReadAt,
     meta: Meta,
     seen: Pages,
     used: Used,
@@ -130,8 +130,8 @@ struct Child {
     key: Vec<u8>,
 }
 
-impl<'a, S: ReadAt + ?Sized> Trees<'a, S> {
-    pub(crate) fn new(source: &'a S, meta: Meta) -> Self {
+impl<'a> Trees<'a> {
+    pub(crate) fn new(source: &'a dyn ReadAt, meta: Meta) -> Self {
         let mut seen = Pages::none_of(meta.pages);
         (0..FIRST).for_each(|page| {
             seen.insert(page);
@@ -161,7 +161,7 @@ impl<'a, S: ReadAt + ?Sized> Trees<'a, S> {
         &mut self,
         root: u64,
         from: u64,
-        visit: &mut dyn FnMut(Entry<'_, S>) -> Result<(), Error>,
+        visit: &mut dyn FnMut(Entry<'_>) -> Result<(), Error>,
     ) -> Result<(), Error> {
         self.last.clear();
         let mut above: Vec<Branch> = Vec::new();
@@ -207,7 +207,7 @@ impl<'a, S: ReadAt + ?Sized> Trees<'a, S> {
         &mut self,
         at: u64,
         len: u64,
-        visit: &mut dyn FnMut(Entry<'_, S>) -> Result<(), Error>,
+        visit: &mut dyn FnMut(Entry<'_>) -> Result<(), Error>,
     ) -> Result<(), Error> {
         self.last.clear();
         let mut extent = mem::take(&mut self.leaf);
@@ -275,7 +275,7 @@ impl<'a, S: ReadAt + ?Sized> Trees<'a, S> {
         extent: &mut Extent,
         count: u16,
         bounds: &Bounds,
-        visit: &mut dyn FnMut(Entry<'_, S>) -> Result<(), Error>,
+        visit: &mut dyn FnMut(Entry<'_>) -> Result<(), Error>,
     ) -> Result<u64, Error> {
         let mut data = elements_end(count);
         for element in 0..count {
@@ -308,7 +308,7 @@ impl<'a, S: ReadAt + ?Sized> Trees<'a, S> {
 
 impl Branch {
     /// The next child to visit; none when there is no more.
-    fn step<S: ReadAt + ?Sized>(&mut self, source: &S) -> Result<Option<Visit>, Error> {
+    fn step(&mut self, source: &dyn ReadAt) -> Result<Option<Visit>, Error> {
         let Some(child) = self.ahead.take() else { return Ok(None) };
         self.ahead = self.read(source, &child.key)?;
         let upper = self.ahead.as_ref().map(|next| next.key.clone()).or_else(|| self.bounds.upper.clone());
@@ -316,7 +316,7 @@ impl Branch {
     }
 
     /// The next element, whose key is above `last`.
-    fn read<S: ReadAt + ?Sized>(&mut self, source: &S, last: &[u8]) -> Result<Option<Child>, Error> {
+    fn read(&mut self, source: &dyn ReadAt, last: &[u8]) -> Result<Option<Child>, Error> {
         let element = self.next;
         if element >= self.header.count {
             return Ok(None);
@@ -351,8 +351,8 @@ fn elements_end(count: u16) -> u64 {
 
 /// Reads the key of an element. Its position counts from its header, and all versions of bbolt write the first key after the last
 /// header and each further one after the value before it: what overlaps or leaves a gap is damaged.
-fn read_key<S: ReadAt + ?Sized>(
-    source: &S,
+fn read_key(
+    source: &dyn ReadAt,
     extent: &mut Extent,
     element: u16,
     expected: u64,

@@ -10,6 +10,7 @@ use crate::live::LiveKeys;
 use crate::meta::{META, Meta, Metas};
 use crate::snapshot::{PageUse, Snapshot, Trailer};
 use crate::source::ReadAt;
+use crate::stream::Streamed;
 use crate::trailer::{self, Layout};
 use crate::tree::Trees;
 
@@ -63,26 +64,51 @@ pub fn verify(source: &(impl ReadAt + ?Sized)) -> Result<Snapshot, Error> {
 /// # Errors
 /// As [`verify`].
 pub fn verify_within(source: &(impl ReadAt + ?Sized), limits: Limits) -> Result<Snapshot, Error> {
+    all(&source, limits)
+}
+
+/// [`verify`] of a file into which a [`Stream`](crate::Stream) was written while it passed: everything but the checksum, which that has
+/// seen match. That the file gives back what was written to it is left to its file system.
+///
+/// # Errors
+/// As [`verify`], and when the file is not as long as the stream.
+pub fn verify_streamed(source: &(impl ReadAt + ?Sized), streamed: &Streamed) -> Result<Snapshot, Error> {
+    let source: &dyn ReadAt = &source;
     let file_size = source.size().map_err(unread(0))?;
     let layout = Layout::of(file_size)?;
-    if !layout.has_trailer {
-        return inside(source, file_size, layout, limits);
+    if !layout.has_trailer || file_size != streamed.size {
+        return Err(Fault::Size(file_size).at(file_size));
     }
+    let inside = inside(source, layout, Limits::default())?;
+    Ok(inside.snapshot(file_size, layout, streamed.file_sha256))
+}
+
+/// Not generic, here and below: what is generic is compiled with whoever calls it, and not optimised as this crate is.
+fn all(source: &dyn ReadAt, limits: Limits) -> Result<Snapshot, Error> {
+    let file_size = source.size().map_err(unread(0))?;
+    let layout = Layout::of(file_size)?;
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
-        let sum = scope.spawn(|| trailer::check(source, layout.database, &stop));
-        let inside = inside(source, file_size, layout, limits);
+        let sum = scope.spawn(|| trailer::sum(source, layout, &stop));
+        let inside = inside(source, layout, limits);
         if inside.is_err() {
             stop.store(true, Ordering::Relaxed);
         }
         let sum = sum.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         let inside = inside?;
-        sum.map(|()| inside)
+        sum.map(|sum| inside.snapshot(file_size, layout, sum))
     })
 }
 
+/// What was found, but for the checksum.
+struct Inside {
+    pages: PageUse,
+    keys: Option<u64>,
+    found: Contents,
+}
+
 /// Everything but the checksum.
-fn inside(source: &(impl ReadAt + ?Sized), file_size: u64, layout: Layout, limits: Limits) -> Result<Snapshot, Error> {
+fn inside(source: &dyn ReadAt, layout: Layout, limits: Limits) -> Result<Inside, Error> {
     let bytes = layout.database;
     if bytes < META as u64 {
         return Err(Fault::Short(bytes).at(0));
@@ -111,7 +137,7 @@ fn inside(source: &(impl ReadAt + ?Sized), file_size: u64, layout: Layout, limit
         sound_metas: metas.sound(),
     };
     let keys = keys(source, meta, meta_page, live, limits)?;
-    Ok(snapshot(file_size, layout, keys, pages, found))
+    Ok(Inside { pages, keys, found })
 }
 
 /// The pages that the meta page counts are those of the file. etcd sends them and no more; bbolt makes its file larger ahead of need.
@@ -136,7 +162,7 @@ fn places(bytes: u64, limits: Limits) -> usize {
 
 /// The number of keys, with as many further passes as it takes and may take.
 fn keys(
-    source: &(impl ReadAt + ?Sized),
+    source: &dyn ReadAt,
     meta: Meta,
     meta_page: u64,
     mut live: LiveKeys,
@@ -156,26 +182,30 @@ fn keys(
     Ok(Some(live.counted()))
 }
 
-fn snapshot(file_size: u64, layout: Layout, keys: Option<u64>, pages: PageUse, found: Contents) -> Snapshot {
-    Snapshot {
-        file_size,
-        trailer: if layout.has_trailer { Trailer::Verified } else { Trailer::Missing },
-        total_size: pages.total.saturating_mul(pages.size),
-        hash: found.hash,
-        revision: found.revision,
-        entries: found.entries,
-        keys,
-        scheduled_compaction: found.scheduled_compaction,
-        finished_compaction: found.finished_compaction,
-        storage_version: found.storage_version,
-        cluster_version: found.cluster_version,
-        consistent_index: found.consistent_index,
-        term: found.term,
-        conf_state: found.conf_state,
-        members: found.members,
-        removed_members: found.removed,
-        auth_enabled: found.auth_enabled,
-        buckets: found.buckets,
-        pages,
+impl Inside {
+    fn snapshot(self, file_size: u64, layout: Layout, file_sha256: [u8; 32]) -> Snapshot {
+        let Self { pages, keys, found } = self;
+        Snapshot {
+            file_size,
+            file_sha256,
+            trailer: if layout.has_trailer { Trailer::Verified } else { Trailer::Missing },
+            total_size: pages.total.saturating_mul(pages.size),
+            hash: found.hash,
+            revision: found.revision,
+            entries: found.entries,
+            keys,
+            scheduled_compaction: found.scheduled_compaction,
+            finished_compaction: found.finished_compaction,
+            storage_version: found.storage_version,
+            cluster_version: found.cluster_version,
+            consistent_index: found.consistent_index,
+            term: found.term,
+            conf_state: found.conf_state,
+            members: found.members,
+            removed_members: found.removed,
+            auth_enabled: found.auth_enabled,
+            buckets: found.buckets,
+            pages,
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! The manifest: a JSON document that lies beside a backup and says what is in it. It is written last, so that a backup with a manifest is
 //! whole, and one without was never finished or was made by something else.
 
+use super::seal::hex;
 use etcd_snapshot::Snapshot;
 use jiff::Timestamp;
 use quorum_safety::{ClusterId, MemberId};
@@ -93,12 +94,12 @@ pub struct Facts {
 }
 
 impl Facts {
-    /// Of a snapshot that was verified, and the SHA-256 of its file.
-    pub fn of(snapshot: &Snapshot, sha256: String) -> Self {
+    /// Of a snapshot that was verified.
+    pub fn of(snapshot: &Snapshot) -> Self {
         let pages = &snapshot.pages;
         Self {
             bytes: snapshot.file_size,
-            sha256,
+            sha256: hex(&snapshot.file_sha256),
             hash: snapshot.hash,
             revision: snapshot.revision,
             compact_revision: snapshot.finished_compaction,

@@ -27,8 +27,8 @@ pub struct Opened {
     pub file: File,
     /// What lies beside it, where there is one.
     pub manifest: Option<Manifest>,
-    /// What is stored, and the `.db` in it, where a manifest says what they have to be.
-    sums: Option<(Sum, Sum)>,
+    /// What is stored, where that is not the `.db` itself.
+    undone: Option<Sum>,
 }
 
 /// Why a stored snapshot is none: exit code 21.
@@ -54,10 +54,10 @@ pub async fn open(from: &str, identities: Vec<Identity>, spool: &Path, clock: Cl
         let why = format!("the manifest beside it is about {}", manifest.stored.file);
         return Err(NotVerified { file: from, why }.into());
     }
-    let (spool, summed) = (spool.to_owned(), manifest.is_some());
-    let opened = blocking(move || undone(&from, stored, &identities, &spool, summed)).await;
-    let (file, sums) = opened.map_err(|error| anyhow::anyhow!(error))??;
-    Ok(Opened { file, manifest, sums })
+    let spool = spool.to_owned();
+    let opened = blocking(move || undone(&from, stored, &identities, &spool)).await;
+    let (file, undone) = opened.map_err(|error| anyhow::anyhow!(error))??;
+    Ok(Opened { file, manifest, undone })
 }
 
 /// The archive of a node.
@@ -96,7 +96,7 @@ pub async fn archive(
     }
     let (named, spool) = (from.clone(), spool.to_owned());
     let holds = blocking(move || {
-        let (mut file, _) = undone(&named, stored, &identities, &spool, false)?;
+        let (mut file, _) = undone(&named, stored, &identities, &spool)?;
         file.seek(SeekFrom::Start(0))?;
         let held = node::entries(io::BufReader::new(file));
         let held = held.map_err(|error| NotVerified { file: named, why: format!("it is no archive: {error}") })?;
@@ -151,9 +151,9 @@ pub async fn of_store(
     let stored = spooled(spool)?;
     store.fetch(&manifest.stored.file, &stored).await?;
     let (from, spool) = (manifest.stored.file.clone(), spool.to_owned());
-    let opened = blocking(move || undone(&from, stored, &identities, &spool, true)).await;
-    let (file, sums) = opened.map_err(|error| anyhow::anyhow!(error))??;
-    Ok(Opened { file, manifest: Some(manifest), sums })
+    let opened = blocking(move || undone(&from, stored, &identities, &spool)).await;
+    let (file, undone) = opened.map_err(|error| anyhow::anyhow!(error))??;
+    Ok(Opened { file, manifest: Some(manifest), undone })
 }
 
 impl Opened {
@@ -162,9 +162,10 @@ impl Opened {
     /// # Errors
     /// In words, when they differ.
     pub fn is_as_its_manifest_says(&self, snapshot: &Snapshot) -> Result<(), String> {
-        let (Some(manifest), Some((stored, raw))) = (&self.manifest, &self.sums) else { return Ok(()) };
-        let found = Facts::of(snapshot, raw.sha256.clone());
-        is_as_said(&manifest.stored, stored)?;
+        let Some(manifest) = &self.manifest else { return Ok(()) };
+        let found = Facts::of(snapshot);
+        let as_it_lies = || Sum { bytes: found.bytes, sha256: found.sha256.clone() };
+        is_as_said(&manifest.stored, &self.undone.clone().unwrap_or_else(as_it_lies))?;
         if manifest.snapshot != found {
             return Err(format!("its manifest says {:?}, and it is {found:?}", manifest.snapshot));
         }
@@ -294,28 +295,26 @@ fn spooled(folder: &Path) -> anyhow::Result<File> {
     }
 }
 
-/// The `.db` in a stored file; with what both are, where that is wanted or comes by the way.
+/// The `.db` in a stored file; with what is stored, where that is something else.
 fn undone(
     from: &str,
     mut stored: File,
     identities: &[Identity],
     spool: &Path,
-    summed: bool,
-) -> anyhow::Result<(File, Option<(Sum, Sum)>)> {
+) -> anyhow::Result<(File, Option<Sum>)> {
     let mut begin = Vec::new();
     stored.seek(SeekFrom::Start(0)).and_then(|_| (&stored).take(64).read_to_end(&mut begin))?;
     stored.seek(SeekFrom::Start(0))?;
     if Kind::of(&begin) == Kind::Plain {
-        let sum = summed.then(|| sum(&stored)).transpose().with_context(|| from.to_owned())?;
-        return Ok((stored, sum.map(|sum| (sum.clone(), sum))));
+        return Ok((stored, None));
     }
     let file = spooled(spool)?;
-    let sums = unseal(&stored, identities, &file).map_err(|error| match error {
+    let sum = unseal(&stored, identities, &file).map_err(|error| match error {
         UnsealError::NoIdentity | UnsealError::WrongIdentity => UsageError(format!("{from}: {error}")).into(),
         UnsealError::Damaged(_) => NotVerified { file: from.to_owned(), why: error.to_string() }.into(),
         UnsealError::Io(error) => anyhow::Error::new(error).context(from.to_owned()),
     })?;
-    Ok((file, Some(sums)))
+    Ok((file, Some(sum)))
 }
 
 /// Bytes and SHA-256 of a file from where it stands.

@@ -1,13 +1,13 @@
 //! The snapshot itself: from the member into a file of ours, looked at while it comes, and all of it afterwards.
 
+use super::flush::{Ending, Flush};
 use super::progress::Progress;
-use super::seal::hex;
 use super::store::{OWNER_ONLY, Partial};
 use crate::clock::Clock;
 use crate::observe::etcd::connection::{Tls, connect};
 use crate::observe::etcd::{ClientFiles, endpoint, words};
-use etcd_client::{Client, GetOptions};
-use etcd_snapshot::{Snapshot, Stream, Trailer};
+use etcd_client::{Client, GetOptions, SnapshotResponse};
+use etcd_snapshot::{Snapshot, Stream, Streamed, Trailer};
 use quorum_safety::{ClusterId, Member, MemberId};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
@@ -101,8 +101,14 @@ pub struct Taken {
     pub spool: Spool,
     /// What is in it.
     pub snapshot: Snapshot,
-    /// SHA-256 of the file, in hexadecimal.
-    pub sha256: String,
+}
+
+/// A snapshot that has come, and is looked at no further than that was possible meanwhile.
+struct Received {
+    spool: Spool,
+    streamed: Streamed,
+    /// The disk's share, where the file is going to stay.
+    flush: Option<Flush>,
 }
 
 impl Source<'_> {
@@ -124,16 +130,19 @@ impl Source<'_> {
         let tls = Tls::read(self.files).await.map_err(|error| self.member(error))?;
         let mut client = connect(&tls, &endpoint, self.answer).await.map_err(|error| self.member(error))?.client;
         let floor = self.revision(&mut client).await?;
-        let (spool, sha256) = self.receive(&mut client, spool).await?;
-        let (spool, verified) = blocking(move || {
-            let verified = etcd_snapshot::verify(spool.file());
-            (spool, verified)
+        let Received { spool, streamed, flush } = self.receive(&mut client, spool).await?;
+        let (spool, verified, flushed) = blocking(move || {
+            // The disk takes the last of it meanwhile.
+            let ending = flush.map(Flush::end);
+            let verified = etcd_snapshot::verify_streamed(spool.file(), &streamed);
+            (spool, verified, ending.map_or(Ok(()), Ending::end))
         })
         .await
         .map_err(|error| self.member(error))?;
         let snapshot = verified.map_err(|error| self.not_sound(error))?;
+        flushed.map_err(not_kept)?;
         self.is_wanted(&snapshot, floor)?;
-        Ok(Taken { spool, snapshot, sha256 })
+        Ok(Taken { spool, snapshot })
     }
 
     /// The revision by a linearizable read: a member that is cut off does not answer it, and serves snapshots all the same.
@@ -154,34 +163,38 @@ impl Source<'_> {
         Ok(header.revision())
     }
 
-    async fn receive(&self, client: &mut Client, spool: Spool) -> Result<(Spool, String), TakeError> {
+    async fn receive(&self, client: &mut Client, spool: Spool) -> Result<Received, TakeError> {
         let silent = || self.member(format!("nothing came for {} s", self.stall.as_secs_f32()));
         let asked = tokio::time::timeout(self.stall, client.snapshot()).await;
         let mut stream = asked.map_err(|_| silent())?.map_err(|error| self.member(words(&error)))?;
         let mut progress = Progress::new(self.size, format!("snapshot from {}", self.member.name), self.clock);
         let mut look = Stream::new();
         // On a thread of its own: neither the network nor the renewal of the Lease waits for the disk.
-        let keep = move |mut pieces: mpsc::Receiver<Vec<u8>>| {
+        let keep = move |mut pieces: mpsc::Receiver<SnapshotResponse>| {
+            let mut flush = match &spool {
+                Spool::Partial(partial) => Some(Flush::of(partial.file()).map_err(Lost::Disk)?),
+                Spool::Anonymous(_) => None,
+            };
             while let Some(piece) = pieces.blocking_recv() {
-                look.feed(&piece).map_err(Lost::NotSound)?;
-                spool.file().write_all(&piece).map_err(Lost::Disk)?;
+                let piece = piece.blob();
+                look.feed(piece).map_err(Lost::NotSound)?;
+                spool.file().write_all(piece).map_err(Lost::Disk)?;
+                flush = flush.map(|flush| flush.more(piece.len() as u64)).transpose().map_err(Lost::Disk)?;
                 progress.more(piece.len());
             }
-            Ok((spool, look))
+            Ok((spool, look, flush))
         };
         let next = async || {
             let message = tokio::time::timeout(self.stall, stream.message()).await.map_err(|_| silent())?;
-            Ok(message.map_err(|error| self.member(words(&error)))?.map(|message| message.blob().to_vec()))
+            message.map_err(|error| self.member(words(&error)))
         };
-        let (spool, look) = passed_on(next, keep, self.stall).await.map_err(|lost| match lost {
+        let (spool, look, flush) = passed_on(next, keep, self.stall).await.map_err(|lost| match lost {
             Lost::Member(error) => error,
             Lost::NotSound(error) => self.not_sound(error),
-            Lost::Disk(why) => {
-                TakeError::Spool { spool: "the snapshot cannot be kept".to_owned(), why: why.to_string() }
-            }
+            Lost::Disk(why) => not_kept(why),
         })?;
         let streamed = look.finish().map_err(|error| self.not_sound(error))?;
-        Ok((spool, hex(&streamed.file_sha256)))
+        Ok(Received { spool, streamed, flush })
     }
 
     fn is_wanted(&self, snapshot: &Snapshot, floor: i64) -> Result<(), TakeError> {
@@ -211,11 +224,15 @@ enum Lost {
     Disk(io::Error),
 }
 
+fn not_kept(why: io::Error) -> TakeError {
+    TakeError::Spool { spool: "the snapshot cannot be kept".to_owned(), why: why.to_string() }
+}
+
 /// Passes pieces on to who keeps them, on a thread of its own, until there are no more: what that one makes of them. A disk that hangs is not
 /// waited for, or the member would have to keep what it sends for as long; its thread is left behind.
-async fn passed_on<T: Send + 'static>(
-    mut next: impl AsyncFnMut() -> Result<Option<Vec<u8>>, TakeError>,
-    keep: impl FnOnce(mpsc::Receiver<Vec<u8>>) -> Result<T, Lost> + Send + 'static,
+async fn passed_on<P: Send + 'static, T: Send + 'static>(
+    mut next: impl AsyncFnMut() -> Result<Option<P>, TakeError>,
+    keep: impl FnOnce(mpsc::Receiver<P>) -> Result<T, Lost> + Send + 'static,
     stall: Duration,
 ) -> Result<T, Lost> {
     let hangs = || Lost::Disk(io::Error::other(format!("nothing of it was written for {} s", stall.as_secs_f32())));

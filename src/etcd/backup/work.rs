@@ -7,7 +7,7 @@ use super::name;
 use super::node::{Archive, NoArchive};
 use super::progress::Progress;
 use super::retain::{self, Dated, Retention};
-use super::seal::{Seal, Sum, Summed};
+use super::seal::{Seal, Sum, Summed, hex};
 use super::store::{self, Staged, Store, Writer};
 use super::take::{Source, Spool, TakeError, Taken, blocking};
 use crate::clock::Clock;
@@ -205,7 +205,7 @@ impl Work<'_> {
             clock: self.clock,
         };
         let taken = source.take(self.spool(&file)?).await?;
-        let facts = Facts::of(&taken.snapshot, taken.sha256.clone());
+        let facts = Facts::of(&taken.snapshot);
         let storage_version = taken.snapshot.storage_version.clone();
         let (staged, stored) = self.stage_snapshot(file, taken).await?;
         let (archive, node, of_node) = self.stage_node(&name).await;
@@ -243,7 +243,8 @@ impl Work<'_> {
     }
 
     async fn stage_snapshot(&self, file: String, taken: Taken) -> Step<(Staged, Stored)> {
-        let Taken { spool, snapshot, sha256 } = taken;
+        let Taken { spool, snapshot } = taken;
+        let sha256 = hex(&snapshot.file_sha256);
         let (compression, encryption) = (self.seal.compression, self.seal.encryption());
         let (staged, sum) = match spool {
             Spool::Partial(partial) => {
