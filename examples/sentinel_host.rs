@@ -64,10 +64,10 @@ fn main() -> Result<()> {
 /// A control plane node as kubeadm makes it, with a pod of the network; those but the last have said long ago since when they are up.
 fn node(api: &Api, number: u8) -> Result<()> {
     let name = format!("k{number}");
-    let mut metadata = json!({"name": name, "labels": {"node-role.kubernetes.io/control-plane": ""}});
-    if name != NODE {
-        metadata["annotations"] = json!({"quorate.dev/boot": json!({"id": "boot-1", "since": 0}).to_string()});
-    }
+    let boot = json!({"id": "boot-1", "since": 0}).to_string();
+    let annotations = if name == NODE { json!({}) } else { json!({"quorate.dev/boot": boot}) };
+    let metadata =
+        json!({"name": name, "labels": {"node-role.kubernetes.io/control-plane": ""}, "annotations": annotations});
     object(api, json!({"apiVersion": "v1", "kind": "Node", "metadata": metadata}))?;
     api.set_node_ready(&name, api.address(number))?;
     patch(api, "node", &name, &json!({"nodeInfo": {"bootID": "boot-1", "kubeletVersion": "v1.36.1"}}))?;

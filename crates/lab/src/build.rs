@@ -39,7 +39,7 @@ pub const PAUSE_TAGS: [&str; 3] = ["3.10", "3.10.1", "3.10.2"];
 pub(crate) const COMPONENTS: [&str; 4] = ["kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy"];
 
 /// The host's programs that building takes, besides Go and Cargo.
-const HOST_PROGRAMS: [&str; 12] = [
+const HOST_PROGRAMS: [&str; 13] = [
     "go",
     "cargo",
     "setpriv",
@@ -48,6 +48,7 @@ const HOST_PROGRAMS: [&str; 12] = [
     "mmdebstrap",
     "chroot",
     "dpkg-deb",
+    "apt-get",
     "apt-ftparchive",
     "systemd-nspawn",
     "haproxy",

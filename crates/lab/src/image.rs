@@ -212,6 +212,19 @@ mod tests {
     }
 
     #[test]
+    fn a_folder_is_added_with_all_of_its_files() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join("zones/Europe")).unwrap();
+        std::fs::write(dir.path().join("zones/UTC"), "TZif").unwrap();
+        std::fs::write(dir.path().join("zones/Europe/Berlin"), "TZif").unwrap();
+        let mut image = Image::default();
+        image.add("usr/share/zoneinfo", &dir.path().join("zones"), 0o644).unwrap();
+        image.add("etc/licence", &dir.path().join("zones/UTC"), 0o644).unwrap();
+        let files: Vec<&str> = image.files.keys().map(String::as_str).collect();
+        assert_eq!(files, ["etc/licence", "usr/share/zoneinfo/Europe/Berlin", "usr/share/zoneinfo/UTC"]);
+    }
+
+    #[test]
     fn an_archive_holds_what_containerd_reads() {
         let dir = tempfile::tempdir().unwrap();
         let binary = dir.path().join("quorate");

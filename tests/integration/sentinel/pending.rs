@@ -25,11 +25,6 @@ fn r28_a_node_that_is_pending_for_a_day_costs_no_more_at_its_end() -> Result<()>
     }
     fleet.start(3)?;
     fleet.says(3, "S013-soak: k1 is up since")?;
-    let asked = |fleet: &Fleet| -> Result<Vec<Value>> {
-        let own = "system:serviceaccount:quorate:quorate-sentinel";
-        let events = fleet.stage.api.audit_events()?.into_iter();
-        Ok(events.filter(|event| event["user"]["username"] == own).collect())
-    };
     fleet.has_looked(3, LOOKS / 4)?;
     let early = anonymous(fleet.sentinel(3)?)?;
     fleet.has_looked(3, LOOKS)?;
@@ -37,7 +32,7 @@ fn r28_a_node_that_is_pending_for_a_day_costs_no_more_at_its_end() -> Result<()>
     println!("anonymous memory: {early} KiB after {} looks, {late} KiB after {LOOKS}", LOOKS / 4);
     assert!(late <= early + 512, "it grows: {early} KiB, then {late} KiB");
     // What one look asks, and that none asks for all pods. /readyz finds an apiserver that answers.
-    let asked = asked(&fleet)?;
+    let asked = rights::asked(&fleet.stage.api)?;
     let lists = |event: &&Value| event["verb"] == "list" && event["objectRef"]["resource"] == "nodes";
     let (looks, all) = (asked.iter().filter(lists).count(), asked.len());
     assert!(looks >= LOOKS, "{looks}");

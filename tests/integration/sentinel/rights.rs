@@ -85,7 +85,8 @@ impl Right {
     }
 }
 
-fn asked(api: &Api) -> Result<Vec<Value>> {
+/// Every request of that account.
+pub(super) fn asked(api: &Api) -> Result<Vec<Value>> {
     let own = format!("system:serviceaccount:quorate:{ACCOUNT}");
     Ok(api.audit_events()?.into_iter().filter(|event| event["user"]["username"] == own.as_str()).collect())
 }
