@@ -5,8 +5,9 @@ use super::backup::list::Inventory;
 use super::backup::manifest::Facts;
 use super::backup::open::{self, NotVerified};
 use super::backup::store::Store;
+use super::backup::take::blocking;
 use super::host::lock;
-use super::restore::prove::{Held, compare, look};
+use super::restore::prove::{Held, compare, get, look, raised};
 use super::restore::tool::{self, Alone};
 use super::restore::work::keep;
 use super::restore::{Proven, room};
@@ -21,7 +22,8 @@ use crate::observe::etcd::words;
 use crate::report::{Outcome, Report};
 use crate::{output, place};
 use anyhow::Context;
-use etcd_client::Client;
+use contents::{Contents, Served};
+use etcd_client::{Client, GetOptions};
 use quorum_safety::{ClusterId, NodeName};
 use serde::{Deserialize, Serialize};
 use std::fs;
@@ -32,6 +34,8 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 use tokio::process::{Child, Command};
+
+mod contents;
 
 /// The lock of a scratch space, and the folder in it.
 const LOCK: &str = "quorate-drill.lock";
@@ -53,6 +57,8 @@ struct Rehearsed {
     from: String,
     /// What the snapshot says.
     facts: Facts,
+    /// What is compared of its keys.
+    contents: Contents,
     /// The cluster that it is of, where that is told.
     #[serde(default)]
     cluster: Option<ClusterId>,
@@ -98,10 +104,17 @@ async fn fetch(global: &Global, drill: &Drill, scratch: &Path, clock: Clock) -> 
     let (from, proven) = proven(global, drill, scratch, clock).await?;
     let Proven { opened, facts, .. } = proven;
     let cluster = opened.manifest.as_ref().map(|manifest| manifest.cluster_id);
-    keep(opened.file, snapshot(scratch), facts.sha256.clone()).await?;
-    let text = serde_json::to_vec(&Rehearsed { from, facts, cluster, began })?;
+    let (contents, file) = contents(opened.file).await?;
+    keep(file, snapshot(scratch), facts.sha256.clone()).await?;
+    let text = serde_json::to_vec(&Rehearsed { from, facts, contents, cluster, began })?;
     fs::write(rehearsed(scratch), text).context("keep what was fetched")?;
     Ok(ExitStatus::Ok)
+}
+
+/// What is compared of the keys in a snapshot that was proven.
+async fn contents(file: fs::File) -> anyhow::Result<(Contents, fs::File)> {
+    let read = blocking(move || Contents::of(&file).map(|contents| (contents, file))).await;
+    read.map_err(|error| anyhow::anyhow!(error))?.context("read the keys of the snapshot")
 }
 
 /// The snapshot: the one that is named, or the newest of the store.
@@ -150,14 +163,15 @@ async fn whole(global: &Global, drill: &Drill, scratch: &Path, clock: Clock) -> 
     tool::check(etcdutl, etcdutl.display().to_string()).await?;
     let cluster = opened.manifest.as_ref().map(|manifest| manifest.cluster_id);
     let path = snapshot(&folder.0);
-    keep(opened.file, path.clone(), facts.sha256.clone()).await?;
+    let (contents, file) = contents(opened.file).await?;
+    keep(file, path.clone(), facts.sha256.clone()).await?;
     let [client, peer] = [free_port()?, free_port()?].map(|port| format!("http://127.0.0.1:{port}"));
     let (data, name) = (folder.0.join("data"), NodeName(NAME.to_owned()));
     let token = format!("quorate-drill-{}", facts.hash);
     let made = tool::restore(etcdutl, &path, &Alone { name: &name, peer_url: &peer, token: &token }, &data).await;
     made.map_err(|error| anyhow::anyhow!("{error}: {}", error.last_lines().join(" / ")))?;
     let mut server = Server::start(etcd, &data, &client, &peer)?;
-    let rehearsed = Rehearsed { from, facts, cluster, began };
+    let rehearsed = Rehearsed { from, facts, contents, cluster, began };
     let report = tokio::select! {
         report = judged(&rehearsed, &client, clock) => report,
         ended = server.0.wait() => {
@@ -175,7 +189,7 @@ fn failed(of: &Rehearsed, why: &str) -> Report {
 
 /// Waits until it is served, and compares.
 async fn judged(of: &Rehearsed, endpoint: &str, clock: Clock) -> Report {
-    let held = match served(&of.facts, endpoint, clock).await {
+    let (held, mut client) = match served(&of.facts, endpoint, clock).await {
         Ok(held) => held,
         Err(why) => return failed(of, &why),
     };
@@ -183,19 +197,44 @@ async fn judged(of: &Rehearsed, endpoint: &str, clock: Clock) -> Report {
         return failed(of, &why);
     }
     let seconds = clock.now().duration_since(of.began).as_secs_f64();
+    if let Err(why) = same(&mut client, of).await {
+        return failed(of, &format!("what was restored is not the snapshot: {why}"));
+    }
+    let Contents { prefixes, sample } = &of.contents;
     let summary = format!(
-        "a restore of {} works: revision {}, {} keys, in {seconds:.1} s from the store to an etcd that serves it",
-        of.from, of.facts.revision, held.keys
+        "a restore of {} works: revision {}, {} keys, as many below each of {} prefixes, and {} of them with the values that they have in the \
+         snapshot, in {seconds:.1} s from the store to an etcd that serves it",
+        of.from,
+        of.facts.revision,
+        held.keys,
+        prefixes.len(),
+        sample.len()
     );
     Report::new(Outcome::Ok, summary, &[])
 }
 
-async fn served(facts: &Facts, endpoint: &str, clock: Clock) -> Result<Held, String> {
+/// Compares prefixes and keys, at the revision to which the snapshot was raised: what etcd itself does later, such as when leases end, does not
+/// count.
+async fn same(client: &mut Client, of: &Rehearsed) -> Result<(), String> {
+    let at = || GetOptions::new().with_revision(raised(&of.facts));
+    for prefix in &of.contents.prefixes {
+        let count = get(client, prefix.prefix.clone(), at().with_prefix().with_count_only()).await?.count();
+        prefix.compare(count)?;
+    }
+    for sampled in &of.contents.sample {
+        let answer = get(client, sampled.key.clone(), at()).await?;
+        let found = answer.kvs().first().map(|found| Served::of(found.mod_revision(), found.value()));
+        sampled.compare(found.as_ref())?;
+    }
+    Ok(())
+}
+
+async fn served(facts: &Facts, endpoint: &str, clock: Clock) -> Result<(Held, Client), String> {
     let until = clock.boottime().saturating_add(SERVES);
     loop {
         let asked = async {
             let mut client = Client::connect([endpoint], None).await.map_err(|error| words(&error))?;
-            look(&mut client, facts).await
+            look(&mut client, facts).await.map(|held| (held, client))
         };
         match asked.await {
             Ok(held) => return Ok(held),
