@@ -25,6 +25,7 @@ use anyhow::Context;
 use contents::{Contents, Served};
 use etcd_client::{Client, GetOptions};
 use quorum_safety::{ClusterId, NodeName};
+use record::Good;
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io::ErrorKind;
@@ -36,6 +37,7 @@ use std::time::Duration;
 use tokio::process::{Child, Command};
 
 mod contents;
+mod record;
 
 /// The lock of a scratch space, and the folder in it.
 const LOCK: &str = "quorate-drill.lock";
@@ -76,7 +78,8 @@ pub(super) async fn run(global: &Global, drill: &Drill, clock: Clock) -> anyhow:
         Some(Part::Fetch) => return fetch(global, drill, &scratch, clock).await,
         Some(Part::Compare) => {
             let text = fs::read(rehearsed(&scratch)).context("what was fetched")?;
-            judged(&serde_json::from_slice(&text)?, IN_POD, clock).await
+            let rehearsed = serde_json::from_slice(&text)?;
+            report(&rehearsed, judged(&rehearsed, IN_POD, clock).await, drill.record.as_deref())
         }
         None => whole(global, drill, &scratch, clock).await?,
     };
@@ -172,45 +175,55 @@ async fn whole(global: &Global, drill: &Drill, scratch: &Path, clock: Clock) -> 
     made.map_err(|error| anyhow::anyhow!("{error}: {}", error.last_lines().join(" / ")))?;
     let mut server = Server::start(etcd, &data, &client, &peer)?;
     let rehearsed = Rehearsed { from, facts, contents, cluster, began };
-    let report = tokio::select! {
-        report = judged(&rehearsed, &client, clock) => report,
+    let judged = tokio::select! {
+        judged = judged(&rehearsed, &client, clock) => judged,
         ended = server.0.wait() => {
             let how = ended.map_or_else(|error| error.to_string(), |status| status.to_string());
-            failed(&rehearsed, &format!("etcd ended by itself: {how}"))
+            Err(format!("etcd ended by itself: {how}"))
         }
     };
     server.0.kill().await.context("end the etcd of the drill")?;
-    Ok(report)
+    Ok(report(&rehearsed, judged, drill.record.as_deref()))
 }
 
-fn failed(of: &Rehearsed, why: &str) -> Report {
-    Report::new(Outcome::NotVerified, format!("a restore of {} does not work: {why}", of.from), &[])
+/// What is said of it. A good one is put down, where that is wanted; of one that is not, the last good one is told.
+fn report(of: &Rehearsed, judged: Result<Good, String>, record: Option<&Path>) -> Report {
+    let good = match judged {
+        Ok(good) => good,
+        Err(why) => {
+            let summary = format!("a restore of {} does not work: {why}", of.from);
+            let told: Vec<String> = record.map(|path| Good::text(&Good::last(path))).into_iter().collect();
+            return Report::with_blockers(Outcome::NotVerified, summary, &[], &told);
+        }
+    };
+    let Good { from, revision, keys, prefixes, compared, seconds, .. } = &good;
+    let summary = format!(
+        "a restore of {from} works: revision {revision}, {keys} keys, as many below each of {prefixes} prefixes, and {compared} of them with the \
+         values that they have in the snapshot, in {seconds:.1} s from the store to an etcd that serves it"
+    );
+    match record.map_or(Ok(()), |path| good.keep(path)) {
+        Ok(()) => Report::new(Outcome::Ok, summary, &[]),
+        Err(why) => Report::new(Outcome::Failed, format!("{summary}; but that could not be put down: {why}"), &[]),
+    }
 }
 
 /// Waits until it is served, and compares.
-async fn judged(of: &Rehearsed, endpoint: &str, clock: Clock) -> Report {
-    let (held, mut client) = match served(&of.facts, endpoint, clock).await {
-        Ok(held) => held,
-        Err(why) => return failed(of, &why),
-    };
-    if let Err(why) = compare(&of.facts, of.cluster, &NodeName(NAME.to_owned()), &held) {
-        return failed(of, &why);
-    }
-    let seconds = clock.now().duration_since(of.began).as_secs_f64();
-    if let Err(why) = same(&mut client, of).await {
-        return failed(of, &format!("what was restored is not the snapshot: {why}"));
-    }
-    let Contents { prefixes, sample } = &of.contents;
-    let summary = format!(
-        "a restore of {} works: revision {}, {} keys, as many below each of {} prefixes, and {} of them with the values that they have in the \
-         snapshot, in {seconds:.1} s from the store to an etcd that serves it",
-        of.from,
-        of.facts.revision,
-        held.keys,
-        prefixes.len(),
-        sample.len()
-    );
-    Report::new(Outcome::Ok, summary, &[])
+async fn judged(of: &Rehearsed, endpoint: &str, clock: Clock) -> Result<Good, String> {
+    let (held, mut client) = served(&of.facts, endpoint, clock).await?;
+    compare(&of.facts, of.cluster, &NodeName(NAME.to_owned()), &held)?;
+    let at = clock.now();
+    let seconds = at.duration_since(of.began).as_secs_f64();
+    let same = same(&mut client, of).await;
+    same.map_err(|why| format!("what was restored is not the snapshot: {why}"))?;
+    Ok(Good {
+        at,
+        from: of.from.clone(),
+        revision: of.facts.revision,
+        keys: held.keys,
+        prefixes: of.contents.prefixes.len(),
+        compared: of.contents.sample.len(),
+        seconds,
+    })
 }
 
 /// Compares prefixes and keys, at the revision to which the snapshot was raised: what etcd itself does later, such as when leases end, does not

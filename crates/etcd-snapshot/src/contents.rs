@@ -56,12 +56,7 @@ struct Found {
 }
 
 /// Reads all buckets, and counts the keys once.
-pub(crate) fn read(
-    trees: &mut Trees<'_>,
-    meta: Meta,
-    meta_page: u64,
-    live: &mut LiveKeys,
-) -> Result<Contents, Error> {
+pub(crate) fn read(trees: &mut Trees<'_>, meta: Meta, meta_page: u64, live: &mut LiveKeys) -> Result<Contents, Error> {
     let mut contents = Contents::default();
     for Found { name, place } in buckets(trees, meta, meta_page)? {
         contents.hash = crc32c::crc32c_append(contents.hash, name.as_bytes());

@@ -63,7 +63,14 @@ fn shown(source: &dyn ReadAt, limits: Limits, visit: &mut dyn FnMut(Part<'_>)) -
         if live.passes().max(shares) > limits.passes {
             return Ok(None);
         }
-        let mut passing = Passing { live: &live, hasher: &hasher, visit: &mut *visit, key: Vec::new(), now: Now::new(&hasher), count: 0 };
+        let mut passing = Passing {
+            live: &live,
+            hasher: &hasher,
+            visit: &mut *visit,
+            key: Vec::new(),
+            now: Now::new(&hasher),
+            count: 0,
+        };
         contents::records(&mut Trees::new(source, meta), meta, meta_page, &mut |number, revision, at, value| {
             passing.begin(number, revision.main);
             let wrong = |why| Fault::Record(why).at(at);

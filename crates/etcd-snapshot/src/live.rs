@@ -291,7 +291,11 @@ mod tests {
         let records: Vec<_> = numbers(9).take(20_000).map(|n| (n % 3_000, n % 5 == 0)).collect();
         let mut oracle = HashMap::new();
         for ((key, is_deletion), number) in records.iter().zip(0_u64..) {
-            if *is_deletion { oracle.remove(key) } else { oracle.insert(*key, number) };
+            if *is_deletion {
+                oracle.remove(key)
+            } else {
+                oracle.insert(*key, number)
+            };
         }
         for slots in [1 << 14, 2048, 16] {
             let (mut live, mut found) = (LiveKeys::<Last>::new(slots), HashMap::new());

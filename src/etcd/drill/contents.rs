@@ -252,7 +252,10 @@ mod tests {
         sampled.compare(Some(&Served::of(7, b"value"))).unwrap();
         for (served, wanted) in [
             (None, "it has no /registry/pods/a, and the snapshot has"),
-            (Some(Served::of(8, b"value")), "its /registry/pods/a was written at revision 8, and that of the snapshot at 7"),
+            (
+                Some(Served::of(8, b"value")),
+                "its /registry/pods/a was written at revision 8, and that of the snapshot at 7",
+            ),
             (Some(Served::of(7, b"Value")), "its /registry/pods/a has another value than that of the snapshot"),
         ] {
             assert_eq!(sampled.compare(served.as_ref()).unwrap_err(), wanted);

@@ -74,10 +74,17 @@ fn another_snapshot_of_the_same_size_is_told(version: EtcdVersion, other: [(&str
     };
     let host = fill([("/registry/pods/a", b"value"), ("/registry/secrets/b", b"value")])?;
     let scratch = Scratch::new(version)?;
-    scratch.drill(&host, None, &[])?.ended(0, "2 keys");
+    let path = host.state.path().join("drill.json");
+    let record = format!("--record={}", path.display());
+    scratch.drill(&host, None, &[&record])?.ended(0, "2 keys");
+    let good = fs::read_to_string(&path)?;
+    let from = serde_json::from_str::<Value>(&good)?["from"].as_str().context("no snapshot")?.to_owned();
     let other = fill(other)?;
     let tool = swapped(&host, version, &other.stored(&other.manifests()?.pop().context("no manifest")?))?;
-    let said = scratch.drill(&host, Some(&tool), &[])?.ended(21, why);
+    let said = scratch.drill(&host, Some(&tool), &[&record])?.ended(21, why);
+    // The good one stays, and is told.
+    assert_eq!(fs::read_to_string(&path)?, good);
+    assert!(said.out.contains("the last good drill: ") && said.out.contains(&format!(", of {from}")), "{said:?}");
     assert!(said.document()["summary"].as_str().is_some_and(|it| it.contains("does not work: ")), "{said:?}");
     Ok(())
 }
