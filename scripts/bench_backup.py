@@ -38,17 +38,16 @@ with subprocess.Popen([host, megabytes], stdin=subprocess.PIPE, stdout=subproces
             os.remove(saved)
         os.sync()
 
-    took = {"save": [], "status": [], "look": [], "ours": [], "verify": []}
+    took = {"save": [], "status": [], "ours": [], "verify": []}
     anonymous = {"ours": 0, "verify": 0}
     for number in range(int(runs) + 1):
         fresh()
         one = [("save", whole(save)), ("status", whole(status))]
         fresh()
-        one.append(("look", whole([*ours, "--dry-run"])))
         one.append(("ours", whole(ours)))
         stored = next(name for name in os.listdir(store) if name.endswith(".db"))
         one.append(("verify", whole([quorate, "etcd", "verify", f"{store}/{stored}"])))
-        for name, run in one[: 5 if number else 0]:  # the first one warms up
+        for name, run in one[: 4 if number else 0]:  # the first one warms up
             took[name].append(run.wall)
             if name in anonymous:
                 anonymous[name] = max(anonymous[name], run.anonymous)
@@ -56,15 +55,12 @@ with subprocess.Popen([host, megabytes], stdin=subprocess.PIPE, stdout=subproces
     shutil.rmtree(scratch)
 
 median = {name: statistics.median(times) for name, times in took.items()}
-backup, look = median["ours"] - SAMPLING, median["look"]
-taken = median["ours"] - look
+backup = median["ours"] - SAMPLING
 print(f"one backup of {megabytes} MB, proven, into a folder; median of {runs} runs, in turns, in one run of this script, on this host")
 print(f"quorate: quorate etcd backup --here, without the {SAMPLING:g} s between its two samples of the members")
-print("beside:  etcdctl snapshot save; etcdutl snapshot status")
-print(f"look:    the same with --dry-run, {look:.2f} s: most of it waits for an API, and on this host none answers\n")
+print("beside:  etcdctl snapshot save; etcdutl snapshot status\n")
 print(f"{'':<28} quorate / etcdctl, etcdutl")
 print(row("backup / save", backup, median["save"], 1.2), f"  ({backup:.2f} s / {median['save']:.2f} s)")
-print(row("without the look / save", taken, median["save"], 1.2), f"  ({taken:.2f} s / {median['save']:.2f} s)")
 both = median["save"] + median["status"]
 print(row("backup / save + status", backup, both, 1), f"  ({backup:.2f} s / {both:.2f} s)")
 print(row("verify / status", median["verify"], median["status"], 1), f"  ({median['verify']:.2f} s / {median['status']:.2f} s)")
