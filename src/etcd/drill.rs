@@ -5,8 +5,9 @@ use super::backup::list::Inventory;
 use super::backup::manifest::Facts;
 use super::backup::open::{self, NotVerified};
 use super::backup::store::Store;
+use super::backup::take::blocking;
 use super::host::lock;
-use super::restore::prove::{Held, compare, look};
+use super::restore::prove::{Held, compare, get, look, raised};
 use super::restore::tool::{self, Alone};
 use super::restore::work::keep;
 use super::restore::{Proven, room};
@@ -21,8 +22,10 @@ use crate::observe::etcd::words;
 use crate::report::{Outcome, Report};
 use crate::{output, place};
 use anyhow::Context;
-use etcd_client::Client;
+use contents::{Contents, Served};
+use etcd_client::{Client, GetOptions};
 use quorum_safety::{ClusterId, NodeName};
+use record::Good;
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io::ErrorKind;
@@ -32,6 +35,9 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 use tokio::process::{Child, Command};
+
+mod contents;
+mod record;
 
 /// The lock of a scratch space, and the folder in it.
 const LOCK: &str = "quorate-drill.lock";
@@ -53,6 +59,8 @@ struct Rehearsed {
     from: String,
     /// What the snapshot says.
     facts: Facts,
+    /// What is compared of its keys.
+    contents: Contents,
     /// The cluster that it is of, where that is told.
     #[serde(default)]
     cluster: Option<ClusterId>,
@@ -70,7 +78,8 @@ pub(super) async fn run(global: &Global, drill: &Drill, clock: Clock) -> anyhow:
         Some(Part::Fetch) => return fetch(global, drill, &scratch, clock).await,
         Some(Part::Compare) => {
             let text = fs::read(rehearsed(&scratch)).context("what was fetched")?;
-            judged(&serde_json::from_slice(&text)?, IN_POD, clock).await
+            let rehearsed = serde_json::from_slice(&text)?;
+            report(&rehearsed, judged(&rehearsed, IN_POD, clock).await, drill.record.as_deref())
         }
         None => whole(global, drill, &scratch, clock).await?,
     };
@@ -98,10 +107,17 @@ async fn fetch(global: &Global, drill: &Drill, scratch: &Path, clock: Clock) -> 
     let (from, proven) = proven(global, drill, scratch, clock).await?;
     let Proven { opened, facts, .. } = proven;
     let cluster = opened.manifest.as_ref().map(|manifest| manifest.cluster_id);
-    keep(opened.file, snapshot(scratch), facts.sha256.clone()).await?;
-    let text = serde_json::to_vec(&Rehearsed { from, facts, cluster, began })?;
+    let (contents, file) = contents(opened.file).await?;
+    keep(file, snapshot(scratch), facts.sha256.clone()).await?;
+    let text = serde_json::to_vec(&Rehearsed { from, facts, contents, cluster, began })?;
     fs::write(rehearsed(scratch), text).context("keep what was fetched")?;
     Ok(ExitStatus::Ok)
+}
+
+/// What is compared of the keys in a snapshot that was proven.
+async fn contents(file: fs::File) -> anyhow::Result<(Contents, fs::File)> {
+    let read = blocking(move || Contents::of(&file).map(|contents| (contents, file))).await;
+    read.map_err(|error| anyhow::anyhow!(error))?.context("read the keys of the snapshot")
 }
 
 /// The snapshot: the one that is named, or the newest of the store.
@@ -150,52 +166,88 @@ async fn whole(global: &Global, drill: &Drill, scratch: &Path, clock: Clock) -> 
     tool::check(etcdutl, etcdutl.display().to_string()).await?;
     let cluster = opened.manifest.as_ref().map(|manifest| manifest.cluster_id);
     let path = snapshot(&folder.0);
-    keep(opened.file, path.clone(), facts.sha256.clone()).await?;
+    let (contents, file) = contents(opened.file).await?;
+    keep(file, path.clone(), facts.sha256.clone()).await?;
     let [client, peer] = [free_port()?, free_port()?].map(|port| format!("http://127.0.0.1:{port}"));
     let (data, name) = (folder.0.join("data"), NodeName(NAME.to_owned()));
     let token = format!("quorate-drill-{}", facts.hash);
     let made = tool::restore(etcdutl, &path, &Alone { name: &name, peer_url: &peer, token: &token }, &data).await;
     made.map_err(|error| anyhow::anyhow!("{error}: {}", error.last_lines().join(" / ")))?;
     let mut server = Server::start(etcd, &data, &client, &peer)?;
-    let rehearsed = Rehearsed { from, facts, cluster, began };
-    let report = tokio::select! {
-        report = judged(&rehearsed, &client, clock) => report,
+    let rehearsed = Rehearsed { from, facts, contents, cluster, began };
+    let judged = tokio::select! {
+        judged = judged(&rehearsed, &client, clock) => judged,
         ended = server.0.wait() => {
             let how = ended.map_or_else(|error| error.to_string(), |status| status.to_string());
-            failed(&rehearsed, &format!("etcd ended by itself: {how}"))
+            Err(format!("etcd ended by itself: {how}"))
         }
     };
     server.0.kill().await.context("end the etcd of the drill")?;
-    Ok(report)
+    Ok(report(&rehearsed, judged, drill.record.as_deref()))
 }
 
-fn failed(of: &Rehearsed, why: &str) -> Report {
-    Report::new(Outcome::NotVerified, format!("a restore of {} does not work: {why}", of.from), &[])
+/// What is said of it. A good one is put down, where that is wanted; of one that is not, the last good one is told.
+fn report(of: &Rehearsed, judged: Result<Good, String>, record: Option<&Path>) -> Report {
+    let good = match judged {
+        Ok(good) => good,
+        Err(why) => {
+            let summary = format!("a restore of {} does not work: {why}", of.from);
+            let told: Vec<String> = record.map(|path| Good::text(&Good::last(path))).into_iter().collect();
+            return Report::with_blockers(Outcome::NotVerified, summary, &[], &told);
+        }
+    };
+    let Good { from, revision, keys, prefixes, compared, seconds, .. } = &good;
+    let summary = format!(
+        "a restore of {from} works: revision {revision}, {keys} keys, as many below each of {prefixes} prefixes, and {compared} of them with the \
+         values that they have in the snapshot, in {seconds:.1} s from the store to an etcd that serves it"
+    );
+    match record.map_or(Ok(()), |path| good.keep(path)) {
+        Ok(()) => Report::new(Outcome::Ok, summary, &[]),
+        Err(why) => Report::new(Outcome::Failed, format!("{summary}; but that could not be put down: {why}"), &[]),
+    }
 }
 
 /// Waits until it is served, and compares.
-async fn judged(of: &Rehearsed, endpoint: &str, clock: Clock) -> Report {
-    let held = match served(&of.facts, endpoint, clock).await {
-        Ok(held) => held,
-        Err(why) => return failed(of, &why),
-    };
-    if let Err(why) = compare(&of.facts, of.cluster, &NodeName(NAME.to_owned()), &held) {
-        return failed(of, &why);
-    }
-    let seconds = clock.now().duration_since(of.began).as_secs_f64();
-    let summary = format!(
-        "a restore of {} works: revision {}, {} keys, in {seconds:.1} s from the store to an etcd that serves it",
-        of.from, of.facts.revision, held.keys
-    );
-    Report::new(Outcome::Ok, summary, &[])
+async fn judged(of: &Rehearsed, endpoint: &str, clock: Clock) -> Result<Good, String> {
+    let (held, mut client) = served(&of.facts, endpoint, clock).await?;
+    compare(&of.facts, of.cluster, &NodeName(NAME.to_owned()), &held)?;
+    let at = clock.now();
+    let seconds = at.duration_since(of.began).as_secs_f64();
+    let same = same(&mut client, of).await;
+    same.map_err(|why| format!("what was restored is not the snapshot: {why}"))?;
+    Ok(Good {
+        at,
+        from: of.from.clone(),
+        revision: of.facts.revision,
+        keys: held.keys,
+        prefixes: of.contents.prefixes.len(),
+        compared: of.contents.sample.len(),
+        seconds,
+    })
 }
 
-async fn served(facts: &Facts, endpoint: &str, clock: Clock) -> Result<Held, String> {
+/// Compares prefixes and keys, at the revision to which the snapshot was raised: what etcd itself does later, such as when leases end, does not
+/// count.
+async fn same(client: &mut Client, of: &Rehearsed) -> Result<(), String> {
+    let at = || GetOptions::new().with_revision(raised(&of.facts));
+    for prefix in &of.contents.prefixes {
+        let count = get(client, prefix.prefix.clone(), at().with_prefix().with_count_only()).await?.count();
+        prefix.compare(count)?;
+    }
+    for sampled in &of.contents.sample {
+        let answer = get(client, sampled.key.clone(), at()).await?;
+        let found = answer.kvs().first().map(|found| Served::of(found.mod_revision(), found.value()));
+        sampled.compare(found.as_ref())?;
+    }
+    Ok(())
+}
+
+async fn served(facts: &Facts, endpoint: &str, clock: Clock) -> Result<(Held, Client), String> {
     let until = clock.boottime().saturating_add(SERVES);
     loop {
         let asked = async {
             let mut client = Client::connect([endpoint], None).await.map_err(|error| words(&error))?;
-            look(&mut client, facts).await
+            look(&mut client, facts).await.map(|held| (held, client))
         };
         match asked.await {
             Ok(held) => return Ok(held),

@@ -56,12 +56,7 @@ struct Found {
 }
 
 /// Reads all buckets, and counts the keys once.
-pub(crate) fn read(
-    trees: &mut Trees<'_>,
-    meta: Meta,
-    meta_page: u64,
-    live: &mut LiveKeys,
-) -> Result<Contents, Error> {
+pub(crate) fn read(trees: &mut Trees<'_>, meta: Meta, meta_page: u64, live: &mut LiveKeys) -> Result<Contents, Error> {
     let mut contents = Contents::default();
     for Found { name, place } in buckets(trees, meta, meta_page)? {
         contents.hash = crc32c::crc32c_append(contents.hash, name.as_bytes());
@@ -77,25 +72,44 @@ pub(crate) fn read(
     Ok(contents)
 }
 
-/// Goes through the records once more for keys that were not counted.
-pub(crate) fn count(
+/// Goes through the records once more, for their keys alone: each with the number of its record, and whether that is a deletion.
+pub(crate) fn keys(
     trees: &mut Trees<'_>,
     meta: Meta,
     meta_page: u64,
-    live: &mut LiveKeys,
+    hasher: &DefaultHasher,
+    each: &mut dyn FnMut(&DefaultHasher, u64, bool),
+) -> Result<(), Error> {
+    records(trees, meta, meta_page, &mut |number, revision, at, value| {
+        let mut key = hasher.clone();
+        let mut read = KeyValue::default();
+        while !read.key_is_read()
+            && let Some(piece) = value.piece()?
+        {
+            read.feed(piece, &mut key).map_err(|why| Fault::Record(why).at(at))?;
+        }
+        each(&key, number, revision.is_deletion);
+        Ok(())
+    })
+}
+
+/// What is done with a record: its number, its revision, where it is, and what is stored under it.
+type EachRecord<'a> = dyn FnMut(u64, Revision, u64, &mut Value<'_>) -> Result<(), Error> + 'a;
+
+/// Goes through the records in the order of their revisions.
+pub(crate) fn records(
+    trees: &mut Trees<'_>,
+    meta: Meta,
+    meta_page: u64,
+    each: &mut EachRecord<'_>,
 ) -> Result<(), Error> {
     for Found { place, .. } in buckets(trees, meta, meta_page)?.iter().filter(|bucket| bucket.name == KEY) {
+        let mut number = 0_u64;
         walk(trees, place, &mut |entry| {
             let Entry { at, key, mut value, .. } = entry;
             let revision = Revision::parse(key).ok_or_else(|| Fault::Record("has no revision for a key").at(at))?;
-            let mut key = live.hasher();
-            let mut read = KeyValue::default();
-            while !read.key_is_read()
-                && let Some(piece) = value.piece()?
-            {
-                read.feed(piece, &mut key).map_err(|why| Fault::Record(why).at(at))?;
-            }
-            live.record(&key, revision.is_deletion);
+            each(number, revision, at, &mut value)?;
+            number += 1;
             Ok(())
         })?;
     }

@@ -14,13 +14,7 @@ const ID: u64 = 8;
 
 /// Checks that each page is either used, as `seen` has it, or in the list at page `page`, and answers how many pages the list takes.
 /// `from` is the offset at which the file refers to it.
-pub(crate) fn check(
-    source: &dyn ReadAt,
-    meta: Meta,
-    page: u64,
-    from: u64,
-    seen: &mut Pages,
-) -> Result<u64, Error> {
+pub(crate) fn check(source: &dyn ReadAt, meta: Meta, page: u64, from: u64, seen: &mut Pages) -> Result<u64, Error> {
     let mut extent = Extent::default();
     let at = page.saturating_mul(meta.page_size);
     let outside = |overflow| Fault::PageOutside { page, overflow, pages: meta.pages };

@@ -5,6 +5,7 @@ mod contents;
 mod error;
 mod extent;
 mod freelist;
+mod keys;
 mod live;
 mod meta;
 mod pages;
@@ -17,6 +18,7 @@ mod tree;
 mod verify;
 
 pub use error::{Error, Fault, FreelistFault, MetaFault, Order};
+pub use keys::{Part, keys};
 pub use snapshot::{Bucket, ConfState, Member, PageUse, Snapshot, Trailer};
 pub use source::ReadAt;
 pub use stream::{Stream, Streamed};

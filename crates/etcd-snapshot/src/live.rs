@@ -21,18 +21,44 @@ impl Share {
     }
 }
 
+/// What stands for a key in the table.
+pub(crate) trait Place: Copy + Default + PartialEq {
+    /// The fingerprint of the key; 0, that of the default, is an empty place.
+    fn fingerprint(self) -> u64;
+}
+
+/// Enough to count keys.
+impl Place for u64 {
+    fn fingerprint(self) -> u64 {
+        self
+    }
+}
+
+/// A key with the last record that it was seen in, counted from the first one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Last {
+    fingerprint: u64,
+    record: u64,
+}
+
+impl Place for Last {
+    fn fingerprint(self) -> u64 {
+        self.fingerprint
+    }
+}
+
 /// Counts keys as records pass in the order of their revisions. Fingerprints of 64 bits, by a hash that is drawn anew each time, stand
 /// for keys. When they are too many for the table, it goes on with half of the keys and wants another pass for the other half.
-pub(crate) struct LiveKeys {
+pub(crate) struct LiveKeys<P = u64> {
     hash: RandomState,
-    table: Table,
+    table: Table<P>,
     share: Share,
     /// Shares that want a pass of their own.
     open: Vec<Share>,
     counted: u64,
 }
 
-impl LiveKeys {
+impl<P: Place> LiveKeys<P> {
     /// With a table of `slots` places.
     pub(crate) fn new(slots: usize) -> Self {
         let share = Share { bits: 0, ending: 0 };
@@ -44,17 +70,16 @@ impl LiveKeys {
         self.hash.build_hasher()
     }
 
-    /// A record of a key has passed.
-    pub(crate) fn record(&mut self, key: &DefaultHasher, is_deletion: bool) {
-        // 0 stands for an empty place.
-        let fingerprint = key.finish().max(1);
+    /// A record has passed of the key that `place` stands for.
+    fn passed(&mut self, place: P, is_deletion: bool) {
+        let fingerprint = place.fingerprint();
         if !self.share.has(fingerprint) {
             return;
         }
         if is_deletion {
             return self.table.remove(fingerprint);
         }
-        while !self.table.insert(fingerprint) {
+        while !self.table.insert(place) {
             let (kept, other) = self.share.halves();
             self.share = kept;
             self.open.push(other);
@@ -89,20 +114,45 @@ impl LiveKeys {
     }
 }
 
-/// A set of fingerprints in one piece of memory that never grows: open addressing, linear probing.
-struct Table {
-    places: Vec<u64>,
+/// The fingerprint of a key. 0 stands for an empty place.
+fn fingerprint(key: &DefaultHasher) -> u64 {
+    key.finish().max(1)
+}
+
+impl LiveKeys {
+    /// A record of a key has passed.
+    pub(crate) fn record(&mut self, key: &DefaultHasher, is_deletion: bool) {
+        self.passed(fingerprint(key), is_deletion);
+    }
+}
+
+impl LiveKeys<Last> {
+    /// Record number `record`, of a key, has passed.
+    pub(crate) fn record(&mut self, key: &DefaultHasher, record: u64, is_deletion: bool) {
+        self.passed(Last { fingerprint: fingerprint(key), record }, is_deletion);
+    }
+
+    /// When all have passed: whether that was the last record of this key, which is of the share that this pass was for.
+    pub(crate) fn is_last(&self, key: &DefaultHasher, record: u64) -> bool {
+        let last = Last { fingerprint: fingerprint(key), record };
+        self.share.has(last.fingerprint) && self.table.find(last.fingerprint).1 == last
+    }
+}
+
+/// A set of keys, by their fingerprints, in one piece of memory that never grows: open addressing, linear probing.
+struct Table<P> {
+    places: Vec<P>,
     len: usize,
 }
 
-impl Table {
+impl<P: Place> Table<P> {
     /// With `slots` places or a little more: a power of two.
     fn new(slots: usize) -> Self {
-        Self { places: vec![0; slots.max(8).next_power_of_two()], len: 0 }
+        Self { places: vec![P::default(); slots.max(8).next_power_of_two()], len: 0 }
     }
 
     fn clear(&mut self) {
-        self.places.fill(0);
+        self.places.fill(P::default());
         self.len = 0;
     }
 
@@ -116,40 +166,41 @@ impl Table {
     }
 
     /// Where it is, or the empty place that ends the search. One place in eight is always empty.
-    fn find(&self, fingerprint: u64) -> (usize, u64) {
+    fn find(&self, fingerprint: u64) -> (usize, P) {
         let mut at = self.home(fingerprint);
         loop {
             let there = self.places.get(at).copied().unwrap_or_default();
-            if there == fingerprint || there == 0 {
+            if there.fingerprint() == fingerprint || there == P::default() {
                 return (at, there);
             }
             at = at.wrapping_add(1) & self.mask();
         }
     }
 
-    fn set(&mut self, at: usize, fingerprint: u64) {
+    fn set(&mut self, at: usize, to: P) {
         if let Some(place) = self.places.get_mut(at) {
-            *place = fingerprint;
+            *place = to;
         }
     }
 
-    /// False when it is full and does not have it.
-    fn insert(&mut self, fingerprint: u64) -> bool {
-        let (at, there) = self.find(fingerprint);
-        if there != 0 {
+    /// In the place of the same key, if it is there. False when it is full and does not have it.
+    fn insert(&mut self, place: P) -> bool {
+        let (at, there) = self.find(place.fingerprint());
+        if there != P::default() {
+            self.set(at, place);
             return true;
         }
         if self.len >= self.places.len() / 8 * 7 {
             return false;
         }
-        self.set(at, fingerprint);
+        self.set(at, place);
         self.len += 1;
         true
     }
 
     fn remove(&mut self, fingerprint: u64) {
         let (at, there) = self.find(fingerprint);
-        if there != 0 {
+        if there != P::default() {
             self.empty(at);
         }
     }
@@ -157,19 +208,19 @@ impl Table {
     /// Empties a place, and moves up what a search would no longer reach.
     fn empty(&mut self, mut gap: usize) {
         self.len = self.len.saturating_sub(1);
-        self.set(gap, 0);
+        self.set(gap, P::default());
         let mut at = gap;
         loop {
             at = at.wrapping_add(1) & self.mask();
             let there = self.places.get(at).copied().unwrap_or_default();
-            if there == 0 {
+            if there == P::default() {
                 return;
             }
             // Whether the gap lies between its home and its place, in a circle.
-            let from_home = at.wrapping_sub(self.home(there)) & self.mask();
+            let from_home = at.wrapping_sub(self.home(there.fingerprint())) & self.mask();
             if from_home >= at.wrapping_sub(gap) & self.mask() {
                 self.set(gap, there);
-                self.set(at, 0);
+                self.set(at, P::default());
                 gap = at;
             }
         }
@@ -178,8 +229,7 @@ impl Table {
     fn retain(&mut self, keep: impl Fn(u64) -> bool) {
         for at in 0..self.places.len() {
             // Another may have moved to where one was taken away.
-            while let Some(there) = self.places.get(at).copied().filter(|there| *there != 0 && !keep(*there)) {
-                debug_assert!(there != 0);
+            while self.places.get(at).is_some_and(|there| *there != P::default() && !keep(there.fingerprint())) {
                 self.empty(at);
             }
         }
@@ -189,7 +239,7 @@ impl Table {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::HashSet;
+    use std::collections::{HashMap, HashSet};
 
     /// A small generator (xorshift), so that no run differs from another.
     fn numbers(seed: u64) -> impl Iterator<Item = u64> {
@@ -201,7 +251,7 @@ mod tests {
     }
 
     fn count(slots: usize, records: &[(u64, bool)]) -> (u64, u64) {
-        let mut live = LiveKeys::new(slots);
+        let mut live = LiveKeys::<u64>::new(slots);
         let mut passes = 0;
         loop {
             passes += 1;
@@ -237,8 +287,44 @@ mod tests {
     }
 
     #[test]
+    fn the_last_record_of_each_key_is_known_in_one_pass_or_in_many() {
+        let records: Vec<_> = numbers(9).take(20_000).map(|n| (n % 3_000, n % 5 == 0)).collect();
+        let mut oracle = HashMap::new();
+        for ((key, is_deletion), number) in records.iter().zip(0_u64..) {
+            if *is_deletion {
+                oracle.remove(key)
+            } else {
+                oracle.insert(*key, number)
+            };
+        }
+        for slots in [1 << 14, 2048, 16] {
+            let (mut live, mut found) = (LiveKeys::<Last>::new(slots), HashMap::new());
+            let hashed = |live: &LiveKeys<Last>, key: u64| {
+                let mut hasher = live.hasher();
+                hasher.write(&key.to_le_bytes());
+                hasher
+            };
+            loop {
+                for ((key, is_deletion), number) in records.iter().zip(0..) {
+                    let hasher = hashed(&live, *key);
+                    live.record(&hasher, number, *is_deletion);
+                }
+                for ((key, _), number) in records.iter().zip(0..) {
+                    if live.is_last(&hashed(&live, *key), number) {
+                        assert_eq!(found.insert(*key, number), None, "{slots}");
+                    }
+                }
+                if !live.next_pass() {
+                    break;
+                }
+            }
+            assert_eq!(found, oracle, "{slots}");
+        }
+    }
+
+    #[test]
     fn a_key_in_pieces_has_the_fingerprint_of_the_whole() {
-        let live = LiveKeys::new(8);
+        let live = LiveKeys::<u64>::new(8);
         let text: Vec<u8> = (0..=255).collect();
         let (mut whole, mut pieces) = (live.hasher(), live.hasher());
         whole.write(&text);

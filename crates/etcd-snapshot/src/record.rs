@@ -1,6 +1,6 @@
 //! What is in bucket `key`: a revision, and under it a KeyValue (etcd api/mvccpb/kv.proto), read in pieces.
 
-use std::hash::Hasher;
+use std::hash::{DefaultHasher, Hasher as _};
 
 use crate::bytes::be64;
 
@@ -34,6 +34,22 @@ impl Revision {
     }
 }
 
+/// Takes what of a KeyValue passes, in pieces.
+pub(crate) trait Parts {
+    /// More of its key.
+    fn key(&mut self, bytes: &[u8]);
+
+    /// More of its value.
+    fn value(&mut self, _bytes: &[u8]) {}
+}
+
+/// Of the key alone.
+impl Parts for DefaultHasher {
+    fn key(&mut self, bytes: &[u8]) {
+        self.write(bytes);
+    }
+}
+
 /// Reads a KeyValue that comes in pieces.
 #[derive(Default)]
 pub(crate) struct KeyValue {
@@ -41,7 +57,16 @@ pub(crate) struct KeyValue {
     number: u64,
     shift: u32,
     has_key: bool,
+    has_value: bool,
     revision: u64,
+}
+
+/// What bytes are of.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Of {
+    Key,
+    Value,
+    Other,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -51,7 +76,7 @@ enum State {
     Number(u64),
     Length(u64),
     Bytes {
-        of_key: bool,
+        of: Of,
         left: u64,
     },
 }
@@ -59,19 +84,22 @@ enum State {
 /// Fields of the message.
 const KEY: u64 = 1;
 const MOD_REVISION: u64 = 3;
+const VALUE: u64 = 5;
 
 impl KeyValue {
-    /// Takes the next piece; what is of the key goes to `key`.
-    pub(crate) fn feed(&mut self, mut bytes: &[u8], key: &mut impl Hasher) -> Result<(), &'static str> {
+    /// Takes the next piece; what is of the key and of the value goes to `parts`.
+    pub(crate) fn feed(&mut self, mut bytes: &[u8], parts: &mut impl Parts) -> Result<(), &'static str> {
         while let Some((first, rest)) = bytes.split_first() {
-            if let State::Bytes { of_key, left } = self.state {
+            if let State::Bytes { of, left } = self.state {
                 let size = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
                 let (these, others) = bytes.split_at(size);
-                if of_key {
-                    key.write(these);
+                match of {
+                    Of::Key => parts.key(these),
+                    Of::Value => parts.value(these),
+                    Of::Other => {}
                 }
                 bytes = others;
-                self.skip(of_key, left.saturating_sub(size as u64));
+                self.skip(of, left.saturating_sub(size as u64));
                 continue;
             }
             bytes = rest;
@@ -97,9 +125,9 @@ impl KeyValue {
                 let field = number >> 3;
                 self.state = match number & 7 {
                     0 => State::Number(field),
-                    1 => State::Bytes { of_key: false, left: 8 },
+                    1 => State::Bytes { of: Of::Other, left: 8 },
                     2 => State::Length(field),
-                    5 => State::Bytes { of_key: false, left: 4 },
+                    5 => State::Bytes { of: Of::Other, left: 4 },
                     _ => return Err("is no KeyValue: it has a field of unknown type"),
                 };
                 if field == 0 {
@@ -113,23 +141,31 @@ impl KeyValue {
                 self.state = State::Tag;
             }
             State::Length(field) => {
-                if field == KEY && std::mem::replace(&mut self.has_key, true) {
-                    return Err("is no KeyValue: it has two keys");
-                }
-                self.skip(field == KEY, number);
+                let of = match field {
+                    KEY if std::mem::replace(&mut self.has_key, true) => {
+                        return Err("is no KeyValue: it has two keys");
+                    }
+                    VALUE if std::mem::replace(&mut self.has_value, true) => {
+                        return Err("is no KeyValue: it has two values");
+                    }
+                    KEY => Of::Key,
+                    VALUE => Of::Value,
+                    _ => Of::Other,
+                };
+                self.skip(of, number);
             }
             State::Bytes { .. } => {}
         }
         Ok(())
     }
 
-    fn skip(&mut self, of_key: bool, left: u64) {
-        self.state = if left == 0 { State::Tag } else { State::Bytes { of_key, left } };
+    fn skip(&mut self, of: Of, left: u64) {
+        self.state = if left == 0 { State::Tag } else { State::Bytes { of, left } };
     }
 
     /// Whether the key has been read.
     pub(crate) fn key_is_read(&self) -> bool {
-        self.has_key && !matches!(self.state, State::Bytes { of_key: true, .. })
+        self.has_key && !matches!(self.state, State::Bytes { of: Of::Key, .. })
     }
 
     /// The revision that it says it is of; 0 when it says none.

@@ -1,5 +1,6 @@
 //! The whole of it: trailer, meta pages, trees, free pages, contents.
 
+use std::hash::DefaultHasher;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
@@ -109,16 +110,9 @@ struct Inside {
 
 /// Everything but the checksum.
 fn inside(source: &dyn ReadAt, layout: Layout, limits: Limits) -> Result<Inside, Error> {
-    let bytes = layout.database;
-    if bytes < META as u64 {
-        return Err(Fault::Short(bytes).at(0));
-    }
-    let metas = Metas::read(source, bytes)?;
-    let (meta_page, meta) = if layout.has_trailer { (0, metas.of_snapshot()?) } else { metas.newest()? };
-    fits(meta, meta_page, layout)?;
-
+    let (metas, meta_page, meta) = metas(source, layout)?;
     let mut trees = Trees::new(source, meta);
-    let mut live = LiveKeys::new(places(bytes, limits));
+    let mut live = LiveKeys::new(places(layout.database, limits, PLACE));
     let found = contents::read(&mut trees, meta, meta_page, &mut live)?;
     let used = trees.used();
     let freelist = match meta.freelist {
@@ -140,6 +134,18 @@ fn inside(source: &dyn ReadAt, layout: Layout, limits: Limits) -> Result<Inside,
     Ok(Inside { pages, keys, found })
 }
 
+/// The meta pages, and the one that holds.
+pub(crate) fn metas(source: &dyn ReadAt, layout: Layout) -> Result<(Metas, u64, Meta), Error> {
+    let bytes = layout.database;
+    if bytes < META as u64 {
+        return Err(Fault::Short(bytes).at(0));
+    }
+    let metas = Metas::read(source, bytes)?;
+    let (meta_page, meta) = if layout.has_trailer { (0, metas.of_snapshot()?) } else { metas.newest()? };
+    fits(meta, meta_page, layout)?;
+    Ok((metas, meta_page, meta))
+}
+
 /// The pages that the meta page counts are those of the file. etcd sends them and no more; bbolt makes its file larger ahead of need.
 fn fits(meta: Meta, meta_page: u64, layout: Layout) -> Result<(), Error> {
     let there = layout.database / meta.page_size;
@@ -151,9 +157,9 @@ fn fits(meta: Meta, meta_page: u64, layout: Layout) -> Result<(), Error> {
     Ok(())
 }
 
-/// As many as the file can have keys, or what the limits allow.
-fn places(bytes: u64, limits: Limits) -> usize {
-    let most = limits.key_table / PLACE;
+/// As many as the file can have keys, or what the limits allow; of `size` bytes each.
+pub(crate) fn places(bytes: u64, limits: Limits, size: usize) -> usize {
+    let most = limits.key_table / size;
     let wanted = usize::try_from(bytes / LEAST_RECORD).unwrap_or(usize::MAX);
     // Rounded up by the table: no more than the limit.
     let most = if most.is_power_of_two() { most } else { most.next_power_of_two() / 2 };
@@ -177,7 +183,9 @@ fn keys(
         if passes > limits.passes {
             return Ok(None);
         }
-        contents::count(&mut Trees::new(source, meta), meta, meta_page, &mut live)?;
+        let hasher = live.hasher();
+        let mut each = |key: &DefaultHasher, _, is_deletion| live.record(key, is_deletion);
+        contents::keys(&mut Trees::new(source, meta), meta, meta_page, &hasher, &mut each)?;
     }
     Ok(Some(live.counted()))
 }

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 /// Restore the newest backup into an etcd that is thrown away, and compare what it holds
 ///
 /// What `restore run` would do is done on scratch space, by the same tools: the snapshot is proven, restored with the same flags, served by a
-/// real etcd on loopback, and its revision, keys and member are compared with what the snapshot says. Exits with 0 when a restore works.
+/// real etcd on loopback. Compared with the snapshot are its revision and member, how many keys there are, and how many below each prefix, such
+/// as /registry/pods/, and the values of 128 keys that are drawn anew each time. Exits with 0 when a restore works.
 #[derive(Debug, Args)]
 pub struct Drill {
     /// Another snapshot than the newest of the configured store: a path, s3://BUCKET/KEY, or a URL
@@ -24,6 +25,9 @@ pub struct Drill {
     /// Where there is room for twice the database for a while [default: $TMPDIR, /tmp]
     #[arg(long, value_name = "DIR")]
     pub scratch: Option<PathBuf>,
+    /// Where a drill that was good is put down, in the place of the one before; when one is not good, that one is told
+    #[arg(long, value_name = "FILE")]
+    pub record: Option<PathBuf>,
     /// One part of it, in a pod in which containers of etcd's image do the rest
     #[arg(long, hide = true, value_name = "PART")]
     pub only: Option<Part>,

@@ -5,9 +5,9 @@ use std::io;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::{self, JoinHandle};
 
-/// Bytes that are written before the disk is asked to take them. It shares its time with others, etcd's log among them: a little now and then
-/// hurts them less than all of it at the end.
-const EACH: u64 = 32 * 1024 * 1024;
+/// Bytes that are written before the disk is asked to take them. Little enough that a slow disk is at work early; and whoever writes waits
+/// while the file system commits, so not less.
+const EACH: u64 = 256 * 1024 * 1024;
 
 /// A file that is being written, and the thread that waits for its disk.
 pub(super) struct Flush {

@@ -296,12 +296,7 @@ fn spooled(folder: &Path) -> anyhow::Result<File> {
 }
 
 /// The `.db` in a stored file; with what is stored, where that is something else.
-fn undone(
-    from: &str,
-    mut stored: File,
-    identities: &[Identity],
-    spool: &Path,
-) -> anyhow::Result<(File, Option<Sum>)> {
+fn undone(from: &str, mut stored: File, identities: &[Identity], spool: &Path) -> anyhow::Result<(File, Option<Sum>)> {
     let mut begin = Vec::new();
     stored.seek(SeekFrom::Start(0)).and_then(|_| (&stored).take(64).read_to_end(&mut begin))?;
     stored.seek(SeekFrom::Start(0))?;

@@ -19,8 +19,10 @@ use std::path::Path;
 use std::time::Duration;
 use tokio::sync::mpsc;
 
-/// Pieces on their way to the disk, of 32 KiB each.
-const AHEAD: usize = 32;
+/// Pieces that are handed over at once, of 32 KiB each, and how many such hands are on their way to the disk: threads that wake each other for
+/// every piece do little else.
+const HAND: usize = 16;
+const AHEAD: usize = 3;
 
 /// Why there is no snapshot.
 #[derive(Debug, thiserror::Error)]
@@ -170,17 +172,18 @@ impl Source<'_> {
         let mut progress = Progress::new(self.size, format!("snapshot from {}", self.member.name), self.clock);
         let mut look = Stream::new();
         // On a thread of its own: neither the network nor the renewal of the Lease waits for the disk.
-        let keep = move |mut pieces: mpsc::Receiver<SnapshotResponse>| {
+        let keep = move |mut hands: mpsc::Receiver<Vec<SnapshotResponse>>| {
             let mut flush = match &spool {
                 Spool::Partial(partial) => Some(Flush::of(partial.file()).map_err(Lost::Disk)?),
                 Spool::Anonymous(_) => None,
             };
-            while let Some(piece) = pieces.blocking_recv() {
-                let piece = piece.blob();
-                look.feed(piece).map_err(Lost::NotSound)?;
-                spool.file().write_all(piece).map_err(Lost::Disk)?;
-                flush = flush.map(|flush| flush.more(piece.len() as u64)).transpose().map_err(Lost::Disk)?;
-                progress.more(piece.len());
+            while let Some(hand) = hands.blocking_recv() {
+                for piece in hand.iter().map(SnapshotResponse::blob) {
+                    look.feed(piece).map_err(Lost::NotSound)?;
+                    spool.file().write_all(piece).map_err(Lost::Disk)?;
+                    flush = flush.map(|flush| flush.more(piece.len() as u64)).transpose().map_err(Lost::Disk)?;
+                    progress.more(piece.len());
+                }
             }
             Ok((spool, look, flush))
         };
@@ -232,22 +235,33 @@ fn not_kept(why: io::Error) -> TakeError {
 /// waited for, or the member would have to keep what it sends for as long; its thread is left behind.
 async fn passed_on<P: Send + 'static, T: Send + 'static>(
     mut next: impl AsyncFnMut() -> Result<Option<P>, TakeError>,
-    keep: impl FnOnce(mpsc::Receiver<P>) -> Result<T, Lost> + Send + 'static,
+    keep: impl FnOnce(mpsc::Receiver<Vec<P>>) -> Result<T, Lost> + Send + 'static,
     stall: Duration,
 ) -> Result<T, Lost> {
     let hangs = || Lost::Disk(io::Error::other(format!("nothing of it was written for {} s", stall.as_secs_f32())));
-    let (sender, pieces) = mpsc::channel(AHEAD);
-    let kept = tokio::task::spawn_blocking(move || keep(pieces));
+    let (sender, hands) = mpsc::channel(AHEAD);
+    let kept = tokio::task::spawn_blocking(move || keep(hands));
+    let mut hand = Vec::with_capacity(HAND);
     let came = loop {
-        match next().await {
-            Ok(None) => break Ok(()),
-            Err(error) => break Err(Lost::Member(error)),
-            Ok(Some(piece)) => match tokio::time::timeout(stall, sender.send(piece)).await {
+        let came = match next().await {
+            Ok(Some(piece)) => {
+                hand.push(piece);
+                None
+            }
+            Ok(None) => Some(Ok(())),
+            Err(error) => Some(Err(Lost::Member(error))),
+        };
+        if hand.len() >= HAND || came.is_some() {
+            match tokio::time::timeout(stall, sender.send(std::mem::replace(&mut hand, Vec::with_capacity(HAND)))).await
+            {
                 Ok(Ok(())) => {}
                 // Whoever keeps it has given up, and says why.
-                Ok(Err(_)) => break Ok(()),
+                Ok(Err(_)) => break came.unwrap_or(Ok(())),
                 Err(_) => return Err(hangs()),
-            },
+            }
+        }
+        if let Some(came) = came {
+            break came;
         }
     };
     drop(sender);
@@ -290,8 +304,8 @@ mod tests {
     #[tokio::test]
     async fn a_disk_that_hangs_does_not_keep_the_member_waiting() {
         let (answers, hangs) = std::sync::mpsc::channel::<()>();
-        let keep = move |mut pieces: mpsc::Receiver<Vec<u8>>| {
-            let first = pieces.blocking_recv();
+        let keep = move |mut hands: mpsc::Receiver<Vec<Vec<u8>>>| {
+            let first = hands.blocking_recv();
             // Until the test is over: the thread is in the kernel.
             let _ended = hangs.recv();
             Ok(first)
@@ -302,7 +316,7 @@ mod tests {
         drop(answers);
         // The same when the last piece has come.
         let (answers, hangs) = std::sync::mpsc::channel::<()>();
-        let keep = move |_: mpsc::Receiver<Vec<u8>>| {
+        let keep = move |_: mpsc::Receiver<Vec<Vec<u8>>>| {
             let _ended = hangs.recv();
             Ok(())
         };
@@ -318,16 +332,23 @@ mod tests {
             left -= 1;
             Ok((left > 0).then(|| vec![left]))
         };
-        let all = |mut pieces: mpsc::Receiver<Vec<u8>>| {
+        let all = |mut hands: mpsc::Receiver<Vec<Vec<u8>>>| {
             let mut kept = Vec::new();
-            while let Some(piece) = pieces.blocking_recv() {
-                kept.extend(piece);
+            while let Some(hand) = hands.blocking_recv() {
+                kept.extend(hand.concat());
             }
             Ok(kept)
         };
         let stall = Duration::from_secs(60);
         assert_eq!(passed_on(some, all, stall).await.unwrap(), [3, 2, 1]);
-        let full = |_: mpsc::Receiver<Vec<u8>>| Err::<(), _>(Lost::Disk(io::ErrorKind::StorageFull.into()));
+        // More than what is handed over at once.
+        let mut left = 100;
+        let many = async || {
+            left -= 1;
+            Ok((left > 0).then(|| vec![left]))
+        };
+        assert_eq!(passed_on(many, all, stall).await.unwrap(), (1..100).rev().collect::<Vec<u8>>());
+        let full = |_: mpsc::Receiver<Vec<Vec<u8>>>| Err::<(), _>(Lost::Disk(io::ErrorKind::StorageFull.into()));
         assert!(matches!(passed_on(async || Ok(Some(vec![0])), full, stall).await, Err(Lost::Disk(_))));
         let cut = async || Err(TakeError::Member { member: "k1".into(), why: "cut".into() });
         assert!(matches!(passed_on(cut, all, stall).await, Err(Lost::Member(_))));

@@ -17,6 +17,7 @@ use crate::observe::Sources;
 use crate::output;
 use crate::report::{Outcome, Report};
 use crate::seen::{self, Seen};
+use futures::future::Either;
 use quorum_safety::lock::TooLate;
 use quorum_safety::{Code, Component, Fact, Mine, Observation, Policy, Reason};
 use std::io::{self, Read, Write};
@@ -73,12 +74,17 @@ enum Prepared {
     Ready(Box<Ready>),
 }
 
-/// A backup that lies in the store, but for its names.
-struct Ready {
-    seen: Seen,
+/// What lies in the store, but for its names.
+struct Stage {
     manifest: Manifest,
     files: Vec<Staged>,
     of_node: Told,
+}
+
+/// A backup that lies in the store, but for its names.
+struct Ready {
+    seen: Seen,
+    stage: Stage,
 }
 
 /// What became of the archive of the node.
@@ -111,9 +117,21 @@ impl Work<'_> {
 
     async fn prepare(&self) -> Step<Prepared> {
         let seen = seen::look(&self.sources, self.config, self.mine.clone(), self.clock).await;
-        if let Ok(access) = &self.sources.access {
-            seen.show(access).await;
-        }
+        let show = async {
+            if let Ok(access) = &self.sources.access {
+                seen.show(access).await;
+            }
+        };
+        // Nobody waits for what is only told to people, least of all for an API that is away.
+        let (prepared, ()) = tokio::join!(self.prepared(&seen), show);
+        Ok(match prepared? {
+            Either::Left(report) => Prepared::Preview(report),
+            Either::Right(stage) => Prepared::Ready(Box::new(Ready { seen, stage })),
+        })
+    }
+
+    /// After the look: of a dry run what would be done, else what lies in the store.
+    async fn prepared(&self, seen: &Seen) -> Step<Either<Report, Stage>> {
         let chosen = choose(&seen.observation, &seen.in_flight, &self.policy, self.beside).map_err(|reasons| {
             let summary = "no member is fit to take a snapshot from; nothing was stored";
             let ways = ways(&reasons);
@@ -127,14 +145,14 @@ impl Work<'_> {
         }
         self.room(chosen.status.db_size)?;
         if self.dry_run {
-            return self.preview(&seen, &chosen).await.map(Prepared::Preview);
+            return self.preview(seen, &chosen).await.map(Either::Left);
         }
-        self.stage_all(seen, &chosen).await.map(|ready| Prepared::Ready(Box::new(ready)))
+        self.stage_all(seen, &chosen).await.map(Either::Right)
     }
 
     /// Gives the names, then removes what is old. Giving names is never broken off: between two of them half a backup would stay.
     async fn publish(&self, guard: Option<&Guard>, ready: Ready) -> Step<Report> {
-        let Ready { seen, manifest, files, of_node } = ready;
+        let Ready { seen, stage: Stage { manifest, files, of_node } } = ready;
         if let Some(Err(late)) = guard.map(Guard::check) {
             return Err(Stopped::failed(lost(&late)));
         }
@@ -191,7 +209,7 @@ impl Work<'_> {
         Ok(())
     }
 
-    async fn stage_all(&self, seen: Seen, chosen: &Chosen) -> Step<Ready> {
+    async fn stage_all(&self, seen: &Seen, chosen: &Chosen) -> Step<Stage> {
         let (began, taken_at) = (self.clock.boottime(), self.clock.now());
         let name = name::of(taken_at);
         let file = name::snapshot(&name, self.seal.compression, !self.seal.recipients.is_empty());
@@ -228,7 +246,7 @@ impl Work<'_> {
         let text = serde_json::to_vec_pretty(&manifest).map_err(Stopped::failed)?;
         let said = self.stage_bytes(&name::manifest(&manifest.name), text).await?;
         let files = archive.into_iter().chain([staged, said]).collect();
-        Ok(Ready { seen, manifest, files, of_node })
+        Ok(Stage { manifest, files, of_node })
     }
 
     /// What is stored as it is in a folder is written there at once.

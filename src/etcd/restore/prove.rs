@@ -52,7 +52,7 @@ pub(super) async fn prove(journal: &Journal, files: &ClientFiles) -> Result<Held
 }
 
 /// The revision of the snapshot after it was raised.
-fn raised(snapshot: &Facts) -> i64 {
+pub(in crate::etcd) fn raised(snapshot: &Facts) -> i64 {
     snapshot.revision.saturating_add(BUMP)
 }
 
@@ -79,7 +79,15 @@ pub(in crate::etcd) async fn look(client: &mut Client, snapshot: &Facts) -> Resu
     Ok(Held { cluster, revision, keys, members })
 }
 
-async fn get(client: &mut Client, key: &str, options: GetOptions) -> Result<etcd_client::GetResponse, String> {
+/// A linearizable read.
+///
+/// # Errors
+/// In words, when it is not answered.
+pub(in crate::etcd) async fn get(
+    client: &mut Client,
+    key: impl Into<Vec<u8>>,
+    options: GetOptions,
+) -> Result<etcd_client::GetResponse, String> {
     let answer = tokio::time::timeout(ANSWER, client.get(key, Some(options))).await;
     answer.map_err(|_| "it answers no linearizable read".to_owned())?.map_err(|error| words(&error))
 }

@@ -46,7 +46,7 @@ impl Scratch {
 fn host(version: EtcdVersion, keys: u32) -> Result<Host> {
     let host = Host::of(version, 1)?;
     for number in 0..keys {
-        host.put(&format!("key/{number}"), b"value")?;
+        host.put(&format!("/registry/keys/{number}"), b"value")?;
     }
     host.configured(&format!("{{directory: {}, recipients: [{}]}}", host.store.path().display(), KEYS[0].0))?;
     Ok(host)
@@ -59,7 +59,67 @@ fn a_backup_is_rehearsed(version: EtcdVersion) -> Result<()> {
     let said = scratch.drill(&host, None, &[&identity])?.ended(0, "20 keys");
     let summary = said.document()["summary"].as_str().unwrap().to_owned();
     assert!(summary.starts_with("a restore of etcd-snapshot-") && summary.contains("works: revision 21"), "{summary}");
+    assert!(summary.contains("as many below each of 1 prefixes, and 20 of them with the values"), "{summary}");
     Ok(())
+}
+
+/// What is restored has as many keys at the same revision, and is another: the numbers alone do not tell.
+fn another_snapshot_of_the_same_size_is_told(version: EtcdVersion, other: [(&str, &[u8]); 2], why: &str) -> Result<()> {
+    let fill = |pairs: [(&str, &[u8]); 2]| -> Result<Host> {
+        let host = Host::of(version, 1)?;
+        pairs.iter().try_for_each(|(key, value)| host.put(key, value))?;
+        host.configured(&format!("{{directory: {}, compression: none}}", host.store.path().display()))?;
+        host.backup(&[])?.ended(0, "Backup done");
+        Ok(host)
+    };
+    let host = fill([("/registry/pods/a", b"value"), ("/registry/secrets/b", b"value")])?;
+    let scratch = Scratch::new(version)?;
+    let path = host.state.path().join("drill.json");
+    let record = format!("--record={}", path.display());
+    scratch.drill(&host, None, &[&record])?.ended(0, "2 keys");
+    let good = fs::read_to_string(&path)?;
+    let from = serde_json::from_str::<Value>(&good)?["from"].as_str().context("no snapshot")?.to_owned();
+    let other = fill(other)?;
+    let tool = swapped(&host, version, &other.stored(&other.manifests()?.pop().context("no manifest")?))?;
+    let said = scratch.drill(&host, Some(&tool), &[&record])?.ended(21, why);
+    // The good one stays, and is told.
+    assert_eq!(fs::read_to_string(&path)?, good);
+    assert!(said.out.contains("the last good drill: ") && said.out.contains(&format!(", of {from}")), "{said:?}");
+    assert!(said.document()["summary"].as_str().is_some_and(|it| it.contains("does not work: ")), "{said:?}");
+    Ok(())
+}
+
+#[test]
+fn a_restored_etcd_3_5_that_has_another_value_is_told() -> Result<()> {
+    let other: [(&str, &[u8]); 2] = [("/registry/pods/a", b"value"), ("/registry/secrets/b", b"Value")];
+    another_snapshot_of_the_same_size_is_told(EtcdVersion::V3_5, other, "its /registry/secrets/b has another value")
+}
+
+#[test]
+fn a_restored_etcd_3_6_that_has_a_key_elsewhere_is_told() -> Result<()> {
+    let other: [(&str, &[u8]); 2] = [("/registry/pods/a", b"value"), ("/registry/pods/b", b"value")];
+    let why = "it has 2 keys below /registry/pods/, and the snapshot 1";
+    another_snapshot_of_the_same_size_is_told(EtcdVersion::V3_6, other, why)
+}
+
+#[test]
+fn a_restored_etcd_3_7_that_has_another_key_is_told() -> Result<()> {
+    let other: [(&str, &[u8]); 2] = [("/registry/pods/a", b"value"), ("/registry/secrets/c", b"value")];
+    another_snapshot_of_the_same_size_is_told(EtcdVersion::V3_7, other, "it has no /registry/secrets/b")
+}
+
+/// A tool that restores that database, whatever it was given.
+fn swapped(host: &Host, version: EtcdVersion, db: &Path) -> Result<PathBuf> {
+    let tool = host.state.path().join("etcdutl");
+    let real = lab::binaries::etcdutl(version)?;
+    let script = format!(
+        "#!/bin/bash\nargs=(); for it in \"$@\"; do case $it in *.db) it={};; esac; args+=(\"$it\"); done; exec {} \"${{args[@]}}\"\n",
+        db.display(),
+        real.display()
+    );
+    fs::write(&tool, script)?;
+    fs::set_permissions(&tool, fs::Permissions::from_mode(0o755))?;
+    Ok(tool)
 }
 
 #[test]
@@ -96,15 +156,7 @@ fn a_drill_takes_the_newest_backup_and_says_what_keeps_it_from_being_restored() 
 
     // A tool that restores something else than it was given.
     let other = scratch_db(&host, &own, &older)?;
-    let tool = host.state.path().join("etcdutl");
-    let real = lab::binaries::etcdutl(version)?;
-    let script = format!(
-        "#!/bin/bash\nargs=(); for it in \"$@\"; do case $it in *.db) it={};; esac; args+=(\"$it\"); done; exec {} \"${{args[@]}}\"\n",
-        other.display(),
-        real.display()
-    );
-    fs::write(&tool, script)?;
-    fs::set_permissions(&tool, fs::Permissions::from_mode(0o755))?;
+    let tool = swapped(&host, version, &other)?;
     scratch.drill(&host, Some(&tool), &[&own])?.ended(21, "does not work: ");
     // One that writes nothing.
     fs::write(

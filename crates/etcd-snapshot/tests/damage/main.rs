@@ -7,6 +7,8 @@ mod fuzz;
 #[cfg(test)]
 mod image;
 #[cfg(test)]
+mod keys;
+#[cfg(test)]
 mod streams;
 #[cfg(test)]
 mod wrong;

@@ -1,6 +1,6 @@
 //! Snapshots that are checked while they pass.
 
-use etcd_snapshot::{Error, Fault, Stream, Streamed};
+use etcd_snapshot::{Error, Fault, Stream, Streamed, verify_streamed};
 use sha2::{Digest as _, Sha256};
 
 use crate::image::{Image, KEPT, PAGE};
@@ -32,6 +32,27 @@ fn pieces_of_any_size_are_one_snapshot() {
             assert_eq!(found.sha256[..], Sha256::digest(&bytes[..database])[..]);
         }
     }
+}
+
+#[test]
+fn what_a_stream_was_written_to_is_verified_but_for_its_checksum() {
+    for (name, bytes) in KEPT {
+        let image = Image(bytes.to_vec());
+        let (passed, verified) = (pass(bytes, 4096).unwrap(), image.verify().unwrap());
+        assert_eq!(verified.file_sha256[..], Sha256::digest(bytes)[..], "{name}");
+        assert_eq!(verify_streamed(&image.0, &passed).unwrap(), verified, "{name}");
+        // A file that has not all of it, or more.
+        for other in [&bytes[..bytes.len() - 32], &bytes[..bytes.len() - PAGE], &[bytes, &[0; PAGE]].concat()] {
+            let error = verify_streamed(other, &passed).unwrap_err();
+            assert!(matches!(error.fault, Fault::Size(_)), "{name}: {error}");
+        }
+    }
+    let mut image = Image::kept("used-3.6");
+    let passed = pass(&image.0, 4096).unwrap();
+    let root = image.root();
+    image.0[root] ^= 1;
+    let error = verify_streamed(&image.0, &passed).unwrap_err();
+    assert!(matches!(error.fault, Fault::PageNumber { .. }), "{error}");
 }
 
 #[test]

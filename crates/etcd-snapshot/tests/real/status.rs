@@ -1,13 +1,16 @@
 //! What is read is what `etcdutl snapshot status` prints, and what the member itself says.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Read as _;
 use std::path::Path;
 
-use etcd_snapshot::{Limits, Snapshot, Stream, Trailer};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use etcd_snapshot::{Limits, Part, Snapshot, Stream, Trailer, keys};
 use lab::binaries::EtcdVersion;
 use lab::etcd::Join;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::member::Lab;
 
@@ -51,8 +54,34 @@ fn check(lab: &mut Lab, what: &str) -> Snapshot {
         stream.feed(&piece[..size]).unwrap();
     }
     assert_eq!(stream.finish().unwrap().size, found.file_size, "{what}");
+    same_keys(lab, &path, &found, what);
     fs::remove_file(path).unwrap();
     found
+}
+
+/// The walk over keys shows what the member answers, which nobody has written to since: each with its last revision and value.
+fn same_keys(lab: &Lab, path: &Path, snapshot: &Snapshot, what: &str) {
+    let said: Value = serde_json::from_str(&lab.etcdctl(&["get", "", "--from-key", "--write-out=json"])).unwrap();
+    let bytes = |field: &Value| STANDARD.decode(field.as_str().unwrap_or_default()).unwrap();
+    let said = said["kvs"].as_array().map_or(&[][..], Vec::as_slice).iter();
+    let wanted: BTreeMap<Vec<u8>, (i64, Vec<u8>)> = said
+        .map(|pair| (bytes(&pair["key"]), (pair["mod_revision"].as_i64().unwrap(), bytes(&pair["value"]))))
+        .collect();
+    let small = Limits::default().with_key_table(4096).with_passes(u64::MAX);
+    for limits in [Limits::default(), small] {
+        let (mut found, mut last) = (BTreeMap::new(), Vec::new());
+        let count = keys(&File::open(path).unwrap(), limits, &mut |part| match part {
+            Part::Key { key, revision } => {
+                last = key.to_vec();
+                assert_eq!(found.insert(last.clone(), (revision, Vec::new())), None, "{what}: {key:?} twice");
+            }
+            Part::Value(piece) => found.get_mut(&last).unwrap().1.extend_from_slice(piece),
+        });
+        assert_eq!(count.unwrap(), snapshot.keys, "{what}");
+        // Not as a whole: it has megabytes.
+        assert!(found.keys().eq(wanted.keys()), "{what}: {:?}", found.keys());
+        assert!(found == wanted, "{what}: revisions or values differ");
+    }
 }
 
 fn live(lab: &Lab) -> u64 {
