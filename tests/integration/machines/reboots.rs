@@ -69,8 +69,8 @@ impl Seen {
     fn assert_safe(&self) {
         let Self { account, watched, hits, .. } = self;
         assert!(account.samples > 60 && watched.looks > 60, "{account:?} {watched:?}");
-        assert!(watched.off.is_empty(), "two control plane nodes were off at once: {watched:#?}");
-        assert!(watched.gates.is_empty(), "two gates were open at once: {watched:#?}");
+        assert!(watched.off.is_empty(), "two nodes were off at once: {watched:#?}");
+        assert!(watched.gates.is_empty(), "two gates of the control plane were open at once: {watched:#?}");
         let breaches = rule::breaches(account, hits, &watched.targets);
         assert!(breaches.is_empty(), "{breaches:#?} {:#?} {hits:#?} {account:#?}", watched.targets);
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use jiff::Timestamp;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tokio::time::{sleep, timeout};
 
 use super::Options;
@@ -42,10 +42,10 @@ pub(super) struct Pod {
 }
 
 impl Lock {
-    fn of(text: &str) -> Result<Self> {
-        let value: Value = serde_json::from_str(text).context("the lock cannot be understood")?;
-        let node_id = value["nodeID"].as_str().context("the lock names nobody")?.to_owned();
-        Ok(Self { node_id, unschedulable: value["metadata"]["unschedulable"].as_bool().unwrap_or(false) })
+    fn of(json: &str) -> Result<Self> {
+        let value: Value = serde_json::from_str(json).context("the lock cannot be understood")?;
+        let node_id = text(&value, &["nodeID"]).context("the lock names nobody")?.to_owned();
+        Ok(Self { node_id, unschedulable: is_true(&value, &["metadata", "unschedulable"]) })
     }
 }
 
@@ -76,7 +76,7 @@ impl Cluster {
     }
 
     pub(super) async fn is_cordoned(&self) -> Result<bool> {
-        Ok(self.get(&self.node()).await?["spec"]["unschedulable"].as_bool().unwrap_or(false))
+        Ok(is_true(&self.get(&self.node()).await?, &["spec", "unschedulable"]))
     }
 
     pub(super) async fn cordon(&self, cordoned: bool) -> Result<()> {
@@ -106,7 +106,7 @@ impl Cluster {
             }
             let lock = json!({"nodeID": self.node, "metadata": {"unschedulable": unschedulable},
                 "created": now(), "TTL": 0});
-            set["metadata"]["annotations"][&self.annotation] = lock.to_string().into();
+            annotations(&mut set)?.insert(self.annotation.clone(), lock.to_string().into());
             if self.write(&set).await? {
                 return Ok(None);
             }
@@ -123,9 +123,7 @@ impl Cluster {
                 Some(lock) => bail!("not the lock holder: {}", lock.node_id),
                 None => return Ok(()),
             }
-            if let Some(all) = set["metadata"]["annotations"].as_object_mut() {
-                all.remove(&self.annotation);
-            }
+            annotations(&mut set)?.remove(&self.annotation);
             if self.write(&set).await? {
                 return Ok(());
             }
@@ -147,7 +145,7 @@ impl Cluster {
     /// The pods of the node that a drain takes away.
     pub(super) async fn pods_to_go(&self) -> Result<Vec<Pod>> {
         let all = self.get(&format!("/api/v1/pods?fieldSelector=spec.nodeName%3D{}", self.node)).await?;
-        let items = all["items"].as_array().context("no list of pods")?;
+        let items = all.get("items").and_then(Value::as_array).context("no list of pods")?;
         Ok(items.iter().filter(|pod| goes(pod)).filter_map(Pod::of).collect())
     }
 
@@ -169,21 +167,41 @@ impl Cluster {
 
 impl Pod {
     fn of(pod: &Value) -> Option<Self> {
-        let text = |key: &str| pod["metadata"][key].as_str().map(str::to_owned);
-        Some(Self { namespace: text("namespace")?, name: text("name")?, uid: text("uid")? })
+        let of = |key: &str| text(pod, &["metadata", key]).map(str::to_owned);
+        Some(Self { namespace: of("namespace")?, name: of("name")?, uid: of("uid")? })
     }
+}
+
+fn at<'v>(value: &'v Value, path: &[&str]) -> Option<&'v Value> {
+    path.iter().try_fold(value, |value, key| value.get(key))
+}
+
+fn text<'v>(value: &'v Value, path: &[&str]) -> Option<&'v str> {
+    at(value, path).and_then(Value::as_str)
+}
+
+fn is_true(value: &Value, path: &[&str]) -> bool {
+    at(value, path) == Some(&Value::Bool(true))
+}
+
+fn annotations(set: &mut Value) -> Result<&mut Map<String, Value>> {
+    let metadata = set.get_mut("metadata").and_then(Value::as_object_mut).context("a DaemonSet without metadata")?;
+    let annotations = metadata.entry("annotations").or_insert_with(|| json!({}));
+    annotations.as_object_mut().context("its annotations are none")
 }
 
 /// Mirrors of static pods and pods of DaemonSets stay.
 fn goes(pod: &Value) -> bool {
-    let is_mirror = pod["metadata"]["annotations"]["kubernetes.io/config.mirror"].is_string();
-    let mut owners = pod["metadata"]["ownerReferences"].as_array().into_iter().flatten();
-    !is_mirror && !owners.any(|owner| owner["kind"] == "DaemonSet" && owner["controller"] == true)
+    let is_mirror = at(pod, &["metadata", "annotations", "kubernetes.io/config.mirror"]).is_some();
+    let owners = at(pod, &["metadata", "ownerReferences"]).and_then(Value::as_array);
+    let mut owners = owners.into_iter().flatten();
+    let is_of_set = owners.any(|owner| text(owner, &["kind"]) == Some("DaemonSet") && is_true(owner, &["controller"]));
+    !is_mirror && !is_of_set
 }
 
 /// The lock in a DaemonSet.
 fn locked(set: &Value, annotation: &str) -> Result<Option<Lock>> {
-    set["metadata"]["annotations"][annotation].as_str().map(Lock::of).transpose()
+    text(set, &["metadata", "annotations", annotation]).map(Lock::of).transpose()
 }
 
 #[expect(clippy::disallowed_methods, reason = "a stand-in for a program with a clock of its own")]

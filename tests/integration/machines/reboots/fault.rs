@@ -156,7 +156,8 @@ impl Fault {
             }
             Self::DrainAborted => {
                 fleet.stage.apply(BUDGET);
-                fleet.let_go(target);
+                // Where kured has released its lock and has not uncordoned yet.
+                fleet.hold(target, Step::Freed);
                 within(
                     LIMIT,
                     "kured to give its drain up",
@@ -170,6 +171,7 @@ impl Fault {
                     },
                 );
                 within(LIMIT, "the gate to be closed", || fleet.why(), || fleet.is_closed(target));
+                fleet.let_go(target);
                 fleet.stage.kubectl(["-n", "shop", "delete", "pdb", "keeps-all"]);
             }
         }

@@ -18,9 +18,10 @@ const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 pub(super) struct Watched {
     /// How many looks.
     pub(super) looks: usize,
-    /// Nodes whose gates were open at the same time, more than one.
+    /// Control plane nodes whose gates were open at the same time, more than one. A worker's may be for a moment, until it sees that a control
+    /// plane node goes first.
     pub(super) gates: BTreeSet<Vec<String>>,
-    /// Nodes that were off at the same time, more than one of those that were to be watched for that.
+    /// Nodes that were off at the same time, more than one.
     pub(super) off: BTreeSet<Vec<String>>,
     /// The boots of each, in their order.
     pub(super) boots: BTreeMap<String, Vec<String>>,
@@ -30,7 +31,7 @@ pub(super) struct Watched {
     pub(super) story: Vec<String>,
 }
 
-/// Watches until it is over. Of `control_plane` never two may be off.
+/// Watches until it is over. The first `control_plane` machines are those of the control plane.
 pub(super) fn watch(machines: &[Machine], control_plane: usize, monitor: &Monitor, over: &AtomicBool) -> Watched {
     let (mut seen, mut last, mut read) = (Watched::default(), BTreeMap::new(), 0);
     while !over.load(Ordering::Relaxed) {
@@ -74,10 +75,10 @@ fn look(
     for (number, machine) in machines.iter().enumerate() {
         let name = machine.name();
         let (is_on, gate) = (machine.is_on().unwrap(), machine.peek(GATE).unwrap().is_some());
-        if gate {
+        if gate && number < control_plane {
             open.push(name.clone());
         }
-        if !is_on && number < control_plane {
+        if !is_on {
             off.push(name.clone());
         }
         if last.insert(name.clone(), (is_on, gate)) != Some((is_on, gate)) {
