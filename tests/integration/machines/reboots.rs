@@ -71,7 +71,8 @@ impl Seen {
         assert!(account.samples > 60 && watched.looks > 60, "{account:?} {watched:?}");
         assert!(watched.off.is_empty(), "two nodes were off at once: {watched:#?}");
         assert!(watched.gates.is_empty(), "two gates of the control plane were open at once: {watched:#?}");
-        let breaches = rule::breaches(account, hits, &watched.targets);
+        let hits = [hits.clone(), watched.elections(&account.members)].concat();
+        let breaches = rule::breaches(account, &hits, &watched.targets);
         assert!(breaches.is_empty(), "{breaches:#?} {:#?} {hits:#?} {account:#?}", watched.targets);
     }
 }

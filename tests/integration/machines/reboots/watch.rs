@@ -4,12 +4,14 @@ use super::super::items;
 use super::fleet::GATE;
 use lab::Machine;
 use lab::prober::monitor::Monitor;
-use lab::prober::monitor::rule::Target;
+use lab::prober::monitor::rule::{Hit, Part, Target};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+/// A shutdown takes less.
+const SHUTDOWN_MS: u64 = 5_000;
 const LOOK: Duration = Duration::from_millis(300);
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
@@ -27,6 +29,8 @@ pub(super) struct Watched {
     pub(super) boots: BTreeMap<String, Vec<String>>,
     /// Whose turn it was, by the control plane's Lease.
     pub(super) targets: Vec<Target>,
+    /// When each new boot was seen.
+    pub(super) reboots: Vec<(String, u64)>,
     /// What happened when, for whoever reads a failure.
     pub(super) story: Vec<String>,
 }
@@ -90,8 +94,16 @@ fn look(
         }
         if let Some(boot) = machine.peek(BOOT_ID).unwrap() {
             let boot = String::from_utf8_lossy(&boot).trim().to_owned();
-            let boots = seen.boots.entry(name).or_default();
+            let boots = seen.boots.entry(name.clone()).or_default();
             if !boot.is_empty() && boots.last() != Some(&boot) {
+                if !boots.is_empty() {
+                    seen.story.push(format!("{:4} s: {name} is rebooted", now_ms / 1000));
+                    // A quick reboot is never seen to be off.
+                    if let Some(turn) = seen.targets.last_mut().filter(|turn| turn.node == name) {
+                        turn.down_ms.get_or_insert(now_ms.saturating_sub(SHUTDOWN_MS));
+                    }
+                    seen.reboots.push((name, now_ms));
+                }
                 boots.push(boot);
             }
         }
@@ -101,5 +113,20 @@ fn look(
     }
     if off.len() > 1 {
         seen.off.insert(off);
+    }
+}
+
+impl Watched {
+    /// A sentinel does not move leadership away before it lets its node go, so each reboot of a voter may begin an election. It explains no
+    /// other voter that is missing.
+    pub(super) fn elections(&self, members: &[String]) -> Vec<Hit> {
+        let voters = self.reboots.iter().filter(|(name, _)| members.contains(name));
+        let hit = |(name, at_ms): &(String, u64)| Hit {
+            one_of: vec![name.clone()],
+            part: Part::Voter,
+            from_ms: at_ms.saturating_sub(SHUTDOWN_MS),
+            healed_ms: Some(*at_ms),
+        };
+        voters.map(hit).collect()
     }
 }
