@@ -20,9 +20,10 @@ PROBER := $(CARGO_TARGET_DIR)/$(TARGET)/release/prober
 # For tests: what is tested is what ships.
 export QUORATE_BIN := $(CURDIR)/dist/quorate
 export QUORATE_IMAGE := $(CURDIR)/dist/quorate-image.tar
+export KURED_CONTRACT_IMAGE := $(CURDIR)/dist/kured-contract-image.tar
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-loop demo-both demo-down test test-long faults mutants lint image prober-image binary bench setup lab lab-build lab-down built ours
+.PHONY: help demo demo-loop demo-both demo-down test test-long faults mutants lint image prober-image kured-contract-image binary bench setup lab lab-build lab-down built ours
 
 # Cargo names what it builds by the path inside the workspace and judges it by age, so in a target folder that several
 # checkouts share an older checkout would get a newer one's code. Whoever comes after another checkout builds its own again.
@@ -63,7 +64,7 @@ test-long: setup lab-down lab-build built
 # What is tested and what tests, both at the same time: much of linking the first takes one core. They share no folder.
 built: setup ours
 	@cargo test --locked --workspace --no-run & tests=$$!; \
-	$(MAKE) --no-print-directory image; image=$$?; \
+	$(MAKE) --no-print-directory image kured-contract-image; image=$$?; \
 	wait $$tests && exit $$image
 
 ## make faults     upgrades under faults drawn from a seed (ROUNDS=, SEED=, FIRST=), or named ones (FAULTS=), ended by BY=; kept in docs/faults.jsonl
@@ -93,6 +94,12 @@ prober-image: ours lab
 	RUSTFLAGS="$(STATIC)" cargo build --release --locked --target $(TARGET) -p lab --bin prober
 	@mkdir -p dist
 	$(LAB) image localhost/quorate-prober:dev dist/quorate-prober-image.tar $(PROBER)
+
+## make kured-contract-image  the stand-in for kured that machines' tests reboot with, never shipped
+kured-contract-image: ours lab
+	RUSTFLAGS="$(STATIC)" cargo build --release --locked --target $(TARGET) -p lab --bin kured_contract
+	@mkdir -p dist
+	$(LAB) image localhost/kured-contract:dev dist/kured-contract-image.tar $(CARGO_TARGET_DIR)/$(TARGET)/release/kured_contract
 
 ## make bench      beside the incumbents, in one run: time, CPU, memory
 bench: setup lab-build image

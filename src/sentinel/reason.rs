@@ -18,6 +18,13 @@ impl Reason {
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
         Self { code: code.as_str().to_owned(), detail: detail.into() }
     }
+
+    /// What it is about, without the numbers: those that count minutes are others at every look, and it is the same answer.
+    pub fn without_figures(&self) -> Self {
+        let is_number = |word: &str| word.trim_end_matches([',', ';']).bytes().all(|byte| byte.is_ascii_digit());
+        let words: Vec<&str> = self.detail.split(' ').filter(|word| !is_number(word)).collect();
+        Self { code: self.code.clone(), detail: words.join(" ") }
+    }
 }
 
 impl From<quorum_safety::Reason> for Reason {
@@ -94,6 +101,19 @@ codes! {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn minutes_that_pass_make_no_other_answer_and_another_node_does() {
+        let soak = |detail: &str| Reason::new(Code::Soak, detail).without_figures();
+        assert_eq!(
+            soak("k1 is up since 5 min, and 1435 min are left"),
+            soak("k1 is up since 6 min, and 1434 min are left")
+        );
+        assert_ne!(
+            soak("k1 is up since 5 min, and 1435 min are left"),
+            soak("k2 is up since 5 min, and 1435 min are left")
+        );
+    }
 
     #[test]
     fn no_number_is_there_twice() {

@@ -113,6 +113,8 @@ struct Memory {
     /// kured has taken its lock for this node since then.
     acted: bool,
     gives_up: Option<Reason>,
+    /// When kured was seen to have given its drain up, on the boot clock.
+    aborted: Option<Duration>,
     /// Until when it stands back, on the boot clock.
     rests: Option<Duration>,
     stability: Stability,
@@ -127,7 +129,7 @@ struct Memory {
     rights_seen: bool,
     /// The cluster was seen in this look.
     saw: bool,
-    /// What was told last.
+    /// What was told last, without the figures in it.
     told: Option<(bool, Vec<Reason>)>,
     pending_since: Option<UnixSeconds>,
     /// What is to be left on the Node, and what was left there last.

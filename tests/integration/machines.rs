@@ -11,6 +11,7 @@ mod left;
 mod long;
 mod looks;
 mod members;
+mod reboots;
 mod restore;
 pub(crate) mod rights;
 mod stage;

@@ -328,6 +328,10 @@ impl Fleet {
     /// kured uncordons, and gives its lock back.
     fn kured_releases(&self, number: usize) -> Result<()> {
         self.stage.api.kubectl(["uncordon", &node_name(number)])?;
+        self.kured_gives_its_lock_back()
+    }
+
+    fn kured_gives_its_lock_back(&self) -> Result<()> {
         self.stage
             .api
             .kubectl(["annotate", "daemonset", "kured", "-n", "kube-system", "weave.works/kured-node-lock-"])

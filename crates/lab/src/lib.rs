@@ -29,6 +29,7 @@ pub mod forward;
 mod https;
 pub mod image;
 mod kubeadm;
+pub mod kured;
 pub mod loopback;
 mod machine;
 mod network;

@@ -329,6 +329,17 @@ impl Machine {
         Ok(output.stdout)
     }
 
+    /// Reads a file of the machine from outside, by a path without symbolic links; none when it is not there, or the machine is off. Runs no
+    /// command in it: that would be in the way of a shutdown (see [`reboot`](Self::reboot)).
+    ///
+    /// # Errors
+    /// /proc cannot be read.
+    pub fn peek(&self, path: &str) -> Result<Option<Vec<u8>>> {
+        let Some(init) = self.init()? else { return Ok(None) };
+        // One that is about to go may be gone by now.
+        Ok(fs::read(format!("/proc/{init}/root{path}")).ok())
+    }
+
     /// The kernel's name of this boot: a new one after each start, as the kubelet reports it in `nodeInfo.bootID`. A pod
     /// on the machine sees the host's instead.
     ///

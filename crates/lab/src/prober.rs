@@ -7,9 +7,9 @@
 //!
 //! Every read goes through etcd: a GET of one object without a resourceVersion is no read of the apiserver's cache.
 
-mod access;
+pub(crate) mod access;
 mod account;
-mod connection;
+pub(crate) mod connection;
 mod lane;
 pub mod memory;
 pub mod monitor;

@@ -9,7 +9,7 @@ use crate::sentinel::whole::Steady;
 use quorum_safety::Fact;
 use quorum_safety::lock::Step as LeaseStep;
 use quorum_safety::recovery::Stability;
-use quorum_safety::sentinel::{Act, Lease, Step};
+use quorum_safety::sentinel::{Act, Lease, Lock, Step};
 use std::time::Duration;
 
 impl Work<'_> {
@@ -55,6 +55,7 @@ impl Work<'_> {
         self.memory.boot = Some(boot_id.to_owned());
         self.memory.opened = None;
         self.memory.acted = false;
+        self.memory.aborted = None;
         self.memory.stability = Stability::new();
         self.memory.steady = Steady::default();
         match opened_in {
@@ -178,6 +179,9 @@ impl Work<'_> {
 
     /// Ends kured's process on this node: the next one uncordons and releases its lock, and looks anew.
     async fn end_kured(&mut self, seen: &Seen, limit: Duration) -> Result<Pause, String> {
+        if self.uncordons_next(seen) {
+            return Ok(Pause::Watch);
+        }
         let kured = match &seen.look.kured {
             Err(why) => return Err(why.clone()),
             Ok(None) => {
@@ -206,5 +210,15 @@ impl Work<'_> {
             }
         }
         Ok(Pause::Now)
+    }
+
+    /// kured has given its drain up: it has released its lock and uncordons after that. Ended in between it would leave the node cordoned, and
+    /// nobody would uncordon it. It has the margin for that.
+    fn uncordons_next(&self, seen: &Seen) -> bool {
+        let margin = seen.link.config.sentinel.margin.get();
+        let names_this = !matches!(seen.facts.kured, Fact::Known(Lock::Free | Lock::Elsewhere));
+        self.memory.aborted.is_some_and(|since| self.clock.boottime().saturating_sub(since) < margin)
+            && seen.own.cordoned
+            && !names_this
     }
 }

@@ -170,6 +170,7 @@ impl Work<'_> {
             Fact::Known(Lock::Free) if self.memory.acted && self.memory.gives_up.is_none() => {
                 let why = "it took its lock for this node, and has given it back";
                 self.memory.gives_up = Some(Reason::new(Code::DrainAborted, why));
+                self.memory.aborted = Some(self.clock.boottime());
             }
             Fact::Known(_) | Fact::Unknown(_) => {}
         }

@@ -6,6 +6,7 @@ use crate::lock::lease::FIELD_MANAGER;
 use crate::observe::cluster::within;
 use crate::sentinel::answer::{ANNOTATION, Answer};
 use crate::sentinel::plan::Plan;
+use crate::sentinel::reason::Reason;
 use crate::sentinel::soak;
 use k8s_openapi::api::core::v1::Node;
 use kube::api::{Patch, PatchParams};
@@ -42,7 +43,7 @@ impl Work<'_> {
         self.shown.look(plan, self.memory.saw, now);
         self.memory.pending_since = self.memory.pending_since.or(Some(now)).filter(|_| plan.pending);
         self.memory.answer = Some(Answer::of(plan, self.memory.pending_since, now));
-        let told = (plan.open, plan.reasons.clone());
+        let told = (plan.open, plan.reasons.iter().map(Reason::without_figures).collect());
         if self.memory.told.as_ref() == Some(&told) {
             return;
         }

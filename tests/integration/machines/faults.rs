@@ -4,7 +4,7 @@
 
 mod boundary;
 mod clean;
-mod draw;
+pub(super) mod draw;
 mod fault;
 mod record;
 mod round;
@@ -22,7 +22,7 @@ fn set(variable: &str) -> Option<String> {
     std::env::var(variable).ok().filter(|text| !text.is_empty())
 }
 
-fn number<T: std::str::FromStr>(variable: &str, default: T) -> T {
+pub(super) fn number<T: std::str::FromStr>(variable: &str, default: T) -> T {
     set(variable).map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{variable}={text} is no number")))
 }
 

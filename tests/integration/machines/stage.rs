@@ -61,7 +61,8 @@ impl Said {
     }
 }
 
-fn dist(variable: &str, name: &str) -> PathBuf {
+/// A file that `make` has built.
+pub(super) fn dist(variable: &str, name: &str) -> PathBuf {
     std::env::var_os(variable)
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("dist").join(name), PathBuf::from)
 }

@@ -25,13 +25,27 @@ impl Alone {
 
     /// Runs it as that user until it has said this; with the default log.
     fn says(&self, user: u32, words: &str) -> Result<String> {
-        let log = fs::File::create(self.path("log"))?;
         let mut command = Command::new(self.path("quorate"));
+        command.uid(user);
+        self.says_in(command, words)
+    }
+
+    /// The same with a host's folder that is read-only, by a mount of the process's own.
+    fn says_read_only(&self, words: &str) -> Result<String> {
+        let run = self.path("host/var/run").display().to_string();
+        let mut command = Command::new("/usr/bin/unshare");
+        let script = r#"/bin/mount --bind "$1" "$1" && /bin/mount -o remount,bind,ro "$1" && shift && exec "$@""#;
+        command.args(["--mount", "/bin/sh", "-c", script, "sh", &run]).arg(self.path("quorate"));
+        self.says_in(command, words)
+    }
+
+    fn says_in(&self, mut command: Command, words: &str) -> Result<String> {
+        let log = fs::File::create(self.path("log"))?;
         command.args(["sentinel", "run"]).arg(format!("--host={}", self.path("host").display())).env_clear();
         // In a pod without a token: that the Service has an address is all that it knows of the API.
         command.env("KUBERNETES_SERVICE_HOST", "127.0.0.1").env("KUBERNETES_SERVICE_PORT", "1");
         command.env("QUORATE_NODE_NAME", "k2").env("QUORATE_POD_NAME", "p").env("QUORATE_POD_UID", "u");
-        let mut child = command.uid(user).stdout(log.try_clone()?).stderr(log).spawn()?;
+        let mut child = command.stdout(log.try_clone()?).stderr(log).spawn()?;
         let said = until(&format!("it says `{words}`"), PATIENCE, || {
             anyhow::ensure!(child.try_wait()?.is_none(), "it has ended: {}", fs::read_to_string(self.path("log"))?);
             let log = fs::read_to_string(self.path("log"))?;
@@ -67,5 +81,17 @@ fn r26_a_host_path_that_cannot_be_written_is_said_in_one_line_at_the_start() -> 
     let log = alone.says(65534, "S003-file-stays")?;
     assert!(log.contains("The gate is open"), "{log}");
     assert!(alone.path("host").join(GATE).exists());
+    Ok(())
+}
+
+/// Such a host refuses also to remove what is not there: that is no gate that may be open.
+#[test]
+fn r26_on_a_read_only_host_a_gate_that_is_not_there_is_closed_and_one_that_is_stays_open() -> Result<()> {
+    let alone = Alone::new()?;
+    let log = alone.says_read_only("S004-file-not-writable")?;
+    assert!(log.contains("Read-only file system") && !log.contains("may be open"), "{log}");
+    fs::write(alone.path("host").join(GATE), "{}")?;
+    let log = alone.says_read_only("S003-file-stays")?;
+    assert!(log.contains("The gate may be open and cannot be closed"), "{log}");
     Ok(())
 }

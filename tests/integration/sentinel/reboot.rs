@@ -180,9 +180,14 @@ fn r25_a_worker_goes_by_its_own_slot_and_its_gate_closes_when_the_api_is_away() 
     fleet.kured_takes(4)?;
     fleet.has_looked(4, fleet.looks(4)? + 3)?;
     assert!(fleet.is_open(4), "{}", fleet.log(4)?);
-    fleet.kured_releases(4)?;
+    // It releases, then uncordons: ended in between it would leave the node cordoned for ever.
+    fleet.kured_gives_its_lock_back()?;
     fleet.closes(4)?;
     fleet.says(4, "S031-drain-aborted")?;
+    fleet.has_looked(4, fleet.looks(4)? + 3)?;
+    let pod = fleet.stage.api.kubectl(["get", "pod", "kured-w", "-n", "kube-system", "-o", "json"])?;
+    assert!(!pod.contains("deletionTimestamp"), "{pod}");
+    fleet.stage.api.kubectl(["uncordon", "w1"])?;
     fleet.kured_is_ended("kured-w")?;
     fleet.slot_is_free()
 }

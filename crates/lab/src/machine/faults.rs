@@ -54,6 +54,14 @@ impl Machine {
         ])
     }
 
+    /// What the machine and its pods send to this TCP port of anybody else is lost; until [`lose_nothing`](Self::lose_nothing).
+    ///
+    /// # Errors
+    /// It is off, or nft refuses.
+    pub fn lose_to_others(&self, port: u16) -> Result<()> {
+        self.lose(&[("postrouting", &format!("ip daddr != {} tcp dport {port}", self.address()))])
+    }
+
     fn lose(&self, rules: &[(&str, &str)]) -> Result<()> {
         let mut lines = vec![format!("add table {TABLE}")];
         for (hook, which) in rules {

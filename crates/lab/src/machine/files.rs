@@ -47,8 +47,9 @@ fn cni(machine: u8) -> String {
     )
 }
 
-/// The v1 controllers are shared by all machines: each kubelet gets a subtree. The sysctls that the kubelet would set are
-/// the host's: files stand in for them.
+/// The v1 controllers are shared by all machines: each kubelet gets a subtree. What the pods of the last boot had in it would stay, as on no
+/// real machine, and the kubelet would ask for each of those containers for three seconds before it starts the first. The sysctls that the
+/// kubelet would set are the host's: files stand in for them.
 const HOST_UNIT: &str = r#"[Unit]
 Before=containerd.service kubelet.service
 DefaultDependencies=no
@@ -66,7 +67,10 @@ fn host_script(machine: u8) -> String {
     format!(
         r#"controllers="cpu cpuacct cpuset memory devices freezer blkio pids hugetlb"
 for c in $controllers; do mount -o remount,bind,rw /sys/fs/cgroup/$c; done
-for c in $controllers systemd; do mkdir -p /sys/fs/cgroup/$c/{group}; done
+for c in $controllers systemd; do
+  mkdir -p /sys/fs/cgroup/$c/{group}
+  find /sys/fs/cgroup/$c/{group} -mindepth 1 -depth -type d -exec rmdir {{}} +
+done
 for f in cpus mems; do cat /sys/fs/cgroup/cpuset/cpuset.$f >/sys/fs/cgroup/cpuset/{group}/cpuset.$f; done
 mkdir -p /run/fake
 for f in vm/overcommit_memory=1 kernel/panic=10 kernel/panic_on_oops=1 kernel/keys/root_maxkeys=1000000 kernel/keys/root_maxbytes=25000000; do
@@ -119,7 +123,8 @@ mod tests {
 
     #[test]
     fn a_machine_has_its_own_cgroup_and_every_name_of_the_others() {
-        assert!(host_script(3).contains("mkdir -p /sys/fs/cgroup/$c/qk3;"));
+        assert!(host_script(3).contains("mkdir -p /sys/fs/cgroup/$c/qk3\n"));
+        assert!(host_script(3).contains("find /sys/fs/cgroup/$c/qk3 -mindepth 1 -depth -type d -exec rmdir {} +\n"));
         assert!(host_script(3).contains("p=${f%%=*}; n=$(echo $p | tr / _)"));
         assert!(hosts().contains("10.10.0.19 k9\n"));
     }

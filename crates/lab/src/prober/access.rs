@@ -11,7 +11,7 @@ use serde::Deserialize;
 
 /// Who a prober is.
 #[derive(Debug)]
-pub(super) enum Identity {
+pub(crate) enum Identity {
     /// A file with a bearer token, read again for each request.
     Token(PathBuf),
     /// A client certificate and its key.
@@ -20,13 +20,13 @@ pub(super) enum Identity {
 
 /// Where requests go, and who sends them.
 #[derive(Debug)]
-pub(super) struct Access {
+pub(crate) struct Access {
     /// What is connected to; its certificate must name this address.
-    pub(super) address: SocketAddr,
+    pub(crate) address: SocketAddr,
     /// Who may have signed that certificate.
-    pub(super) authorities: Vec<CertificateDer<'static>>,
+    pub(crate) authorities: Vec<CertificateDer<'static>>,
     /// Who asks.
-    pub(super) identity: Identity,
+    pub(crate) identity: Identity,
 }
 
 #[derive(Deserialize)]
@@ -89,7 +89,7 @@ fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>> {
 
 impl Access {
     /// As the certificates of a kubeconfig of one cluster and one user say, to this server.
-    pub(super) fn from_kubeconfig(path: &Path, server: &str) -> Result<Self> {
+    pub(crate) fn from_kubeconfig(path: &Path, server: &str) -> Result<Self> {
         let text = String::from_utf8(read(path)?)?;
         let wrong = || format!("{} is no kubeconfig of one cluster and one user", path.display());
         let config: Kubeconfig =
@@ -113,7 +113,7 @@ impl Access {
     }
 
     /// As a pod: `token` and `ca.crt` of its account.
-    pub(super) fn from_account(folder: &Path, server: &str) -> Result<Self> {
+    pub(crate) fn from_account(folder: &Path, server: &str) -> Result<Self> {
         Ok(Self {
             address: address_of(server)?,
             authorities: certificates(&read(&folder.join("ca.crt"))?)?,
@@ -122,7 +122,7 @@ impl Access {
     }
 
     /// As etcd's health check does: `ca.crt`, `healthcheck-client.crt` and `.key` of a folder laid out by kubeadm.
-    pub(super) fn from_etcd_pki(folder: &Path, server: &str) -> Result<Self> {
+    pub(crate) fn from_etcd_pki(folder: &Path, server: &str) -> Result<Self> {
         let chain = certificates(&read(&folder.join("healthcheck-client.crt"))?)?;
         let key = PrivateKeyDer::from_pem_slice(&read(&folder.join("healthcheck-client.key"))?)?;
         Ok(Self {

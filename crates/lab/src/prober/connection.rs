@@ -21,7 +21,7 @@ use tokio_rustls::TlsConnector;
 use super::access::{Access, Identity};
 
 /// Where requests go, and how they prove who they are.
-pub(super) struct Target {
+pub(crate) struct Target {
     address: SocketAddr,
     host: String,
     name: ServerName<'static>,
@@ -32,53 +32,53 @@ pub(super) struct Target {
 
 /// The protocol of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Protocol {
+pub(crate) enum Protocol {
     Http1,
     Http2,
 }
 
 /// What is asked.
 #[derive(Clone, Debug)]
-pub(super) struct Question {
-    pub(super) method: &'static str,
-    pub(super) path: String,
-    pub(super) content_type: &'static str,
-    pub(super) body: String,
+pub(crate) struct Question {
+    pub(crate) method: &'static str,
+    pub(crate) path: String,
+    pub(crate) content_type: &'static str,
+    pub(crate) body: String,
 }
 
 impl Question {
-    pub(super) fn get(path: &str) -> Self {
+    pub(crate) fn get(path: &str) -> Self {
         Self { method: "GET", path: path.to_owned(), content_type: "", body: String::new() }
     }
 }
 
 /// A whole answer, of any status.
 #[derive(Debug)]
-pub(super) struct Answer {
-    pub(super) status: u16,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
     body: Bytes,
 }
 
 impl Answer {
-    pub(super) fn is_success(&self) -> bool {
+    pub(crate) fn is_success(&self) -> bool {
         (200..300).contains(&self.status)
     }
 
     /// The status and the beginning of what was said with it.
-    pub(super) fn failure(&self) -> String {
+    pub(crate) fn failure(&self) -> String {
         let said: String = String::from_utf8_lossy(&self.body).chars().take(200).collect();
         format!("status {}: {}", self.status, said.trim())
     }
 
     /// The body as JSON, if the status is a success.
-    pub(super) fn json(&self) -> Result<serde_json::Value> {
+    pub(crate) fn json(&self) -> Result<serde_json::Value> {
         if !self.is_success() {
             bail!(self.failure());
         }
         Ok(serde_json::from_slice(&self.body)?)
     }
 
-    pub(super) fn into_success(self) -> Result<()> {
+    pub(crate) fn into_success(self) -> Result<()> {
         if !self.is_success() {
             bail!(self.failure());
         }
@@ -87,7 +87,7 @@ impl Answer {
 }
 
 /// What became of a request.
-pub(super) enum Asked {
+pub(crate) enum Asked {
     Answered(Answer),
     /// The connection was closed before a byte of it went out.
     NotWritten,
@@ -95,7 +95,7 @@ pub(super) enum Asked {
 
 /// How a connection ended while nothing was asked.
 #[derive(Debug)]
-pub(super) enum Ending {
+pub(crate) enum Ending {
     /// An end of the stream, an answer that announced it, GOAWAY without an error.
     Closed,
     /// Anything else.
@@ -108,7 +108,7 @@ enum Sender {
 }
 
 /// An open connection; closed when dropped.
-pub(super) struct Connection {
+pub(crate) struct Connection {
     sender: Sender,
     driver: JoinHandle<Ending>,
 }
@@ -134,7 +134,7 @@ fn ending(error: &(dyn StdError + 'static)) -> Ending {
 
 impl Connection {
     /// How it ended; none while it is open.
-    pub(super) async fn ending(&mut self) -> Option<Ending> {
+    pub(crate) async fn ending(&mut self) -> Option<Ending> {
         match &mut self.sender {
             Sender::Http1(sender) => {
                 if sender.ready().await.is_ok() && !self.driver.is_finished() {
@@ -155,7 +155,7 @@ impl Connection {
 }
 
 impl Target {
-    pub(super) fn new(access: &Access) -> Result<Self> {
+    pub(crate) fn new(access: &Access) -> Result<Self> {
         let mut roots = RootCertStore::empty();
         for certificate in &access.authorities {
             roots.add(certificate.clone())?;
@@ -185,7 +185,7 @@ impl Target {
     }
 
     /// A new connection, TLS handshake included.
-    pub(super) async fn connect(&self, protocol: Protocol) -> Result<Connection> {
+    pub(crate) async fn connect(&self, protocol: Protocol) -> Result<Connection> {
         let tcp = TcpStream::connect(self.address).await.context("connect")?;
         tcp.set_nodelay(true)?;
         let config = match protocol {
@@ -221,7 +221,7 @@ impl Target {
     }
 
     /// One request with its whole answer on a new HTTP/1.1 connection.
-    pub(super) async fn ask_once(&self, question: &Question) -> Result<Answer> {
+    pub(crate) async fn ask_once(&self, question: &Question) -> Result<Answer> {
         let mut connection = self.connect(Protocol::Http1).await?;
         match self.ask(&mut connection, question).await? {
             Asked::Answered(answer) => Ok(answer),
@@ -233,7 +233,7 @@ impl Target {
     ///
     /// # Errors
     /// It was written, and no whole answer came.
-    pub(super) async fn ask(&self, connection: &mut Connection, question: &Question) -> Result<Asked> {
+    pub(crate) async fn ask(&self, connection: &mut Connection, question: &Question) -> Result<Asked> {
         let path = &question.path;
         let uri = match connection.sender {
             Sender::Http1(_) => path.clone(),

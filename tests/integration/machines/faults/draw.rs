@@ -42,7 +42,7 @@ impl fmt::Display for Planned {
 }
 
 /// A stream of numbers from a seed (splitmix64): all that is asked of it is that it is the same tomorrow.
-struct Numbers(u64);
+pub(in super::super) struct Numbers(pub(in super::super) u64);
 
 impl Numbers {
     fn next(&mut self) -> u64 {
@@ -52,25 +52,25 @@ impl Numbers {
         mixed ^ (mixed >> 31)
     }
 
-    fn below(&mut self, end: usize) -> usize {
+    pub(in super::super) fn below(&mut self, end: usize) -> usize {
         let end = u64::try_from(end).expect("a small number");
         usize::try_from(self.next() % end).expect("below a small number")
     }
 }
 
 /// Cards that are taken one after the other, and shuffled again when none is left: nothing comes twice before everything came once.
-struct Deck<T> {
+pub(in super::super) struct Deck<T> {
     all: Vec<T>,
     left: Vec<T>,
 }
 
 impl<T: Copy> Deck<T> {
-    const fn new(all: Vec<T>) -> Self {
+    pub(in super::super) const fn new(all: Vec<T>) -> Self {
         Self { all, left: Vec::new() }
     }
 
     /// The next that fits; none when nothing in the whole deck does.
-    fn take(&mut self, numbers: &mut Numbers, fits: impl Fn(T) -> bool) -> Option<T> {
+    pub(in super::super) fn take(&mut self, numbers: &mut Numbers, fits: impl Fn(T) -> bool) -> Option<T> {
         if !self.left.iter().any(|card| fits(*card)) {
             let mut again = self.all.clone();
             for place in (1..again.len()).rev() {
