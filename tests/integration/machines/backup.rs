@@ -62,6 +62,20 @@ fn r32_backups_are_taken_by_jobs_whichever_node_is_drained() {
     one_more("backup-while-one-is-off");
     stage.machine(&newest).start().unwrap();
     stage.whole();
+
+    // The newest is restored into an etcd of its own on the node where it is, compared, and thrown away.
+    let (manifest, node) = stored(&stage).pop().unwrap();
+    stage.apply(include_str!("../../../kustomize/components/drill/cronjob.yaml"));
+    let patch = serde_json::json!([
+        {"op": "test", "path": "/spec/jobTemplate/spec/template/spec/volumes/2/name", "value": "backup"},
+        {"op": "replace", "path": "/spec/jobTemplate/spec/template/spec/volumes/2",
+            "value": {"name": "backup", "hostPath": {"path": FOLDER}}},
+        {"op": "add", "path": "/spec/jobTemplate/spec/template/spec/nodeName", "value": node},
+    ]);
+    stage.kubectl(["-n", "quorate", "patch", "cronjob", "quorate-drill", "--type=json", "-p", &patch.to_string()]);
+    run(&stage, "quorate-drill", "drill");
+    let said = stage.kubectl(["-n", "quorate", "logs", "job/drill", "-c", "quorate"]);
+    assert!(said.contains(manifest.trim_end_matches(".json")), "{said}");
     Lab::down().unwrap();
 }
 
