@@ -72,7 +72,7 @@ impl Window {
 
     /// From when to when it is open on a day; none when it is not one of its days. kured makes both of the day's date and the time of its
     /// flags (kured, pkg/timewindow), and Go does not say which one it takes of a time that comes twice, or never, when clocks are changed:
-    /// here what is open by either.
+    /// here it is open where it is so by both.
     fn on(&self, day: civil::Date) -> Option<(Timestamp, Timestamp)> {
         let at = |time: civil::Time| self.zone.to_ambiguous_zoned(day.to_datetime(time));
         let times = || Some((at(self.start).later().ok()?.timestamp(), at(self.end).earlier().ok()?.timestamp()));
