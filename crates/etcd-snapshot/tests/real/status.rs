@@ -118,6 +118,8 @@ fn everything_that_a_member_stores(version: EtcdVersion) {
     assert_eq!(leases.buckets.iter().find(|bucket| bucket.name == "lease").map(|bucket| bucket.entries), Some(1));
 
     lab.put("many/00", 100, 30);
+    // Over what is there.
+    lab.put("many/", 50, 70);
     lab.delete("many/01");
     lab.delete("large/");
     let deleted = check(&mut lab, "deletions");
