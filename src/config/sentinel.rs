@@ -17,7 +17,7 @@ pub struct Sentinel {
     pub watch: Period,
     /// For how long every node must have been up before another one is rebooted.
     pub soak: Period,
-    /// How much longer than its own period kured may take to act on an open gate.
+    /// How much longer than its own period kured may take to act on an open gate, and how long to uncordon after a drain that it gave up.
     pub margin: Period,
     /// How long a sentinel stands back after a try that came to nothing.
     pub rest: Period,
