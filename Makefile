@@ -23,7 +23,7 @@ export QUORATE_IMAGE := $(CURDIR)/dist/quorate-image.tar
 export KURED_CONTRACT_IMAGE := $(CURDIR)/dist/kured-contract-image.tar
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-loop demo-both demo-down test test-long faults mutants lint image prober-image kured-contract-image binary bench setup lab lab-build lab-down built ours
+.PHONY: help demo demo-loop demo-both demo-down test test-long faults mutants lint image prober-image kured-contract-image binary bench setup lab lab-build lab-down ready built ours
 
 # Cargo names what it builds by the path inside the workspace and judges it by age, so in a target folder that several
 # checkouts share an older checkout would get a newer one's code. Whoever comes after another checkout builds its own again.
@@ -53,13 +53,17 @@ demo-both: demo-loop
 demo-down: lab-down
 
 ## make test       all tests, with real etcd, apiservers and machines, and lint beside them
-test: setup lab-down lab-build built
+test: setup lab-down ready
 	scripts/test
 	$(LAB) down
 
 ## make test-long  what takes longer than make test may
-test-long: setup lab-down lab-build built
+test-long: setup lab-down ready
 	PROPTEST_CASES=10000 scripts/test --include-ignored
+
+# What machines are made of, and what they test: each has long stretches of one core.
+ready: lab
+	@$(MAKE) --no-print-directory -j2 lab-build built
 
 # What is tested and what tests, both at the same time: much of linking the first takes one core. They share no folder.
 built: setup ours
@@ -68,7 +72,7 @@ built: setup ours
 	wait $$tests && exit $$image
 
 ## make faults     upgrades under faults drawn from a seed (ROUNDS=, SEED=, FIRST=), or named ones (FAULTS=), ended by BY=; kept in docs/faults.jsonl
-faults: setup lab-down lab-build built
+faults: setup lab-down ready
 	FAULT_RECORD=1 FAULT_ROUNDS=$(or $(ROUNDS),1) FAULT_SEED=$(or $(SEED),$(shell date +%s)) FAULT_FIRST=$(FIRST) FAULTS="$(FAULTS)" FAULT_BY=$(BY) \
 	  scripts/test --only machines::faults::faults_drawn_from_a_seed_are_survived
 	$(LAB) down
