@@ -23,7 +23,7 @@ export QUORATE_IMAGE := $(CURDIR)/dist/quorate-image.tar
 export KURED_CONTRACT_IMAGE := $(CURDIR)/dist/kured-contract-image.tar
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-loop demo-both demo-down test test-long faults mutants lint image prober-image kured-contract-image binary bench setup lab lab-build lab-down ready built ours
+.PHONY: help demo demo-loop demo-both demo-down test test-long fuzz faults mutants lint image prober-image kured-contract-image binary bench setup lab lab-build lab-down ready built ours
 
 # Cargo names what it builds by the path inside the workspace and judges it by age, so in a target folder that several
 # checkouts share an older checkout would get a newer one's code. Whoever comes after another checkout builds its own again.
@@ -60,6 +60,11 @@ test: setup lab-down ready
 ## make test-long  what takes longer than make test may
 test-long: setup lab-down ready
 	PROPTEST_CASES=10000 scripts/test --include-ignored
+	scripts/fuzz
+
+## make fuzz       damaged snapshots for the snapshot reader, ten minutes of them (SECONDS=)
+fuzz: setup
+	scripts/fuzz $(or $(SECONDS),600)
 
 # What machines are made of, and what they test: each has long stretches of one core.
 ready: lab

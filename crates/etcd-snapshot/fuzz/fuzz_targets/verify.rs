@@ -2,7 +2,7 @@
 
 #![no_main]
 
-use etcd_snapshot::{Limits, Stream, verify_within};
+use etcd_snapshot::{Limits, Part, Stream, keys, verify_within};
 use libfuzzer_sys::fuzz_target;
 use sha2::{Digest as _, Sha256};
 
@@ -28,7 +28,13 @@ fuzz_target!(|data: &[u8]| {
 });
 
 fn read(data: &[u8]) {
-    let _ = verify_within(data, Limits::default().with_key_table(512));
+    let limits = Limits::default().with_key_table(512);
+    let _ = verify_within(data, limits);
+    let mut shown = 0;
+    let mut count = |part: Part<'_>| shown += u64::from(matches!(part, Part::Key { .. }));
+    if let Ok(Some(said)) = keys(data, limits, &mut count) {
+        assert_eq!(shown, said);
+    }
     let mut stream = Stream::new();
     if data.chunks(1000).try_for_each(|piece| stream.feed(piece)).is_ok() {
         let _ = stream.finish();

@@ -1,6 +1,6 @@
 //! Damage that is drawn from a seed: whatever a file says, it is read to an end, in time that goes with its size, without a panic.
 //!
-//! fuzz/ has the same for libFuzzer, which wants a nightly compiler; this runs with any.
+//! fuzz/ has the same for libFuzzer (`make fuzz`).
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
