@@ -193,7 +193,12 @@ fn the_base_holds_every_file_and_each_overlay_builds() {
     let written = ids(&files().into_iter().map(|(_, object)| object).collect::<Vec<_>>());
     assert_eq!(ids(&build("kustomize/base")), written);
     for entry in std::fs::read_dir(root().join("kustomize/overlays")).unwrap() {
-        let folder = entry.unwrap().path();
+        let entry = entry.unwrap();
+        // Other tests have overlays of their own beside these for a moment, under hidden names.
+        if entry.file_name().to_string_lossy().starts_with('.') {
+            continue;
+        }
+        let folder = entry.path();
         let objects = build(folder.to_str().unwrap());
         assert!(ids(&objects).is_superset(&written), "{}", folder.display());
         for object in &objects {

@@ -24,8 +24,8 @@ use watch::{Watched, watch};
 /// A node takes two minutes on two cores; so long for five is far more than that.
 const LIMIT: Duration = Duration::from_secs(40 * 60);
 
-/// The choice for `make test`: a worker whose sentinel is killed in the middle of a drain, and a control plane node whose power is cut where
-/// kured would have asked for the reboot.
+/// The choice for `make test`, of a control plane node and a worker: the sentinel of whichever goes first is killed when its node is drained, and
+/// the power of the other is cut where kured would have asked for the reboot.
 const SHORT: Round =
     Round { nodes: [0, 3], faults: [(Fault::SentinelKilled, Step::Drained), (Fault::PowerCut, Step::Rebooting)] };
 
@@ -44,7 +44,7 @@ struct Seen {
     watched: Watched,
     /// What was injected.
     hits: Vec<Hit>,
-    /// The nodes' boots after it.
+    /// The nodes' boots after it, as the API has them.
     boots: BTreeMap<String, String>,
 }
 
@@ -121,20 +121,23 @@ struct Story {
     status: Said,
 }
 
+/// Told by whichever test asks first, and once: one that ended early ends every test that asks for it.
 fn story() -> &'static Story {
-    static STORY: OnceLock<Story> = OnceLock::new();
-    STORY.get_or_init(|| {
-        let _alone = machines();
-        let fleet = Fleet::up(2);
-        let plain = watched(&fleet, |_| {
-            all_reboot(&fleet);
-            Vec::new()
-        });
-        let faults = watched(&fleet, |monitor| round::play(&fleet, monitor, &SHORT));
-        let status = fleet.status();
-        Lab::down().unwrap();
-        Story { plain, faults, status }
-    })
+    static STORY: OnceLock<Option<Story>> = OnceLock::new();
+    STORY.get_or_init(|| std::panic::catch_unwind(tell).ok()).as_ref().expect("the story was told to its end")
+}
+
+fn tell() -> Story {
+    let _alone = machines();
+    let fleet = Fleet::up(2);
+    let plain = watched(&fleet, |_| {
+        all_reboot(&fleet);
+        Vec::new()
+    });
+    let faults = watched(&fleet, |monitor| round::play(&fleet, monitor, &SHORT));
+    let status = fleet.status();
+    Lab::down().unwrap();
+    Story { plain, faults, status }
 }
 
 #[test]
