@@ -187,7 +187,8 @@ impl Work<'_> {
     async fn pause(&self, pause: Pause) {
         let config = self.config().sentinel;
         let length = match pause {
-            Pause::Now => return,
+            // Signals and the renewal of the Lease are heard all the same.
+            Pause::Now => return tokio::task::yield_now().await,
             Pause::Watch => config.watch.get(),
             Pause::Interval => jittered(config.interval.get(), &self.pod.node.0, self.memory.looks),
         };
