@@ -44,17 +44,18 @@ const RECOVER: &str = "recover";
 /// # Errors
 /// When it is no sentinel's pod, or cannot listen where it is told to.
 pub async fn run(global: &Global, args: &Run, clock: Clock) -> anyhow::Result<ExitStatus> {
-    let pod = OwnPod::from_environment()?;
     let host = Host::new(&args.host, &args.required, &args.gate);
+    // Before anything that may fail, and with nobody's help: whoever made it may be dead, and what it saw is over.
+    let owes_end = found_at_start(&host);
+    let pod = OwnPod::from_environment()?;
     let etcd = ClientFiles::in_folder(args.files.kubernetes_dir.join("pki/etcd"));
     let (mut end, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let shown = Shown::default();
     if let Some(address) = args.listen {
         shown.clone().serve(address).await.with_context(|| format!("cannot listen at {address}"))?;
     }
-    let mut work = Work { global, pod, host, etcd, clock, shown, link: None, memory: Memory::default() };
-    // Before anything else, and with nobody's help: whoever made it may be dead, and what it saw is over.
-    work.found_at_start();
+    let memory = Memory { owes_end, ..Memory::default() };
+    let mut work = Work { global, pod, host, etcd, clock, shown, link: None, memory };
     loop {
         let pass = async {
             let pause = work.pass().await;
@@ -161,24 +162,6 @@ enum Pause {
 }
 
 impl Work<'_> {
-    /// A file that lies there when this process begins is nobody's.
-    fn found_at_start(&mut self) {
-        match self.host.close() {
-            Ok(false) => {}
-            Ok(true) => {
-                tracing::warn!(gate = %self.host.gate().display(), "The gate was open when the sentinel began; it is closed");
-                self.memory.owes_end = true;
-            }
-            Err(error) => {
-                tracing::error!(gate = %self.host.gate().display(), %error, "The gate may be open and cannot be closed");
-                self.memory.owes_end = true;
-            }
-        }
-        for reason in self.host.test() {
-            tracing::error!(%reason, "What the sentinel will need of its host is not there");
-        }
-    }
-
     fn config(&self) -> Config {
         self.link.as_ref().map_or_else(Config::default, |link| link.config.clone())
     }
@@ -317,6 +300,27 @@ impl Work<'_> {
         self.link = Some(link.clone());
         Ok(link)
     }
+}
+
+/// A file that lies there when this process begins is nobody's. Whether there was one, or may have been.
+fn found_at_start(host: &Host) -> bool {
+    let gate = host.gate().display();
+    let owes_end = match host.close() {
+        Ok(was_open) => {
+            if was_open {
+                tracing::warn!(%gate, "The gate was open when the sentinel began; it is closed");
+            }
+            was_open
+        }
+        Err(error) => {
+            tracing::error!(%gate, %error, "The gate may be open and cannot be closed");
+            true
+        }
+    };
+    for reason in host.test() {
+        tracing::error!(%reason, "What the sentinel will need of its host is not there");
+    }
+    owes_end
 }
 
 /// How far the Lease says that this node is.
