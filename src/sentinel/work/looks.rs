@@ -155,7 +155,7 @@ impl Work<'_> {
         facts.reasons.extend(self.host.test());
         facts.reasons.extend(soak::reasons(&look.nodes, node, under_way, config.soak.get(), self.clock.unix()));
         match &look.sets {
-            Ok(sets) => facts.reasons.extend(workloads::reasons(sets, &config.daemon_sets)),
+            Ok(sets) => facts.reasons.extend(workloads::reasons(sets, &config.daemon_sets, 0)),
             Err(why) => facts.reasons.push(Reason::new(Code::WorkloadUnknown, why.clone())),
         }
         let control_plane = look.nodes.iter().any(|seen| seen.name == *node && seen.control_plane);
@@ -231,7 +231,8 @@ impl Work<'_> {
         self.memory.digest = judged.digest;
     }
 
-    /// What of this node itself keeps it from being back: its own condition, and the workloads that must be whole (incident R30).
+    /// What of this node itself keeps it from being back: its own condition, and the workloads that must be whole (incident R30). What is
+    /// missing on another node that is down is that node's: the Lease would be kept for as long, and nothing be mended under it.
     fn own_faults(&self, look: &Look, link: &Link, own: &soak::Seen) -> Vec<Reason> {
         let mut faults = Vec::new();
         match &own.ready {
@@ -239,9 +240,11 @@ impl Work<'_> {
             Fact::Known((false, _)) => faults.push(Reason::new(Code::Recovering, format!("{} is not Ready", own.name))),
             Fact::Unknown(why) => faults.push(Reason::new(Code::Recovering, format!("{}: {why}", own.name))),
         }
+        let others = look.nodes.iter().filter(|node| node.name != own.name);
+        let down = others.filter(|node| !matches!(node.ready, Fact::Known((true, _)))).count();
         match &look.sets {
             Ok(sets) => faults.extend(
-                workloads::reasons(sets, &link.config.sentinel.daemon_sets)
+                workloads::reasons(sets, &link.config.sentinel.daemon_sets, down)
                     .into_iter()
                     .map(|reason| Reason::new(Code::Recovering, reason.detail)),
             ),
