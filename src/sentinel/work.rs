@@ -2,7 +2,7 @@
 
 use super::answer::Answer;
 use super::host::Host;
-use super::look::{KuredPod, Look};
+use super::look::{KuredPod, KuredPods, Look};
 use super::plan::{Facts, Plan, plan};
 use super::reason::{Code, Reason};
 use super::shown::Shown;
@@ -107,6 +107,8 @@ struct Memory {
     /// The boot id with which the Lease was asked for.
     boot: Option<String>,
     owes_end: bool,
+    /// How kured's pods are found, as its DaemonSet last said.
+    kured: Option<KuredPods>,
     /// kured's pod that is being ended, or was.
     ending: Option<String>,
     /// When the gate was opened, on the boot clock.

@@ -184,11 +184,13 @@ impl Work<'_> {
         }
         let kured = match &seen.look.kured {
             Err(why) => return Err(why.clone()),
-            Ok(None) => {
-                self.memory.owes_end = false;
-                return Ok(Pause::Now);
-            }
-            Ok(Some(kured)) => kured,
+            Ok(Some(kured)) => kured.pods.clone()?,
+            // Its pods may outlive it, and reboot.
+            Ok(None) => match &self.memory.kured {
+                Some(kured) => kured.clone(),
+                // That there is none is told. What it left behind is not known: nothing is given back.
+                None => return Ok(Pause::Watch),
+            },
         };
         // It may not have been looked for yet.
         let pod = match &seen.pod {

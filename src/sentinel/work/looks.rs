@@ -57,6 +57,11 @@ impl Work<'_> {
             }
         };
         self.memory.saw = true;
+        // While a gate is open, or its end is owed, it is the kured of then that counts.
+        let counts = self.memory.kured.is_some() && (self.memory.opened.is_some() || self.memory.owes_end);
+        if let (Ok(Some(kured)), false) = (&look.kured, counts) {
+            self.memory.kured = kured.pods.clone().ok();
+        }
         let own = look.nodes.iter().find(|seen| seen.name == node).cloned();
         let own = own.ok_or_else(|| Reason::new(Code::NodeUnknown, format!("the API lists no node {node}")))?;
         if !self.memory.rights_seen {
@@ -127,7 +132,11 @@ impl Work<'_> {
             }
             return (kured.lock(node, None, None), None);
         }
-        match kured.pod(&look.client, node, limit).await {
+        let pod = match &kured.pods {
+            Ok(pods) => pods.pod(&look.client, node, limit).await,
+            Err(why) => Err(why.clone()),
+        };
+        match pod {
             Err(why) => (Fact::Unknown(why), None),
             Ok(pod) => (kured.lock(node, pod.as_ref(), self.memory.ending.as_deref()), pod),
         }
