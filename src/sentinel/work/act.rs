@@ -88,7 +88,7 @@ impl Work<'_> {
             Act::Close => {
                 self.memory.owes_end = true;
                 if self.memory.gives_up.is_none() {
-                    self.memory.gives_up = plan.reasons.first().cloned();
+                    self.memory.gives_up = Some(why_over(plan));
                 }
                 let closed = self.host.close();
                 let why: Vec<String> = plan.reasons.iter().map(ToString::to_string).collect();
@@ -222,5 +222,24 @@ impl Work<'_> {
         self.memory.aborted.is_some_and(|since| self.clock.boottime().saturating_sub(since) < margin)
             && seen.own.cordoned
             && !names_this
+    }
+}
+
+/// Why a try whose gate closes is over: with a reason, whether the node is whole is asked before anything is given back.
+fn why_over(plan: &Plan) -> Reason {
+    let first = plan.reasons.first().cloned();
+    first.unwrap_or_else(|| Reason::new(Code::Closing, "no reboot is wanted any more"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gate_that_nobody_wants_open_any_more_is_a_try_that_is_over() {
+        let plan = |reasons| Plan { act: Act::Close, open: true, pending: false, reasons };
+        assert_eq!(why_over(&plan(Vec::new())), Reason::new(Code::Closing, "no reboot is wanted any more"));
+        let sick = Reason::new(Code::NodeNotReady, "k1");
+        assert_eq!(why_over(&plan(vec![sick.clone()])), sick);
     }
 }

@@ -8,7 +8,7 @@ use crate::sentinel::look::{self, KuredPod, Look};
 use crate::sentinel::plan::Facts;
 use crate::sentinel::reason::{Code, Reason};
 use crate::sentinel::whole::Question;
-use crate::sentinel::{alerts, rights, soak, workloads};
+use crate::sentinel::{alerts, rights, soak, whole, workloads};
 use kube::Client;
 use quorum_safety::sentinel::{Lease, Lock, Step};
 use quorum_safety::{Fact, Mine, UnixSeconds};
@@ -202,14 +202,16 @@ impl Work<'_> {
         let back = matches!(facts.lease, Lease::Held(Step::Recover))
             || (closed && !facts.owes_end && facts.gives_up.is_some() && facts.lease == Lease::Held(Step::Open));
         if let Some(guard) = guard.filter(|_| back) {
+            let faults = self.own_faults(look, link, own);
             facts.not_recovered = if own.control_plane {
                 let mine = Mine::Adopted(guard.identity().await);
-                question(mine, true).control_plane_back(&sources, &mut self.memory.stability).await
+                let stability = &mut self.memory.stability;
+                let open = question(mine, true).control_plane_back(&sources, stability).await;
+                whole::and_own(stability, open, faults)
             } else {
                 let required = i64::try_from(link.config.times.stable.get().as_secs()).unwrap_or(i64::MAX);
-                self.memory.steady.look(Vec::new(), required, self.clock.unix())
+                self.memory.steady.look(faults, required, self.clock.unix())
             };
-            facts.not_recovered.extend(self.own_faults(look, link, own));
         }
         let wants = facts.required == Fact::Known(true) && facts.reasons.is_empty() && facts.rests.is_none();
         let asks = match facts.lease {
