@@ -55,8 +55,9 @@ impl Facts {
         self.file != Fact::Known(false)
     }
 
+    /// A gate under which kured's lock cannot be read may be another node's turn.
     fn permitted(&self) -> bool {
-        self.whole && self.reasons.is_empty()
+        self.whole && self.reasons.is_empty() && self.kured.known().is_some()
     }
 
     /// Whether to ask for the Lease: this node may be rebooted, or what an earlier process of this node has begun is to be ended. Never

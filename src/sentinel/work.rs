@@ -128,8 +128,8 @@ struct Memory {
     settled: Option<Duration>,
     /// Nothing of this node's was held at the last look.
     nothing_held: bool,
-    /// What it may do was asked, and all is granted.
-    rights_seen: bool,
+    /// What it may do was asked, and all is granted; inside, the namespace of kured for which it was.
+    rights_seen: Option<Option<String>>,
     /// The cluster was seen in this look.
     saw: bool,
     /// What was told last, without the figures in it.

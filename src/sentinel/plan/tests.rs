@@ -64,6 +64,7 @@ fn an_open_gate_closes_on_whatever_is_not_as_it_should_be() {
         ("no reboot is wanted", Facts { required: Fact::Known(false), ..open() }),
         ("the host cannot be read", Facts { required: unknown(), ..open() }),
         ("another node has kured's lock", Facts { kured: Fact::Known(Lock::Elsewhere), ..open() }),
+        ("kured's lock cannot be read", Facts { kured: unknown(), ..open() }),
         ("kured did not act", Facts { waited: true, ..open() }),
         ("the drain was aborted", Facts { gives_up: Some(reason()), ..open() }),
         ("the Lease is not held", Facts { lease: Lease::NotOurs, ..open() }),
@@ -77,9 +78,6 @@ fn an_open_gate_closes_on_whatever_is_not_as_it_should_be() {
         let plan = plan(&facts);
         assert_eq!((plan.act, plan.open), (Act::Close, true), "{what}");
     }
-    // kured's lock that cannot be read leaves the verdict to the reasons.
-    let blind = Facts { kured: unknown(), reasons: vec![reason()], ..open() };
-    assert_eq!(act(&blind), Act::Close);
 }
 
 #[test]

@@ -64,10 +64,11 @@ impl Work<'_> {
         }
         let own = look.nodes.iter().find(|seen| seen.name == node).cloned();
         let own = own.ok_or_else(|| Reason::new(Code::NodeUnknown, format!("the API lists no node {node}")))?;
-        if !self.memory.rights_seen {
+        let kureds = look.kured.as_ref().ok().and_then(Option::as_ref).map(|kured| kured.found.namespace.clone());
+        if rights::to_be_asked(self.memory.rights_seen.as_ref(), kureds.as_deref()) {
             let namespaces = (link.access.namespace.as_str(), link.pods());
             rights::all(&look, namespaces, (own.control_plane, &node.0), limit).await?;
-            self.memory.rights_seen = true;
+            self.memory.rights_seen = Some(kureds);
         }
         self.write_boot(&look.client, &own, limit).await?;
         let slots = look::slots(own.control_plane, &link.config);
