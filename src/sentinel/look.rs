@@ -226,6 +226,7 @@ impl Look {
             Ok(Some(kured)) => kured,
         };
         let mut reasons: Vec<Reason> = kured.settings.elsewhere(gate).into_iter().collect();
+        reasons.extend(kured.settings.command.clone());
         // It could not be ended.
         reasons.extend(kured.pods.as_ref().err().map(|why| Reason::new(Code::KuredUnreadable, why.clone())));
         if control_plane {
