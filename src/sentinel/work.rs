@@ -106,6 +106,8 @@ struct Memory {
     guard: Option<Guard>,
     /// The boot id with which the Lease was asked for.
     boot: Option<String>,
+    /// The name under which it was told, by hand, to stop.
+    released: Option<String>,
     owes_end: bool,
     /// How kured's pods are found, as its DaemonSet last said.
     kured: Option<KuredPods>,
