@@ -117,9 +117,18 @@ impl Facts {
         if matches!(self.lease, Lease::Held(Step::Recover)) || act == Act::Wait && self.waits_for_recovery() {
             reasons.extend(self.not_recovered.clone());
         }
+        reasons.extend(self.not_released());
         reasons.sort();
         reasons.dedup();
         reasons
+    }
+
+    /// The node is whole, and what it waits for is kured.
+    fn not_released(&self) -> Option<Reason> {
+        let whole = self.lease == Lease::Held(Step::Recover) && self.not_recovered.is_empty();
+        let held = whole && matches!(self.kured, Fact::Known(Lock::Here | Lock::Returning));
+        let why = "kured has not given its lock back since this node is up";
+        held.then(|| quorum_safety::Reason::new(quorum_safety::Code::KuredLockHeld, why).into())
     }
 
     /// The gate was open, and is given back only by a node that is whole: that this boot is still the one in which it was opened is what the

@@ -202,6 +202,7 @@ impl Work<'_> {
         }
         if required == Fact::Known(false) && self.is_quiet() {
             self.tell(&Plan { act: Act::Wait, open: false, pending: false, reasons: self.host.test() });
+            self.publish_while_quiet().await;
             return Pause::Interval;
         }
         let seen = match self.look(required.clone(), file.clone(), jumped).await {
@@ -220,7 +221,7 @@ impl Work<'_> {
         }
         let plan = plan(&seen.facts);
         self.tell(&plan);
-        self.publish(&seen.look.client, &seen.own, seen.link.config.times.answer.get()).await;
+        self.publish(&seen.look.client, seen.link.config.times.answer.get()).await;
         match self.act(&seen, &plan).await {
             Ok(pause) => pause,
             Err(why) => {

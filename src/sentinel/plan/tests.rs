@@ -48,7 +48,9 @@ fn a_reboot_goes_from_lease_to_lease() {
         not_recovered,
         ..wanted(Lease::Held(Step::Recover))
     };
-    assert_eq!(act(&back(Lock::Returning, vec![])), Act::Wait);
+    let waits = plan(&back(Lock::Returning, vec![]));
+    assert_eq!(waits.act, Act::Wait);
+    assert_eq!(waits.reasons.first().map(|reason| &reason.code[..4]), Some("Q073"), "{waits:?}");
     let sick = back(Lock::Free, vec![Reason::new(Code::Recovering, "etcd is behind")]);
     assert_eq!(act(&sick), Act::Wait, "h06: Ready is not recovered");
     assert_eq!(plan(&sick).reasons.first().map(|reason| &*reason.detail), Some("etcd is behind"));
