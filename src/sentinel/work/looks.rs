@@ -68,6 +68,10 @@ impl Work<'_> {
         if rights::to_be_asked(self.memory.rights_seen.as_ref(), kureds.as_deref()) {
             let namespaces = (link.access.namespace.as_str(), link.pods());
             rights::all(&look, namespaces, (own.control_plane, &node.0), limit).await?;
+            if own.control_plane {
+                let files = self.etcd.test().await;
+                files.map_err(|error| Reason::new(Code::EtcdFiles, error.to_string()))?;
+            }
             self.memory.rights_seen = Some(kureds);
         }
         self.write_boot(&look.client, &own, limit).await?;
