@@ -2,6 +2,7 @@
 
 use super::answer::Answer;
 use super::host::Host;
+use super::jumps::Jumps;
 use super::look::{KuredPod, KuredPods, Look};
 use super::plan::{Facts, Plan, plan};
 use super::reason::{Code, Reason};
@@ -20,7 +21,6 @@ use crate::observe::etcd::ClientFiles;
 use crate::place::{self, OwnPod};
 use crate::report::ObservationDigest;
 use anyhow::Context;
-use jiff::Timestamp;
 use quorum_safety::lock::{Record, Step as LeaseStep};
 use quorum_safety::recovery::Stability;
 use quorum_safety::sentinel::{Act, Step};
@@ -32,8 +32,6 @@ mod act;
 mod looks;
 mod told;
 
-/// How far the wall clock and the boot clock may go apart between two looks.
-const JUMP: Duration = Duration::from_secs(60);
 /// What the step is called in the Lease; behind it is the boot in which the gate was opened.
 const OPEN: &str = "open in boot ";
 /// What the step is called after the boot.
@@ -124,8 +122,8 @@ struct Memory {
     rests: Option<Duration>,
     stability: Stability,
     steady: Steady,
-    /// Both clocks, one look ago.
-    clocks: Option<(Timestamp, Duration)>,
+    /// Both clocks.
+    clocks: Jumps,
     /// What this node's boot id was when its annotation was last seen right, and since when, on the boot clock.
     settled: Option<Duration>,
     /// Nothing of this node's was held at the last look.
@@ -190,7 +188,7 @@ impl Work<'_> {
     /// One look and what follows from it.
     async fn pass(&mut self) -> Pause {
         self.memory.looks = self.memory.looks.wrapping_add(1);
-        let jumped = self.jumped();
+        let jumped = self.memory.clocks.look(self.clock.now(), self.clock.boottime());
         self.memory.saw = false;
         if self.memory.guard.as_ref().is_some_and(|guard| guard.check().is_err()) {
             // It stays in the cluster with its record, and is asked for anew.
@@ -239,18 +237,6 @@ impl Work<'_> {
             .settled
             .is_some_and(|since| self.clock.boottime().saturating_sub(since) >= self.config().sentinel.interval.get());
         self.memory.guard.is_none() && !self.memory.owes_end && self.memory.nothing_held && long_ago
-    }
-
-    /// Whether the wall clock has jumped since the last look: windows and soaking are told by it.
-    fn jumped(&mut self) -> Option<Reason> {
-        let (wall, boot) = (self.clock.now(), self.clock.boottime());
-        let before = self.memory.clocks.replace((wall, boot));
-        let (wall_before, boot_before) = before?;
-        let (by_wall, by_boot) =
-            (wall.duration_since(wall_before).as_secs_f64(), boot.saturating_sub(boot_before).as_secs_f64());
-        let apart = by_wall - by_boot;
-        (apart.abs() > JUMP.as_secs_f64())
-            .then(|| Reason::new(Code::ClockJumped, format!("by {apart:.0} s since the last look")))
     }
 
     /// Who does not hold the Lease for sure has no file: that needs nobody.

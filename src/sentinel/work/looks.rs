@@ -9,7 +9,6 @@ use crate::sentinel::plan::Facts;
 use crate::sentinel::reason::{Code, Reason};
 use crate::sentinel::whole::Question;
 use crate::sentinel::{alerts, rights, soak, whole, workloads};
-use kube::Client;
 use quorum_safety::sentinel::{Lease, Lock, Step};
 use quorum_safety::{Fact, Mine, UnixSeconds};
 use std::time::Duration;
@@ -20,7 +19,7 @@ impl Work<'_> {
         &mut self,
         required: Fact<bool>,
         file: Fact<bool>,
-        jumped: Option<Reason>,
+        jumped: bool,
     ) -> Result<Box<Seen>, Reason> {
         let guard = self.memory.guard.take();
         let looked = match &guard {
@@ -43,7 +42,7 @@ impl Work<'_> {
         guard: Option<&Guard>,
         required: Fact<bool>,
         file: Fact<bool>,
-        jumped: Option<Reason>,
+        jumped: bool,
     ) -> Result<Box<Seen>, Reason> {
         let unknown = |why: String| Reason::new(Code::ApiUnknown, why);
         let link = self.link().await?;
@@ -74,7 +73,9 @@ impl Work<'_> {
             }
             self.memory.rights_seen = Some(kureds);
         }
-        self.write_boot(&look.client, &own, limit).await?;
+        if !jumped {
+            self.write_boot(&look, &own, limit).await?;
+        }
         let slots = look::slots(own.control_plane, &link.config);
         let leases = Leases::new(link.access.clone(), Vec::new(), lock::timings(&link.config), self.clock);
         let (lease, held) = match guard {
@@ -94,7 +95,7 @@ impl Work<'_> {
             file,
             lease,
             kured,
-            reasons: jumped.into_iter().collect(),
+            reasons: self.memory.clocks.reason(link.config.sentinel.soak.get()).into_iter().collect(),
             whole: false,
             waited: self.waited(&look),
             owes_end: self.memory.owes_end,
@@ -108,10 +109,10 @@ impl Work<'_> {
     }
 
     /// Says on the Node since when it is up, if that is not there.
-    async fn write_boot(&mut self, client: &Client, own: &soak::Seen, limit: Duration) -> Result<(), Reason> {
+    async fn write_boot(&mut self, look: &Look, own: &soak::Seen, limit: Duration) -> Result<(), Reason> {
         let now = self.clock.unix();
         let up = i64::try_from(self.clock.boottime().as_secs()).unwrap_or(i64::MAX);
-        let Some(boot) = own.unwritten(now, UnixSeconds(now.0.saturating_sub(up))) else {
+        let Some(boot) = own.unwritten(&look.nodes, now, UnixSeconds(now.0.saturating_sub(up))) else {
             if own.boot_id.known().is_some() {
                 self.memory.settled.get_or_insert(self.clock.boottime());
             }
@@ -120,7 +121,7 @@ impl Work<'_> {
         self.memory.settled = None;
         let undone = |why: String| Reason::new(Code::Undone, why);
         let text = serde_json::to_string(&boot).map_err(|error| undone(error.to_string()))?;
-        annotate(client, &own.name.0, soak::BOOT, text, limit).await.map_err(undone)
+        annotate(&look.client, &own.name.0, soak::BOOT, text, limit).await.map_err(undone)
     }
 
     async fn kureds_lock(&mut self, look: &Look, lease: Lease, limit: Duration) -> (Fact<Lock>, Option<KuredPod>) {
