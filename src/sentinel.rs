@@ -12,6 +12,7 @@ use crate::exit::ExitStatus;
 pub mod alerts;
 pub mod answer;
 pub mod host;
+pub mod jumps;
 pub mod kured;
 pub mod look;
 pub mod plan;

@@ -123,41 +123,89 @@ pub(crate) fn containers(set: &DaemonSet) -> &[Container] {
 }
 
 /// The value of a flag of kured's, from its arguments or its environment.
-pub(crate) fn flag(set: &DaemonSet, name: &str) -> Option<String> {
-    let long = format!("--{name}");
+///
+/// # Errors
+/// In words, when it is set and the DaemonSet does not say to what.
+pub(crate) fn flag(set: &DaemonSet, name: &str) -> Result<Option<String>, String> {
+    value(set, name, false)
+}
+
+/// The same of a switch, which needs no value and never takes the next word for one.
+pub(crate) fn switch(set: &DaemonSet, name: &str) -> Result<bool, String> {
+    Ok(value(set, name, true)?
+        .is_some_and(|text| !matches!(text.as_str(), "false" | "0" | "f" | "F" | "FALSE" | "False")))
+}
+
+fn value(set: &DaemonSet, name: &str, switch: bool) -> Result<Option<String>, String> {
     let variable = format!("KURED_{}", name.replace('-', "_").to_uppercase());
     for container in containers(set) {
-        let mut words = container.command.iter().flatten().chain(container.args.iter().flatten());
-        while let Some(word) = words.next() {
-            if let Some(value) = word.strip_prefix(&long) {
-                match value.strip_prefix('=') {
-                    Some(value) => return Some(value.to_owned()),
-                    None if value.is_empty() => return words.next().cloned(),
-                    None => {}
-                }
+        let found = match in_words(container, &format!("--{name}"), switch) {
+            Some(value) => Some(value),
+            None => in_environment(container, &variable)?,
+        };
+        match found {
+            // kubelet puts a variable's value there.
+            Some(value) if value.contains("$(") => {
+                return Err(format!("--{name} of kured is `{value}`: expected a value"));
             }
-        }
-        let mut env = container.env.iter().flatten();
-        if let Some(value) = env.find(|env| env.name == variable).and_then(|env| env.value.clone()) {
-            return Some(value);
+            Some(value) => return Ok(Some(value)),
+            None => {}
         }
     }
-    None
+    Ok(None)
+}
+
+/// Of a flag that is given twice the last one counts (pflag).
+fn in_words(container: &Container, long: &str, switch: bool) -> Option<String> {
+    let mut last = None;
+    let mut words = container.command.iter().flatten().chain(container.args.iter().flatten());
+    while let Some(word) = words.next() {
+        match word.strip_prefix(long) {
+            Some("") if switch => last = Some("true".to_owned()),
+            Some("") => last = words.next().cloned().or(last),
+            Some(value) => last = value.strip_prefix('=').map(str::to_owned).or(last),
+            None => {}
+        }
+    }
+    last
+}
+
+/// Of a variable that is given twice the last one counts; one of `env` goes before those of `envFrom`. An empty one is none.
+fn in_environment(container: &Container, variable: &str) -> Result<Option<String>, String> {
+    let elsewhere = |what: &str| Err(format!("{variable} of kured may come from {what}: expected a value, or a flag"));
+    match container.env.iter().flatten().rfind(|env| env.name == variable) {
+        Some(env) if env.value_from.is_some() => return elsewhere("`valueFrom`"),
+        Some(env) => return Ok(env.value.clone().filter(|value| !value.is_empty())),
+        None => {}
+    }
+    let begins = |prefix: Option<&str>| variable.starts_with(prefix.unwrap_or_default());
+    if container.env_from.iter().flatten().any(|from| begins(from.prefix.as_deref())) {
+        return elsewhere("`envFrom`");
+    }
+    Ok(None)
 }
 
 impl Found {
     fn of(set: &DaemonSet) -> Option<Self> {
-        let annotation = flag(set, "lock-annotation").unwrap_or_else(|| ANNOTATION.to_owned());
-        let (concurrency, unreadable) = match flag(set, "concurrency").map(|text| (text.parse(), text)) {
-            None => (1, None),
-            Some((Ok(number), _)) => (number, None),
-            Some((Err(_), text)) => (1, Some(format!("--concurrency of kured is `{text}`"))),
+        let default = || ANNOTATION.to_owned();
+        let (annotation, named) = match flag(set, "lock-annotation") {
+            Ok(name) => (name.unwrap_or_else(default), Ok(())),
+            Err(why) => (default(), Err(why)),
+        };
+        let number = flag(set, "concurrency").and_then(|text| match text.map(|text| (text.parse(), text)) {
+            None => Ok(1),
+            Some((Ok(number), _)) => Ok(number),
+            Some((Err(_), text)) => Err(format!("--concurrency of kured is `{text}`")),
+        });
+        let (concurrency, counted) = match number {
+            Ok(number) => (number, Ok(())),
+            Err(why) => (1, Err(why)),
         };
         let value = set.metadata.annotations.as_ref().and_then(|all| all.get(&annotation));
-        let lock = match (unreadable, value) {
-            (Some(why), _) => Fact::Unknown(why),
-            (None, None) => Fact::Known(None),
-            (None, Some(json)) => match serde_json::from_str(json) {
+        let lock = match (named.and(counted), value) {
+            (Err(why), _) => Fact::Unknown(why),
+            (Ok(()), None) => Fact::Known(None),
+            (Ok(()), Some(json)) => match serde_json::from_str(json) {
                 Ok(lock) => Fact::Known(Some(lock)),
                 Err(error) => Fact::Unknown(format!("annotation {annotation} of kured: {error}")),
             },
@@ -395,6 +443,56 @@ mod tests {
         let plain = Found::of(&set(metadata.clone(), serde_json::json!({"name": "kured"}))).unwrap();
         assert_eq!((plain.lock, plain.concurrency), (Fact::Known(None), 1));
         let odd = serde_json::json!({"name": "kured", "args": ["--concurrency=$(N)"]});
-        assert!(matches!(Found::of(&set(metadata, odd)).unwrap().lock, Fact::Unknown(_)));
+        assert!(matches!(Found::of(&set(metadata.clone(), odd)).unwrap().lock, Fact::Unknown(_)));
+        // Where it cannot be told which annotation it is, nobody is known not to hold it.
+        for container in [
+            serde_json::json!({"name": "kured", "args": ["--lock-annotation=$(ANNOTATION)"]}),
+            serde_json::json!({"name": "kured", "env": [{"name": "KURED_LOCK_ANNOTATION",
+                "valueFrom": {"configMapKeyRef": {"name": "kured", "key": "annotation"}}}]}),
+            serde_json::json!({"name": "kured", "envFrom": [{"configMapRef": {"name": "kured"}}]}),
+        ] {
+            let found = Found::of(&set(metadata.clone(), container)).unwrap();
+            assert!(matches!(found.lock, Fact::Unknown(_)), "{found:?}");
+        }
+    }
+
+    #[test]
+    fn a_flag_is_what_kured_reads_or_not_known() {
+        let of = |container: serde_json::Value| flag(&set(serde_json::json!({"name": "kured"}), container), "period");
+        let said = |text: &str| Ok(Some(text.to_owned()));
+        let args = |args: serde_json::Value| serde_json::json!({"name": "kured", "args": args});
+        assert_eq!(of(args(serde_json::json!(["--period=1m", "--period=2h"]))), said("2h"), "the last one counts");
+        assert_eq!(of(args(serde_json::json!(["--period", "1m", "--periods=3m"]))), said("1m"));
+        assert!(of(args(serde_json::json!(["--period=$(PERIOD)"]))).is_err());
+        let period = |value: serde_json::Value| {
+            let mut variable = serde_json::json!({"name": "KURED_PERIOD"});
+            variable.as_object_mut().unwrap().extend(value.as_object().unwrap().clone());
+            variable
+        };
+        let other = serde_json::json!({"valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}});
+        let env = |all: serde_json::Value| serde_json::json!({"name": "kured", "env": all});
+        let [one, two, from] =
+            [period(serde_json::json!({"value": "1m"})), period(serde_json::json!({"value": "2m"})), period(other)];
+        assert_eq!(of(env(serde_json::json!([one, two]))), said("2m"));
+        assert!(of(env(serde_json::json!([one, from]))).is_err());
+        assert_eq!(of(env(serde_json::json!([from, one]))), said("1m"));
+        assert_eq!(of(env(serde_json::json!([period(serde_json::json!({"value": ""}))]))), Ok(None));
+        let from = |prefix: &str, args: serde_json::Value, env: serde_json::Value| {
+            serde_json::json!({"name": "kured", "args": args, "env": env,
+                "envFrom": [{"prefix": prefix, "secretRef": {"name": "s"}}]})
+        };
+        let none = || serde_json::json!([]);
+        assert!(of(from("", none(), none())).is_err());
+        assert!(of(from("KURED_", none(), none())).is_err());
+        assert_eq!(of(from("OTHER_", none(), none())), Ok(None));
+        assert_eq!(of(from("", serde_json::json!(["--period=3m"]), none())), said("3m"));
+        assert_eq!(of(from("", none(), serde_json::json!([one]))), said("1m"));
+        let switch = |args: serde_json::Value| {
+            let set = set(serde_json::json!({"name": "kured"}), serde_json::json!({"name": "kured", "args": args}));
+            switch(&set, "force-reboot").unwrap()
+        };
+        assert!(switch(serde_json::json!(["--force-reboot", "--period=1m"])));
+        assert!(switch(serde_json::json!(["--force-reboot=false", "--force-reboot"])));
+        assert!(!switch(serde_json::json!(["--force-reboot", "--force-reboot=false"])));
     }
 }

@@ -55,6 +55,14 @@ impl ClientFiles {
         std::fs::read(&path).map_err(|source| FilesError::Read { path, source })
     }
 
+    /// Tries to read them, before that is needed.
+    ///
+    /// # Errors
+    /// When one cannot be read, or all of them cannot be used together.
+    pub async fn test(&self) -> Result<(), FilesError> {
+        Tls::read(self).await.map(drop)
+    }
+
     /// The folder.
     pub fn folder(&self) -> &Path {
         &self.folder

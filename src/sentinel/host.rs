@@ -52,14 +52,17 @@ impl Host {
     /// Removes the gate's file; says whether one was there.
     ///
     /// # Errors
-    /// When it is there and cannot be removed: it counts as open.
+    /// When it is there and cannot be removed, or cannot be seen: it counts as open.
     pub fn close(&self) -> io::Result<bool> {
         match fs::remove_file(self.here(&self.gate)) {
             Ok(()) => Ok(true),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
-            // A read-only file system refuses before it looks.
-            Err(_) if self.is_open() == Fact::Known(false) => Ok(false),
-            Err(error) => Err(error),
+            // A read-only file system refuses before it looks. Where the folder itself is not there, as on a mount that is gone, nothing is known of
+            // the file.
+            Err(error) => match self.is_open() {
+                Fact::Known(false) => Ok(false),
+                Fact::Known(true) => Err(error),
+                Fact::Unknown(why) => Err(io::Error::new(error.kind(), why)),
+            },
         }
     }
 
@@ -120,6 +123,8 @@ mod tests {
         let host = Host::new(root.path(), Path::new("/var/run/reboot-required"), Path::new("/var/run/gate"));
         assert!(matches!(host.required(), Fact::Unknown(why) if why.contains("/var/run/reboot-required")));
         assert_eq!(host.test().len(), 2, "{:?}", host.test());
+        let unseen = host.close().unwrap_err().to_string();
+        assert!(unseen.contains("folder of /var/run/gate"), "a folder that is not there may hold a gate: {unseen}");
         fs::create_dir_all(root.path().join("var/run")).unwrap();
         assert_eq!(host.test(), []);
         assert_eq!((host.required(), host.is_open()), (Fact::Known(false), Fact::Known(false)));

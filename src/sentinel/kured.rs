@@ -3,7 +3,7 @@
 
 use super::reason::{Code, Reason};
 use super::window::Window;
-use crate::lock::kured::{containers, flag};
+use crate::lock::kured::{containers, flag, switch};
 use k8s_openapi::api::apps::v1::DaemonSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -23,11 +23,13 @@ pub const ALERTS: [&str; 2] = ["EtcdBackupStale", "EtcdDrillStale"];
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// The file it looks at, as the host knows it.
-    pub file: Result<PathBuf, String>,
+    pub file: Result<PathBuf, Reason>,
     /// How often it looks.
     pub period: Result<Duration, String>,
     /// When it reboots at all.
     pub window: Result<Window, String>,
+    /// What it asks in the place of the file.
+    pub command: Option<Reason>,
     /// What makes it dangerous to a control plane, each named.
     pub dangers: Vec<Reason>,
 }
@@ -35,17 +37,11 @@ pub struct Settings {
 impl Settings {
     /// Reads them from its arguments, its environment and its volumes.
     pub fn of(set: &DaemonSet) -> Self {
-        let period = match flag(set, "period") {
+        let period = flag(set, "period").and_then(|text| match text {
             None => Ok(PERIOD),
             Some(text) => duration(&text).ok_or_else(|| format!("--period of kured is `{text}`")),
-        };
-        let window = Window::parse(
-            flag(set, "reboot-days").as_deref(),
-            flag(set, "start-time").as_deref(),
-            flag(set, "end-time").as_deref(),
-            flag(set, "time-zone").as_deref(),
-        );
-        Self { file: file(set), dangers: dangers(set, &period), period, window }
+        });
+        Self { file: file(set), command: command(set), dangers: dangers(set, &period), period, window: window(set) }
     }
 
     /// Why a gate at `file` would not be kured's; none when it would.
@@ -62,15 +58,32 @@ impl Settings {
                     file.display()
                 ),
             )),
-            Err(why) => Some(Reason::new(Code::KuredElsewhere, format!("{why}; the gate is {}", gate.display()))),
+            Err(why) => {
+                let detail = format!("{}; the gate is {}", why.detail, gate.display());
+                Some(Reason { detail, ..why.clone() })
+            }
         }
     }
 }
 
+fn unreadable(why: String) -> Reason {
+    Reason::new(Code::KuredUnreadable, why)
+}
+
+fn window(set: &DaemonSet) -> Result<Window, String> {
+    let [days, start, end, zone] = ["reboot-days", "start-time", "end-time", "time-zone"].map(|name| flag(set, name));
+    let [days, start, end, zone] = [days?, start?, end?, zone?];
+    Window::parse(days.as_deref(), start.as_deref(), end.as_deref(), zone.as_deref())
+}
+
 /// The file on the host that kured looks at. It looks with its own eyes: the path is its container's, and only a mount of a host path makes
 /// it the host's (kured, pkg/checkers, `FileRebootChecker`).
-fn file(set: &DaemonSet) -> Result<PathBuf, String> {
-    let seen = PathBuf::from(flag(set, "reboot-sentinel").unwrap_or_else(|| SENTINEL.to_owned()));
+fn file(set: &DaemonSet) -> Result<PathBuf, Reason> {
+    let seen = flag(set, "reboot-sentinel").map_err(unreadable)?.unwrap_or_else(|| SENTINEL.to_owned());
+    on_host(set, PathBuf::from(seen)).map_err(|why| Reason::new(Code::KuredElsewhere, why))
+}
+
+fn on_host(set: &DaemonSet, seen: PathBuf) -> Result<PathBuf, String> {
     let pod = set.spec.as_ref().and_then(|spec| spec.template.spec.as_ref());
     let mounts = containers(set).iter().filter_map(|container| container.volume_mounts.as_deref()).flatten();
     let covering = mounts.filter(|mount| seen.starts_with(&mount.mount_path));
@@ -109,46 +122,58 @@ fn normal(path: &Path) -> PathBuf {
     }
 }
 
+/// What it asks is no file, on whatever node.
+fn command(set: &DaemonSet) -> Option<Reason> {
+    let command = match flag(set, "reboot-sentinel-command") {
+        Ok(command) => command.filter(|command| !command.is_empty())?,
+        Err(why) => return Some(unreadable(why)),
+    };
+    let why = format!("--reboot-sentinel-command={command}: kured does not look at the gate");
+    Some(Reason::new(Code::KuredCommand, why))
+}
+
 fn dangers(set: &DaemonSet, period: &Result<Duration, String>) -> Vec<Reason> {
     let mut dangers = Vec::new();
-    match flag(set, "concurrency").map(|text| (text.parse::<u32>(), text)) {
-        None | Some((Ok(0 | 1), _)) => {}
-        Some((_, text)) => {
+    match flag(set, "concurrency").map(|text| text.map(|text| (text.parse::<u32>(), text))) {
+        Ok(None | Some((Ok(0 | 1), _))) => {}
+        Ok(Some((_, text))) => {
             dangers.push(Reason::new(Code::KuredConcurrency, format!("--concurrency={text}: expected 1")))
         }
+        Err(why) => dangers.push(unreadable(why)),
     }
-    match flag(set, "lock-ttl").map(|text| (duration(&text), text)) {
-        None | Some((Some(Duration::ZERO), _)) => {}
-        Some((_, text)) => dangers.push(Reason::new(
+    match flag(set, "lock-ttl").map(|text| text.map(|text| (duration(&text), text))) {
+        Ok(None | Some((Some(Duration::ZERO), _))) => {}
+        Ok(Some((_, text))) => dangers.push(Reason::new(
             Code::KuredLockTtl,
             format!("--lock-ttl={text}: another node would go while this one is not back; expected none"),
         )),
+        Err(why) => dangers.push(unreadable(why)),
     }
-    dangers.extend(forces(set).map(|text| Reason::new(Code::KuredForces, format!("{text}: expected false"))));
-    if let Some(command) = flag(set, "reboot-sentinel-command").filter(|command| !command.is_empty()) {
-        dangers.push(Reason::new(
-            Code::KuredCommand,
-            format!("--reboot-sentinel-command={command}: kured does not look at the gate"),
-        ));
+    match switch(set, "force-reboot") {
+        Ok(false) => {}
+        Ok(true) => dangers.push(Reason::new(Code::KuredForces, "--force-reboot: expected false")),
+        Err(why) => dangers.push(unreadable(why)),
     }
-    dangers.extend(alerts(set));
+    dangers.extend(alerts(set).unwrap_or_else(|why| Some(unreadable(why))));
     match period {
         Ok(period) if *period <= LONGEST_PERIOD => {}
         Ok(period) => dangers.push(Reason::new(
             Code::KuredPeriod,
             format!("--period is {} min: expected at most {}", period.as_secs() / 60, LONGEST_PERIOD.as_secs() / 60),
         )),
-        Err(why) => dangers.push(Reason::new(Code::KuredUnreadable, why.clone())),
+        Err(why) => dangers.push(unreadable(why.clone())),
     }
     dangers
 }
 
 /// The first alert of ours that would keep kured from acting.
-fn alerts(set: &DaemonSet) -> Option<Reason> {
-    flag(set, "prometheus-url").filter(|url| !url.is_empty())?;
-    let expression = flag(set, "alert-filter-regexp").unwrap_or_default();
-    let only_those = flag(set, "alert-filter-match-only").is_some_and(|text| text != "false");
-    ALERTS.iter().find_map(|alert| {
+fn alerts(set: &DaemonSet) -> Result<Option<Reason>, String> {
+    if flag(set, "prometheus-url")?.is_none_or(|url| url.is_empty()) {
+        return Ok(None);
+    }
+    let expression = flag(set, "alert-filter-regexp")?.unwrap_or_default();
+    let only_those = switch(set, "alert-filter-match-only")?;
+    Ok(ALERTS.iter().find_map(|alert| {
         let why = match (matches(&expression, alert), only_those) {
             (Some(true), false) | (Some(false), true) => return None,
             (None, _) => {
@@ -158,7 +183,7 @@ fn alerts(set: &DaemonSet) -> Option<Reason> {
             (Some(_), true) => format!("{alert} blocks kured: take it out of --alert-filter-regexp"),
         };
         Some(Reason::new(Code::KuredAlerts, why))
-    })
+    }))
 }
 
 /// Whether an expression matches a name, where it is a list of names or of their beginnings; none where it is more than that.
@@ -179,15 +204,6 @@ fn matches(expression: &str, name: &str) -> Option<bool> {
         }
     }
     if unknown { None } else { Some(false) }
-}
-
-/// A switch needs no value.
-fn forces(set: &DaemonSet) -> Option<String> {
-    let mut words = containers(set).iter().flat_map(|one| one.command.iter().chain(&one.args)).flatten();
-    if words.any(|word| word == "--force-reboot") {
-        return Some("--force-reboot".to_owned());
-    }
-    flag(set, "force-reboot").filter(|text| text != "false").map(|text| format!("--force-reboot={text}"))
 }
 
 /// A length of time as Go writes it: `1h30m`, `90s`, `0`.
@@ -270,7 +286,34 @@ mod tests {
         assert_eq!(dangers(&["--period=1m", "--lock-ttl=30m"]), ["S023"]);
         assert_eq!(dangers(&["--period=1m", "--force-reboot=true"]), ["S024"]);
         assert_eq!(dangers(&["--force-reboot", "--period=1m"]), ["S024"]);
-        assert_eq!(dangers(&["--period=1m", "--reboot-sentinel-command=/bin/needs"]), ["S025"]);
+        assert_eq!(dangers(&["--period=1m", "--force-reboot", "--force-reboot=false"]), [""; 0], "the last one counts");
+        assert_eq!(dangers(&["--period=1m", "--concurrency=1", "--concurrency=2"]), ["S022"]);
+    }
+
+    #[test]
+    fn a_command_in_the_place_of_the_file_is_told_apart_from_what_is_dangerous() {
+        let command = |args: &[&str]| Settings::of(&charts(args)).command.map(|reason| reason.code[..4].to_owned());
+        assert_eq!(command(&["--reboot-sentinel-command=/bin/needs"]).as_deref(), Some("S025"));
+        assert_eq!(command(&["--reboot-sentinel-command="]), None);
+        assert_eq!(command(&["--period=1m"]), None);
+    }
+
+    /// What a Secret or a ConfigMap says is not what the DaemonSet says, and no default.
+    #[test]
+    fn r27_settings_that_are_not_in_the_daemonset_are_not_known() {
+        let mut from = charts(&["--period=5m", "--reboot-sentinel=/sentinel/gate"]);
+        let pod = from.spec.as_mut().unwrap().template.spec.as_mut().unwrap();
+        pod.containers[0].env_from =
+            Some(vec![serde_json::from_value(json!({"configMapRef": {"name": "k"}})).unwrap()]);
+        let settings = Settings::of(&from);
+        assert!(settings.period.is_ok() && settings.file.is_ok(), "what is an argument goes before: {settings:?}");
+        assert!(settings.window.is_err());
+        let codes = |reasons: Vec<Reason>| reasons.iter().map(|reason| reason.code[..4].to_owned()).collect::<Vec<_>>();
+        assert_eq!(codes(settings.command.into_iter().collect()), ["S027"]);
+        assert_eq!(codes(settings.dangers), ["S027"; 4], "concurrency, lock-ttl, force-reboot, prometheus-url");
+        let unknown = Settings::of(&charts(&["--period=$(PERIOD)", "--reboot-sentinel=$(FILE)"]));
+        assert!(unknown.period.is_err());
+        assert_eq!(codes(unknown.elsewhere(Path::new("/run/gate")).into_iter().collect()), ["S027"]);
     }
 
     #[test]

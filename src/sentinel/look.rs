@@ -37,6 +37,14 @@ pub struct Kured {
     pub found: Found,
     /// Its configuration.
     pub settings: Settings,
+    /// Its pods.
+    pub pods: Result<KuredPods, String>,
+}
+
+/// How kured's pods are found, also when their DaemonSet is not there any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KuredPods {
+    namespace: String,
     selector: String,
 }
 
@@ -69,37 +77,36 @@ pub async fn look(access: &Access, config: &Config) -> Result<Look, String> {
         .map_err(|why| format!("DaemonSets: {why}"));
     let kured = sets.as_ref().map_err(Clone::clone).and_then(|sets| {
         let found = among(sets, &config.kured)?;
-        Ok(found.map(|(found, set)| Kured { found, settings: Settings::of(set), selector: selector(set) }))
+        Ok(found.map(|(found, set)| Kured::of(found, set)))
     });
     Ok(Look { client, nodes, sets, kured })
 }
 
-fn selector(set: &DaemonSet) -> String {
-    let labels = set.spec.as_ref().and_then(|spec| spec.selector.match_labels.as_ref());
+/// The labels of its pods. None would be all pods of the namespace.
+fn selector_of(set: &DaemonSet) -> Result<String, String> {
+    let selector = set.spec.as_ref().map(|spec| &spec.selector);
+    if selector.is_some_and(|selector| selector.match_expressions.as_ref().is_some_and(|all| !all.is_empty())) {
+        return Err("kured's DaemonSet selects its pods by matchExpressions: expected matchLabels".to_owned());
+    }
+    let labels = selector.and_then(|selector| selector.match_labels.as_ref());
     let labels: Vec<String> = labels.into_iter().flatten().map(|(key, value)| format!("{key}={value}")).collect();
-    labels.join(",")
+    if labels.is_empty() {
+        Err("kured's DaemonSet selects its pods by no label".to_owned())
+    } else {
+        Ok(labels.join(","))
+    }
 }
 
 impl Kured {
+    fn of(found: Found, set: &DaemonSet) -> Self {
+        let pods = selector_of(set).map(|selector| KuredPods { namespace: found.namespace.clone(), selector });
+        Self { found, settings: Settings::of(set), pods }
+    }
+
     /// Whether its lock names this node at all.
     pub fn names(&self, node: &NodeName) -> bool {
         let blocks = self.found.lock.known().and_then(Option::as_ref).map(|lock| lock.blocks());
         blocks.unwrap_or_default().iter().any(|block| block.node_id == node.0)
-    }
-
-    /// Its pod on a node.
-    ///
-    /// # Errors
-    /// When it cannot be read.
-    pub async fn pod(&self, client: &Client, node: &NodeName, limit: Duration) -> Result<Option<KuredPod>, String> {
-        let pods: Api<Pod> = Api::namespaced(client.clone(), &self.found.namespace);
-        let params = ListParams::default().labels(&self.selector).fields(&format!("spec.nodeName={node}"));
-        let list = within(limit, pods.list(&params)).await.map_err(|why| format!("kured's pod on {node}: {why}"))?;
-        complete(&list.metadata)?;
-        // One that is being deleted and its successor may both be there: the older one first.
-        let mut pods: Vec<&Pod> = list.items.iter().collect();
-        pods.sort_by_key(|pod| pod.metadata.creation_timestamp.as_ref().map(|at| at.0));
-        Ok(pods.first().and_then(|pod| KuredPod::of(pod)))
     }
 
     /// Whom its lock names, as the protocol wants to know it. `ended` is the UID of a pod of it that was ended here.
@@ -124,6 +131,23 @@ impl Kured {
         };
         Fact::Known(if returning { Lock::Returning } else { Lock::Here })
     }
+}
+
+impl KuredPods {
+    /// Its pod on a node.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub async fn pod(&self, client: &Client, node: &NodeName, limit: Duration) -> Result<Option<KuredPod>, String> {
+        let pods: Api<Pod> = Api::namespaced(client.clone(), &self.namespace);
+        let params = ListParams::default().labels(&self.selector).fields(&format!("spec.nodeName={node}"));
+        let list = within(limit, pods.list(&params)).await.map_err(|why| format!("kured's pod on {node}: {why}"))?;
+        complete(&list.metadata)?;
+        // One that is being deleted and its successor may both be there: the older one first.
+        let mut pods: Vec<&Pod> = list.items.iter().collect();
+        pods.sort_by_key(|pod| pod.metadata.creation_timestamp.as_ref().map(|at| at.0));
+        Ok(pods.first().and_then(|pod| KuredPod::of(pod)))
+    }
 
     /// Deletes that pod; it has ended when it is gone.
     ///
@@ -133,15 +157,15 @@ impl Kured {
         if pod.deleted {
             return Ok(());
         }
-        let pods: Api<Pod> = Api::namespaced(client.clone(), &self.found.namespace);
+        let pods: Api<Pod> = Api::namespaced(client.clone(), &self.namespace);
         let preconditions = Preconditions { uid: Some(pod.uid.clone()), resource_version: None };
         let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
         match tokio::time::timeout(limit, pods.delete(&pod.name, &params)).await {
             Ok(Ok(_)) => Ok(()),
             // Gone, or another one by now.
             Ok(Err(kube::Error::Api(status))) if matches!(status.code, 404 | 409) => Ok(()),
-            Ok(Err(error)) => Err(format!("pod {}/{}: {}", self.found.namespace, pod.name, lease::said(&error))),
-            Err(_) => Err(format!("pod {}/{}: no answer in {limit:?}", self.found.namespace, pod.name)),
+            Ok(Err(error)) => Err(format!("pod {}/{}: {}", self.namespace, pod.name, lease::said(&error))),
+            Err(_) => Err(format!("pod {}/{}: no answer in {limit:?}", self.namespace, pod.name)),
         }
     }
 }
@@ -202,6 +226,9 @@ impl Look {
             Ok(Some(kured)) => kured,
         };
         let mut reasons: Vec<Reason> = kured.settings.elsewhere(gate).into_iter().collect();
+        reasons.extend(kured.settings.command.clone());
+        // It could not be ended.
+        reasons.extend(kured.pods.as_ref().err().map(|why| Reason::new(Code::KuredUnreadable, why.clone())));
         if control_plane {
             reasons.extend(kured.settings.dangers.clone());
         } else if let Err(why) = &kured.settings.period {
@@ -238,7 +265,7 @@ mod tests {
         }))
         .unwrap();
         let (found, set) = among(std::slice::from_ref(&set), "auto").unwrap().unwrap();
-        Kured { found, settings: Settings::of(set), selector: selector(set) }
+        Kured::of(found, set)
     }
 
     fn pod(started: Option<&str>) -> KuredPod {
@@ -265,6 +292,18 @@ mod tests {
         assert_eq!(lock(Some(own), None, None), Fact::Known(Lock::Returning));
         assert_eq!(lock(Some(r#"{"nodeID":"k2"}"#), older(), None), Fact::Known(Lock::Here), "Go's year one");
         assert_eq!(lock(Some(r#"{"nodeID":"k2","created":"soon"}"#), older(), None), Fact::Known(Lock::Here));
-        assert_eq!(kured(None).selector, "app=x,name=kured");
+    }
+
+    #[test]
+    fn kureds_pods_are_found_by_its_labels_and_never_by_none() {
+        assert_eq!(kured(None).pods.unwrap().selector, "app=x,name=kured");
+        let by = |selector: serde_json::Value| {
+            let spec = json!({"selector": selector, "template": {}});
+            selector_of(&serde_json::from_value(json!({"spec": spec})).unwrap())
+        };
+        assert!(by(json!({})).is_err() && by(json!({"matchLabels": {}})).is_err());
+        let expression = json!([{"key": "name", "operator": "In", "values": ["kured"]}]);
+        assert!(by(json!({"matchLabels": {"app": "x"}, "matchExpressions": expression})).is_err());
+        assert_eq!(by(json!({"matchLabels": {"app": "x"}, "matchExpressions": []})).unwrap(), "app=x");
     }
 }

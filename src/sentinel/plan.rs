@@ -55,8 +55,9 @@ impl Facts {
         self.file != Fact::Known(false)
     }
 
+    /// A gate under which kured's lock cannot be read may be another node's turn.
     fn permitted(&self) -> bool {
-        self.whole && self.reasons.is_empty()
+        self.whole && self.reasons.is_empty() && self.kured.known().is_some()
     }
 
     /// Whether to ask for the Lease: this node may be rebooted, or what an earlier process of this node has begun is to be ended. Never
@@ -116,9 +117,18 @@ impl Facts {
         if matches!(self.lease, Lease::Held(Step::Recover)) || act == Act::Wait && self.waits_for_recovery() {
             reasons.extend(self.not_recovered.clone());
         }
+        reasons.extend(self.not_released());
         reasons.sort();
         reasons.dedup();
         reasons
+    }
+
+    /// The node is whole, and what it waits for is kured.
+    fn not_released(&self) -> Option<Reason> {
+        let whole = self.lease == Lease::Held(Step::Recover) && self.not_recovered.is_empty();
+        let held = whole && matches!(self.kured, Fact::Known(Lock::Here | Lock::Returning));
+        let why = "kured has not given its lock back since this node is up";
+        held.then(|| quorum_safety::Reason::new(quorum_safety::Code::KuredLockHeld, why).into())
     }
 
     /// The gate was open, and is given back only by a node that is whole: that this boot is still the one in which it was opened is what the

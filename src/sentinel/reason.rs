@@ -71,6 +71,7 @@ codes! {
     ApiUnknown "S005-api-unknown" "The API cannot be asked."
     NotAllowed "S006-not-allowed" "The account of the sentinel lacks a right that it will need."
     ClockJumped "S007-clock-jumped" "The clock of this machine has jumped."
+    EtcdFiles "S008-etcd-files" "The files with which etcd is asked cannot be read on this control plane node."
     NodeUnknown "S010-node-unknown" "What the API says of a node cannot be understood."
     NodeNotReady "S011-node-not-ready" "A node is not Ready."
     NodeCordoned "S012-node-cordoned" "A node is cordoned: somebody is at work on it."

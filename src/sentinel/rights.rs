@@ -53,6 +53,11 @@ pub async fn all(
     if lacking.is_empty() { Ok(()) } else { Err(Reason::new(Code::NotAllowed, lacking.join("; "))) }
 }
 
+/// Whether they have to be asked for: nobody has, or kured is in another namespace than it was then.
+pub fn to_be_asked(asked: Option<&Option<String>>, kureds: Option<&str>) -> bool {
+    asked.is_none_or(|asked| kureds.is_some_and(|kureds| asked.as_deref() != Some(kureds)))
+}
+
 async fn allowed(client: &Client, right: &Right<'_>, limit: Duration) -> Result<(), String> {
     let Right(verb, group, resource, namespace, name) = right;
     let owned = |text: &Option<&str>| text.map(str::to_owned);
@@ -75,5 +80,20 @@ async fn allowed(client: &Client, right: &Right<'_>, limit: Duration) -> Result<
     match answer.status {
         Some(status) if status.allowed => Ok(()),
         Some(_) | None => Err("not allowed".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn r25_the_rights_are_asked_again_when_kured_is_in_another_namespace() {
+        let kured = |namespace: &str| Some(namespace.to_owned());
+        assert!(to_be_asked(None, None) && to_be_asked(None, Some("kured")));
+        assert!(to_be_asked(Some(&None), Some("kured")), "there was none");
+        assert!(!to_be_asked(Some(&kured("kured")), Some("kured")));
+        assert!(to_be_asked(Some(&kured("kube-system")), Some("kured")));
+        assert!(!to_be_asked(Some(&kured("kured")), None), "there is none to be ended");
     }
 }

@@ -191,6 +191,7 @@ mod tests {
         assert!(!text.contains("S013"), "{text}");
         shown.look(&plan(vec![Reason::new(Code::FileNotWritable, "/run: denied")]), false, UnixSeconds(220));
         assert_eq!(shown.ready(), Err("S004-file-not-writable: /run: denied".to_owned()));
+        assert!(is_own_trouble(&Reason::new(Code::EtcdFiles, "ca.crt")));
         assert!(shown.metrics().unwrap().contains("quorate_sentinel_observed_seconds 160\n"));
     }
 }

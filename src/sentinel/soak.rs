@@ -87,17 +87,27 @@ impl Seen {
         })
     }
 
-    /// What its sentinel has to write, if that is not there; `up` is since when this machine is up by its own clock.
-    pub fn unwritten(&self, now: UnixSeconds, up: UnixSeconds) -> Option<Boot> {
+    /// What its sentinel has to write, if that is not there; `up` is since when this machine is up by its own clock, and `all` are all nodes.
+    /// A boot is not older than anything that is known to have happened before it: by a clock that is behind it would have soaked at once.
+    pub fn unwritten(&self, all: &[Self], now: UnixSeconds, up: UnixSeconds) -> Option<Boot> {
         let id = self.boot_id.known()?;
+        let others = all.iter().filter(|node| node.name != self.name).filter_map(Self::newest).max();
+        let now = others.map_or(now, |others| now.max(others));
         let since = match &self.boot {
             Fact::Known(Some(boot)) if boot.id == *id => return None,
             // Another boot than the last one that was written down: it has just ended.
-            Fact::Known(Some(_)) | Fact::Unknown(_) => now,
+            Fact::Known(Some(boot)) => now.max(boot.since),
+            Fact::Unknown(_) => now,
             // Nobody has written before: the last that is known to have happened to it.
             Fact::Known(None) => self.ready.known().map_or(now, |(_, since)| (*since).max(up)),
         };
         Some(Boot { id: id.clone(), since })
+    }
+
+    /// The newest time that is written on it.
+    fn newest(&self) -> Option<UnixSeconds> {
+        let boot = self.boot.known().and_then(Option::as_ref).map(|boot| boot.since);
+        boot.max(self.ready.known().map(|(_, since)| *since))
     }
 }
 
@@ -138,7 +148,10 @@ fn soaking(node: &Seen, soak: Duration, now: UnixSeconds) -> Option<Reason> {
     let since = boot.since.max(*ready);
     let age = now.0.saturating_sub(since.0);
     if age < -SKEW {
-        return unknown(format!("it is up since {} s from now: one of the clocks is wrong", age.unsigned_abs()));
+        let ahead = age.unsigned_abs();
+        return unknown(format!(
+            "it is up since {ahead} s from now: one of the clocks is wrong; when it is right, remove {BOOT} from the node"
+        ));
     }
     let soak = i64::try_from(soak.as_secs()).unwrap_or(i64::MAX);
     let left = soak.saturating_sub(age.max(0));
@@ -201,14 +214,27 @@ mod tests {
     #[test]
     fn a_boot_is_written_once_and_a_restart_forgets_nothing() {
         let up = UnixSeconds(500);
-        assert_eq!(node("k1").unwritten(NOW, up), None);
+        assert_eq!(node("k1").unwritten(&[], NOW, up), None);
         let first = Seen { boot: Fact::Known(None), ..node("k1") };
-        assert_eq!(first.unwritten(NOW, up).unwrap().since, up);
-        assert_eq!(first.unwritten(NOW, UnixSeconds(1)).unwrap().since, UnixSeconds(200));
+        assert_eq!(first.unwritten(&[], NOW, up).unwrap().since, up);
+        assert_eq!(first.unwritten(&[], NOW, UnixSeconds(1)).unwrap().since, UnixSeconds(200));
         let rebooted = Seen { boot_id: Fact::Known("b2".to_owned()), ..node("k1") };
-        assert_eq!(rebooted.unwritten(NOW, up), Some(Boot { id: "b2".to_owned(), since: NOW }));
+        assert_eq!(rebooted.unwritten(&[], NOW, up), Some(Boot { id: "b2".to_owned(), since: NOW }));
         let silent = Seen { boot_id: Fact::Unknown("why".to_owned()), ..node("k1") };
-        assert_eq!(silent.unwritten(NOW, up), None);
+        assert_eq!(silent.unwritten(&[], NOW, up), None);
+    }
+
+    /// A clock that is behind after a boot, as one without a battery is, lets nobody go earlier.
+    #[test]
+    fn a_boot_is_not_older_than_what_is_written_anywhere() {
+        let rebooted = Seen { boot_id: Fact::Known("b2".to_owned()), ..node("k1") };
+        let since = |own: &Seen, all: &[Seen], now| own.unwritten(all, UnixSeconds(now), UnixSeconds(1)).unwrap().since;
+        assert_eq!(since(&rebooted, &[], 50), UnixSeconds(100), "the boot before");
+        assert_eq!(since(&rebooted, &[rebooted.clone(), node("k2")], 50), UnixSeconds(200), "k2 became Ready");
+        let young =
+            Seen { boot: Fact::Known(Some(Boot { id: "b1".to_owned(), since: UnixSeconds(300) })), ..node("k3") };
+        assert_eq!(since(&rebooted, &[rebooted.clone(), node("k2"), young.clone()], 50), UnixSeconds(300));
+        assert_eq!(since(&rebooted, &[young], 400), UnixSeconds(400));
     }
 
     #[test]

@@ -190,8 +190,17 @@ fn for_worker(
     reasons
 }
 
+/// What recovery says of a control plane node, and what the node says beside it: that, too, begins the time of `good` anew.
+pub fn and_own<T: Default>(good: &mut T, mut open: Vec<Reason>, faults: Vec<Reason>) -> Vec<Reason> {
+    if !faults.is_empty() {
+        *good = T::default();
+    }
+    open.extend(faults);
+    open
+}
+
 /// Since when a worker has been good without a break, by the clock of who asks.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Steady(Option<UnixSeconds>);
 
 impl Steady {
@@ -275,5 +284,15 @@ mod tests {
         let mut steady = Steady::default();
         assert_eq!(steady.look(Vec::new(), 0, UnixSeconds(100)).len(), 1, "two looks at least");
         assert_eq!(steady.look(Vec::new(), 0, UnixSeconds(100)), []);
+    }
+
+    #[test]
+    fn r30_what_is_missing_on_a_control_plane_node_itself_begins_the_time_anew() {
+        let mut good = Steady(Some(UnixSeconds(100)));
+        let clause = || vec![Reason::new(Code::Recovering, "etcd is behind")];
+        assert_eq!(and_own(&mut good, clause(), Vec::new()), clause());
+        assert_eq!(good, Steady(Some(UnixSeconds(100))));
+        assert_eq!(and_own(&mut good, Vec::new(), clause()), clause());
+        assert_eq!(good, Steady(None));
     }
 }

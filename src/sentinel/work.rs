@@ -2,7 +2,8 @@
 
 use super::answer::Answer;
 use super::host::Host;
-use super::look::{KuredPod, Look};
+use super::jumps::Jumps;
+use super::look::{KuredPod, KuredPods, Look};
 use super::plan::{Facts, Plan, plan};
 use super::reason::{Code, Reason};
 use super::shown::Shown;
@@ -20,7 +21,6 @@ use crate::observe::etcd::ClientFiles;
 use crate::place::{self, OwnPod};
 use crate::report::ObservationDigest;
 use anyhow::Context;
-use jiff::Timestamp;
 use quorum_safety::lock::{Record, Step as LeaseStep};
 use quorum_safety::recovery::Stability;
 use quorum_safety::sentinel::{Act, Step};
@@ -32,8 +32,6 @@ mod act;
 mod looks;
 mod told;
 
-/// How far the wall clock and the boot clock may go apart between two looks.
-const JUMP: Duration = Duration::from_secs(60);
 /// What the step is called in the Lease; behind it is the boot in which the gate was opened.
 const OPEN: &str = "open in boot ";
 /// What the step is called after the boot.
@@ -44,17 +42,18 @@ const RECOVER: &str = "recover";
 /// # Errors
 /// When it is no sentinel's pod, or cannot listen where it is told to.
 pub async fn run(global: &Global, args: &Run, clock: Clock) -> anyhow::Result<ExitStatus> {
-    let pod = OwnPod::from_environment()?;
     let host = Host::new(&args.host, &args.required, &args.gate);
+    // Before anything that may fail, and with nobody's help: whoever made it may be dead, and what it saw is over.
+    let owes_end = found_at_start(&host);
+    let pod = OwnPod::from_environment()?;
     let etcd = ClientFiles::in_folder(args.files.kubernetes_dir.join("pki/etcd"));
     let (mut end, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let shown = Shown::default();
     if let Some(address) = args.listen {
         shown.clone().serve(address).await.with_context(|| format!("cannot listen at {address}"))?;
     }
-    let mut work = Work { global, pod, host, etcd, clock, shown, link: None, memory: Memory::default() };
-    // Before anything else, and with nobody's help: whoever made it may be dead, and what it saw is over.
-    work.found_at_start();
+    let memory = Memory { owes_end, ..Memory::default() };
+    let mut work = Work { global, pod, host, etcd, clock, shown, link: None, memory };
     loop {
         let pass = async {
             let pause = work.pass().await;
@@ -105,7 +104,11 @@ struct Memory {
     guard: Option<Guard>,
     /// The boot id with which the Lease was asked for.
     boot: Option<String>,
+    /// The name under which it was told, by hand, to stop.
+    released: Option<String>,
     owes_end: bool,
+    /// How kured's pods are found, as its DaemonSet last said.
+    kured: Option<KuredPods>,
     /// kured's pod that is being ended, or was.
     ending: Option<String>,
     /// When the gate was opened, on the boot clock.
@@ -119,14 +122,14 @@ struct Memory {
     rests: Option<Duration>,
     stability: Stability,
     steady: Steady,
-    /// Both clocks, one look ago.
-    clocks: Option<(Timestamp, Duration)>,
+    /// Both clocks.
+    clocks: Jumps,
     /// What this node's boot id was when its annotation was last seen right, and since when, on the boot clock.
     settled: Option<Duration>,
     /// Nothing of this node's was held at the last look.
     nothing_held: bool,
-    /// What it may do was asked, and all is granted.
-    rights_seen: bool,
+    /// What it may do was asked, and all is granted; inside, the namespace of kured for which it was.
+    rights_seen: Option<Option<String>>,
     /// The cluster was seen in this look.
     saw: bool,
     /// What was told last, without the figures in it.
@@ -161,24 +164,6 @@ enum Pause {
 }
 
 impl Work<'_> {
-    /// A file that lies there when this process begins is nobody's.
-    fn found_at_start(&mut self) {
-        match self.host.close() {
-            Ok(false) => {}
-            Ok(true) => {
-                tracing::warn!(gate = %self.host.gate().display(), "The gate was open when the sentinel began; it is closed");
-                self.memory.owes_end = true;
-            }
-            Err(error) => {
-                tracing::error!(gate = %self.host.gate().display(), %error, "The gate may be open and cannot be closed");
-                self.memory.owes_end = true;
-            }
-        }
-        for reason in self.host.test() {
-            tracing::error!(%reason, "What the sentinel will need of its host is not there");
-        }
-    }
-
     fn config(&self) -> Config {
         self.link.as_ref().map_or_else(Config::default, |link| link.config.clone())
     }
@@ -187,7 +172,8 @@ impl Work<'_> {
     async fn pause(&self, pause: Pause) {
         let config = self.config().sentinel;
         let length = match pause {
-            Pause::Now => return,
+            // Signals and the renewal of the Lease are heard all the same.
+            Pause::Now => return tokio::task::yield_now().await,
             Pause::Watch => config.watch.get(),
             Pause::Interval => jittered(config.interval.get(), &self.pod.node.0, self.memory.looks),
         };
@@ -202,7 +188,7 @@ impl Work<'_> {
     /// One look and what follows from it.
     async fn pass(&mut self) -> Pause {
         self.memory.looks = self.memory.looks.wrapping_add(1);
-        let jumped = self.jumped();
+        let jumped = self.memory.clocks.look(self.clock.now(), self.clock.boottime());
         self.memory.saw = false;
         if self.memory.guard.as_ref().is_some_and(|guard| guard.check().is_err()) {
             // It stays in the cluster with its record, and is asked for anew.
@@ -214,6 +200,7 @@ impl Work<'_> {
         }
         if required == Fact::Known(false) && self.is_quiet() {
             self.tell(&Plan { act: Act::Wait, open: false, pending: false, reasons: self.host.test() });
+            self.publish_while_quiet().await;
             return Pause::Interval;
         }
         let seen = match self.look(required.clone(), file.clone(), jumped).await {
@@ -232,7 +219,7 @@ impl Work<'_> {
         }
         let plan = plan(&seen.facts);
         self.tell(&plan);
-        self.publish(&seen.look.client, &seen.own, seen.link.config.times.answer.get()).await;
+        self.publish(&seen.look.client, seen.link.config.times.answer.get()).await;
         match self.act(&seen, &plan).await {
             Ok(pause) => pause,
             Err(why) => {
@@ -250,18 +237,6 @@ impl Work<'_> {
             .settled
             .is_some_and(|since| self.clock.boottime().saturating_sub(since) >= self.config().sentinel.interval.get());
         self.memory.guard.is_none() && !self.memory.owes_end && self.memory.nothing_held && long_ago
-    }
-
-    /// Whether the wall clock has jumped since the last look: windows and soaking are told by it.
-    fn jumped(&mut self) -> Option<Reason> {
-        let (wall, boot) = (self.clock.now(), self.clock.boottime());
-        let before = self.memory.clocks.replace((wall, boot));
-        let (wall_before, boot_before) = before?;
-        let (by_wall, by_boot) =
-            (wall.duration_since(wall_before).as_secs_f64(), boot.saturating_sub(boot_before).as_secs_f64());
-        let apart = by_wall - by_boot;
-        (apart.abs() > JUMP.as_secs_f64())
-            .then(|| Reason::new(Code::ClockJumped, format!("by {apart:.0} s since the last look")))
     }
 
     /// Who does not hold the Lease for sure has no file: that needs nobody.
@@ -316,6 +291,27 @@ impl Work<'_> {
         self.link = Some(link.clone());
         Ok(link)
     }
+}
+
+/// A file that lies there when this process begins is nobody's. Whether there was one, or may have been.
+fn found_at_start(host: &Host) -> bool {
+    let gate = host.gate().display();
+    let owes_end = match host.close() {
+        Ok(was_open) => {
+            if was_open {
+                tracing::warn!(%gate, "The gate was open when the sentinel began; it is closed");
+            }
+            was_open
+        }
+        Err(error) => {
+            tracing::error!(%gate, %error, "The gate may be open and cannot be closed");
+            true
+        }
+    };
+    for reason in host.test() {
+        tracing::error!(%reason, "What the sentinel will need of its host is not there");
+    }
+    owes_end
 }
 
 /// How far the Lease says that this node is.

@@ -20,8 +20,10 @@ const NETWORKS: [&str; 12] = [
     "aws-node",
 ];
 
-/// Why they are not whole. `wanted` are `NAMESPACE/NAME`s; none: the cluster's network, found by its name.
-pub fn reasons(sets: &[DaemonSet], wanted: &[String]) -> Vec<Reason> {
+/// Why they are not whole. `wanted` are `NAMESPACE/NAME`s; none: the cluster's network, found by its name. `elsewhere` is how many nodes are
+/// down beside the one that is asked about: a pod may be missing on each of them, and says nothing of this one.
+pub fn reasons(sets: &[DaemonSet], wanted: &[String], elsewhere: usize) -> Vec<Reason> {
+    let broken = |set| broken(set, elsewhere);
     if wanted.is_empty() {
         let networks: Vec<&DaemonSet> = sets
             .iter()
@@ -45,7 +47,7 @@ fn name(set: &DaemonSet) -> String {
     format!("{}/{}", part(&set.metadata.namespace), part(&set.metadata.name))
 }
 
-fn broken(set: &DaemonSet) -> Option<Reason> {
+fn broken(set: &DaemonSet, elsewhere: usize) -> Option<Reason> {
     let name = name(set);
     let Some(status) = &set.status else {
         return Some(Reason::new(Code::WorkloadUnknown, format!("DaemonSet {name} has no status")));
@@ -60,7 +62,8 @@ fn broken(set: &DaemonSet) -> Option<Reason> {
     if wanted == 0 {
         return Some(Reason::new(Code::WorkloadUnknown, format!("DaemonSet {name} is to run nowhere")));
     }
-    (ready < wanted || status.number_unavailable.unwrap_or(0) > 0)
+    let missing = wanted.saturating_sub(ready).max(status.number_unavailable.unwrap_or(0));
+    (usize::try_from(missing).unwrap_or(0) > elsewhere)
         .then(|| Reason::new(Code::WorkloadNotWhole, format!("DaemonSet {name}: {ready} of {wanted} pods are ready")))
 }
 
@@ -83,7 +86,7 @@ mod tests {
     fn what_is_not_whole_or_not_known_is_named() {
         let codes = |sets: &[DaemonSet], wanted: &[&str]| {
             let wanted: Vec<String> = wanted.iter().map(ToString::to_string).collect();
-            reasons(sets, &wanted).into_iter().map(|reason| reason.code[..4].to_owned()).collect::<Vec<_>>()
+            reasons(sets, &wanted, 0).into_iter().map(|reason| reason.code[..4].to_owned()).collect::<Vec<_>>()
         };
         let whole = set("cilium", status(3, 3));
         assert_eq!(codes(&[whole.clone(), set("other", status(0, 3))], &[]), [""; 0]);
@@ -97,6 +100,9 @@ mod tests {
         let mut unavailable = status(3, 3);
         unavailable["numberUnavailable"] = 1.into();
         assert_eq!(codes(&[set("cilium", unavailable)], &[]), ["S015"]);
+        let beside = |elsewhere| reasons(&[set("cilium", status(2, 3))], &[], elsewhere).len();
+        assert_eq!((beside(0), beside(1)), (1, 0), "the node that died for good is not this one");
+        assert_eq!(reasons(&[set("cilium", status(1, 3))], &[], 1).len(), 1);
         let none: DaemonSet =
             serde_json::from_value(json!({"metadata": {"namespace": "kube-system", "name": "cilium"}})).unwrap();
         assert_eq!(codes(&[none], &[]), ["S016"]);

@@ -7,7 +7,7 @@ use crate::sentinel::plan::Plan;
 use crate::sentinel::reason::{Code, Reason};
 use crate::sentinel::whole::Steady;
 use quorum_safety::Fact;
-use quorum_safety::lock::Step as LeaseStep;
+use quorum_safety::lock::{Step as LeaseStep, Wait};
 use quorum_safety::recovery::Stability;
 use quorum_safety::sentinel::{Act, Lease, Lock, Step};
 use std::time::Duration;
@@ -28,7 +28,9 @@ impl Work<'_> {
             }
         };
         // One boot of one pod is one holder, whichever of its processes it is.
-        who.claim.identity.push_str(&format!("-{}", short(boot_id)));
+        let own = format!("{}-{}", who.claim.identity, short(boot_id));
+        let holder = seen.held.as_ref().map(|(_, record)| record.identity.as_str());
+        who.claim.identity = identity(&own, holder, self.memory.released.as_deref());
         let nobody_looks = |_| async { Fact::Unknown("a sentinel does not look for units".to_owned()) };
         let (slots, patience) = match &seen.held {
             // The proof that its holder is gone takes time.
@@ -41,6 +43,11 @@ impl Work<'_> {
         for slot in &slots {
             match take(&seen.leases, slot, &who, patience, nobody_looks).await {
                 Taken::Got(guard) => return self.got(*guard, boot_id).await,
+                Taken::Held(reasons) if reasons.iter().any(|wait| matches!(wait, Wait::MineReleased(_))) => {
+                    tracing::warn!(identity = who.claim.identity, "Released by hand: it is asked for as another");
+                    self.memory.released = Some(who.claim.identity.clone());
+                    waits.extend(lock::reasons(slot, &reasons).iter().map(Reason::from));
+                }
                 Taken::Held(reasons) => waits.extend(lock::reasons(slot, &reasons).iter().map(Reason::from)),
             }
         }
@@ -88,7 +95,7 @@ impl Work<'_> {
             Act::Close => {
                 self.memory.owes_end = true;
                 if self.memory.gives_up.is_none() {
-                    self.memory.gives_up = plan.reasons.first().cloned();
+                    self.memory.gives_up = Some(why_over(plan));
                 }
                 let closed = self.host.close();
                 let why: Vec<String> = plan.reasons.iter().map(ToString::to_string).collect();
@@ -184,11 +191,13 @@ impl Work<'_> {
         }
         let kured = match &seen.look.kured {
             Err(why) => return Err(why.clone()),
-            Ok(None) => {
-                self.memory.owes_end = false;
-                return Ok(Pause::Now);
-            }
-            Ok(Some(kured)) => kured,
+            Ok(Some(kured)) => kured.pods.clone()?,
+            // Its pods may outlive it, and reboot.
+            Ok(None) => match &self.memory.kured {
+                Some(kured) => kured.clone(),
+                // That there is none is told. What it left behind is not known: nothing is given back.
+                None => return Ok(Pause::Watch),
+            },
         };
         // It may not have been looked for yet.
         let pod = match &seen.pod {
@@ -220,5 +229,60 @@ impl Work<'_> {
         self.memory.aborted.is_some_and(|since| self.clock.boottime().saturating_sub(since) < margin)
             && seen.own.cordoned
             && !names_this
+    }
+}
+
+/// As whom it asks. `own` is this boot of this pod; behind it counts how often a holder of that name was released by hand: whoever was told
+/// to stop never goes on, and another one that comes after its silence adopts. `holder` is who holds it for this node, and may be of this
+/// count, whichever process it was; `released` is the name under which it was last told to stop.
+fn identity(own: &str, holder: Option<&str>, released: Option<&str>) -> String {
+    let count = |name: &str| match name.strip_prefix(own)? {
+        "" => Some(0),
+        count => count.strip_prefix('.')?.parse::<u32>().ok(),
+    };
+    let (held, told) = (holder.and_then(count), released.and_then(count));
+    let next = match (held, told) {
+        (Some(held), Some(told)) if told >= held => told.saturating_add(1),
+        (Some(held), _) => held,
+        // Nobody has it: whoever was told to stop may still be written there.
+        (None, Some(told)) => told.saturating_add(1),
+        (None, None) => 0,
+    };
+    if next == 0 { own.to_owned() } else { format!("{own}.{next}") }
+}
+
+/// Why a try whose gate closes is over: with a reason, whether the node is whole is asked before anything is given back.
+fn why_over(plan: &Plan) -> Reason {
+    let first = plan.reasons.first().cloned();
+    first.unwrap_or_else(|| Reason::new(Code::Closing, "no reboot is wanted any more"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A release that names this holder is for ever; what it had begun must not be.
+    #[test]
+    fn who_was_released_by_hand_asks_as_another_and_every_process_of_its_boot_knows_which() {
+        let own = "reboot/k1/0123abcd-2f0c9c1a";
+        let (first, second) = (format!("{own}.1"), format!("{own}.2"));
+        assert_eq!(identity(own, None, None), own);
+        assert_eq!(identity(own, Some(own), None), own);
+        assert_eq!(identity(own, Some(own), Some(own)), first);
+        assert_eq!(identity(own, Some(&first), Some(own)), first, "it is this one's by now");
+        assert_eq!(identity(own, Some(&first), None), first, "of an earlier process");
+        assert_eq!(identity(own, Some(&first), Some(&first)), second);
+        assert_eq!(identity(own, None, Some(own)), first);
+        for other in ["reboot/k1/0123abcd-77777777", "reboot/k1/0123abcd-2f0c9c1a-", "reboot/k2/x"] {
+            assert_eq!(identity(own, Some(other), None), own, "{other}");
+        }
+    }
+
+    #[test]
+    fn a_gate_that_nobody_wants_open_any_more_is_a_try_that_is_over() {
+        let plan = |reasons| Plan { act: Act::Close, open: true, pending: false, reasons };
+        assert_eq!(why_over(&plan(Vec::new())), Reason::new(Code::Closing, "no reboot is wanted any more"));
+        let sick = Reason::new(Code::NodeNotReady, "k1");
+        assert_eq!(why_over(&plan(vec![sick.clone()])), sick);
     }
 }

@@ -8,8 +8,7 @@ use crate::sentinel::look::{self, KuredPod, Look};
 use crate::sentinel::plan::Facts;
 use crate::sentinel::reason::{Code, Reason};
 use crate::sentinel::whole::Question;
-use crate::sentinel::{alerts, rights, soak, workloads};
-use kube::Client;
+use crate::sentinel::{alerts, rights, soak, whole, workloads};
 use quorum_safety::sentinel::{Lease, Lock, Step};
 use quorum_safety::{Fact, Mine, UnixSeconds};
 use std::time::Duration;
@@ -20,7 +19,7 @@ impl Work<'_> {
         &mut self,
         required: Fact<bool>,
         file: Fact<bool>,
-        jumped: Option<Reason>,
+        jumped: bool,
     ) -> Result<Box<Seen>, Reason> {
         let guard = self.memory.guard.take();
         let looked = match &guard {
@@ -43,7 +42,7 @@ impl Work<'_> {
         guard: Option<&Guard>,
         required: Fact<bool>,
         file: Fact<bool>,
-        jumped: Option<Reason>,
+        jumped: bool,
     ) -> Result<Box<Seen>, Reason> {
         let unknown = |why: String| Reason::new(Code::ApiUnknown, why);
         let link = self.link().await?;
@@ -57,14 +56,26 @@ impl Work<'_> {
             }
         };
         self.memory.saw = true;
+        // While a gate is open, or its end is owed, it is the kured of then that counts.
+        let counts = self.memory.kured.is_some() && (self.memory.opened.is_some() || self.memory.owes_end);
+        if let (Ok(Some(kured)), false) = (&look.kured, counts) {
+            self.memory.kured = kured.pods.clone().ok();
+        }
         let own = look.nodes.iter().find(|seen| seen.name == node).cloned();
         let own = own.ok_or_else(|| Reason::new(Code::NodeUnknown, format!("the API lists no node {node}")))?;
-        if !self.memory.rights_seen {
+        let kureds = look.kured.as_ref().ok().and_then(Option::as_ref).map(|kured| kured.found.namespace.clone());
+        if rights::to_be_asked(self.memory.rights_seen.as_ref(), kureds.as_deref()) {
             let namespaces = (link.access.namespace.as_str(), link.pods());
             rights::all(&look, namespaces, (own.control_plane, &node.0), limit).await?;
-            self.memory.rights_seen = true;
+            if own.control_plane {
+                let files = self.etcd.test().await;
+                files.map_err(|error| Reason::new(Code::EtcdFiles, error.to_string()))?;
+            }
+            self.memory.rights_seen = Some(kureds);
         }
-        self.write_boot(&look.client, &own, limit).await?;
+        if !jumped {
+            self.write_boot(&look, &own, limit).await?;
+        }
         let slots = look::slots(own.control_plane, &link.config);
         let leases = Leases::new(link.access.clone(), Vec::new(), lock::timings(&link.config), self.clock);
         let (lease, held) = match guard {
@@ -84,7 +95,7 @@ impl Work<'_> {
             file,
             lease,
             kured,
-            reasons: jumped.into_iter().collect(),
+            reasons: self.memory.clocks.reason(link.config.sentinel.soak.get()).into_iter().collect(),
             whole: false,
             waited: self.waited(&look),
             owes_end: self.memory.owes_end,
@@ -98,10 +109,10 @@ impl Work<'_> {
     }
 
     /// Says on the Node since when it is up, if that is not there.
-    async fn write_boot(&mut self, client: &Client, own: &soak::Seen, limit: Duration) -> Result<(), Reason> {
+    async fn write_boot(&mut self, look: &Look, own: &soak::Seen, limit: Duration) -> Result<(), Reason> {
         let now = self.clock.unix();
         let up = i64::try_from(self.clock.boottime().as_secs()).unwrap_or(i64::MAX);
-        let Some(boot) = own.unwritten(now, UnixSeconds(now.0.saturating_sub(up))) else {
+        let Some(boot) = own.unwritten(&look.nodes, now, UnixSeconds(now.0.saturating_sub(up))) else {
             if own.boot_id.known().is_some() {
                 self.memory.settled.get_or_insert(self.clock.boottime());
             }
@@ -110,7 +121,7 @@ impl Work<'_> {
         self.memory.settled = None;
         let undone = |why: String| Reason::new(Code::Undone, why);
         let text = serde_json::to_string(&boot).map_err(|error| undone(error.to_string()))?;
-        annotate(client, &own.name.0, soak::BOOT, text, limit).await.map_err(undone)
+        annotate(&look.client, &own.name.0, soak::BOOT, text, limit).await.map_err(undone)
     }
 
     async fn kureds_lock(&mut self, look: &Look, lease: Lease, limit: Duration) -> (Fact<Lock>, Option<KuredPod>) {
@@ -127,7 +138,11 @@ impl Work<'_> {
             }
             return (kured.lock(node, None, None), None);
         }
-        match kured.pod(&look.client, node, limit).await {
+        let pod = match &kured.pods {
+            Ok(pods) => pods.pod(&look.client, node, limit).await,
+            Err(why) => Err(why.clone()),
+        };
+        match pod {
             Err(why) => (Fact::Unknown(why), None),
             Ok(pod) => (kured.lock(node, pod.as_ref(), self.memory.ending.as_deref()), pod),
         }
@@ -155,7 +170,7 @@ impl Work<'_> {
         facts.reasons.extend(self.host.test());
         facts.reasons.extend(soak::reasons(&look.nodes, node, under_way, config.soak.get(), self.clock.unix()));
         match &look.sets {
-            Ok(sets) => facts.reasons.extend(workloads::reasons(sets, &config.daemon_sets)),
+            Ok(sets) => facts.reasons.extend(workloads::reasons(sets, &config.daemon_sets, 0)),
             Err(why) => facts.reasons.push(Reason::new(Code::WorkloadUnknown, why.clone())),
         }
         let control_plane = look.nodes.iter().any(|seen| seen.name == *node && seen.control_plane);
@@ -193,14 +208,16 @@ impl Work<'_> {
         let back = matches!(facts.lease, Lease::Held(Step::Recover))
             || (closed && !facts.owes_end && facts.gives_up.is_some() && facts.lease == Lease::Held(Step::Open));
         if let Some(guard) = guard.filter(|_| back) {
+            let faults = self.own_faults(look, link, own);
             facts.not_recovered = if own.control_plane {
                 let mine = Mine::Adopted(guard.identity().await);
-                question(mine, true).control_plane_back(&sources, &mut self.memory.stability).await
+                let stability = &mut self.memory.stability;
+                let open = question(mine, true).control_plane_back(&sources, stability).await;
+                whole::and_own(stability, open, faults)
             } else {
                 let required = i64::try_from(link.config.times.stable.get().as_secs()).unwrap_or(i64::MAX);
-                self.memory.steady.look(Vec::new(), required, self.clock.unix())
+                self.memory.steady.look(faults, required, self.clock.unix())
             };
-            facts.not_recovered.extend(self.own_faults(look, link, own));
         }
         let wants = facts.required == Fact::Known(true) && facts.reasons.is_empty() && facts.rests.is_none();
         let asks = match facts.lease {
@@ -231,7 +248,8 @@ impl Work<'_> {
         self.memory.digest = judged.digest;
     }
 
-    /// What of this node itself keeps it from being back: its own condition, and the workloads that must be whole (incident R30).
+    /// What of this node itself keeps it from being back: its own condition, and the workloads that must be whole (incident R30). What is
+    /// missing on another node that is down is that node's: the Lease would be kept for as long, and nothing be mended under it.
     fn own_faults(&self, look: &Look, link: &Link, own: &soak::Seen) -> Vec<Reason> {
         let mut faults = Vec::new();
         match &own.ready {
@@ -239,9 +257,11 @@ impl Work<'_> {
             Fact::Known((false, _)) => faults.push(Reason::new(Code::Recovering, format!("{} is not Ready", own.name))),
             Fact::Unknown(why) => faults.push(Reason::new(Code::Recovering, format!("{}: {why}", own.name))),
         }
+        let others = look.nodes.iter().filter(|node| node.name != own.name);
+        let down = others.filter(|node| !matches!(node.ready, Fact::Known((true, _)))).count();
         match &look.sets {
             Ok(sets) => faults.extend(
-                workloads::reasons(sets, &link.config.sentinel.daemon_sets)
+                workloads::reasons(sets, &link.config.sentinel.daemon_sets, down)
                     .into_iter()
                     .map(|reason| Reason::new(Code::Recovering, reason.detail)),
             ),

@@ -1,27 +1,41 @@
 //! What a sentinel tells: metrics, a line of the log when the answer changes, a note on its Node, Events.
 
-use super::Work;
+use super::{Memory, Work};
 use crate::event::{self, Told};
 use crate::lock::lease::FIELD_MANAGER;
 use crate::observe::cluster::within;
 use crate::sentinel::answer::{ANNOTATION, Answer};
 use crate::sentinel::plan::Plan;
 use crate::sentinel::reason::Reason;
-use crate::sentinel::soak;
 use k8s_openapi::api::core::v1::Node;
 use kube::api::{Patch, PatchParams};
 use kube::{Api, Client};
 use std::time::Duration;
 
 impl Work<'_> {
+    /// Asks the API for nothing, unless the Node says something else than this answer.
+    pub(super) async fn publish_while_quiet(&mut self) {
+        let Some(link) = self.link.clone().filter(|_| self.is_unpublished()) else { return };
+        match link.access.live(&[]).await {
+            Ok(client) => self.publish(&client, link.config.times.answer.get()).await,
+            Err(error) => tracing::warn!(%error, "The answer could not be left on the node"),
+        }
+    }
+
+    fn is_unpublished(&self) -> bool {
+        let Memory { answer, published, .. } = &self.memory;
+        let same = |answer: &Answer| published.as_ref().is_some_and(|published| published.same(answer));
+        answer.as_ref().is_some_and(|answer| !same(answer))
+    }
+
     /// Leaves the answer on the Node, when it is another one. Told to people, it decides nothing.
-    pub(super) async fn publish(&mut self, client: &Client, own: &soak::Seen, limit: Duration) {
-        let Some(answer) = self.memory.answer.take() else { return };
-        if self.memory.published.as_ref().is_some_and(|published| published.same(&answer)) {
+    pub(super) async fn publish(&mut self, client: &Client, limit: Duration) {
+        if !self.is_unpublished() {
             return;
         }
+        let Some(answer) = self.memory.answer.take() else { return };
         let written = match serde_json::to_string(&answer) {
-            Ok(text) => annotate(client, &own.name.0, ANNOTATION, text, limit).await,
+            Ok(text) => annotate(client, &self.pod.node.0, ANNOTATION, text, limit).await,
             Err(error) => Err(error.to_string()),
         };
         match written {

@@ -95,3 +95,28 @@ fn r26_on_a_read_only_host_a_gate_that_is_not_there_is_closed_and_one_that_is_st
     assert!(log.contains("The gate may be open and cannot be closed"), "{log}");
     Ok(())
 }
+
+/// Nobody knows what is in a folder that is not there: it counts as open, and is looked for again after a pause, not at once.
+#[test]
+fn r26_a_gate_whose_folder_is_not_there_counts_as_open() -> Result<()> {
+    let alone = Alone::new()?;
+    fs::remove_dir(alone.path("host/var/run"))?;
+    let log = alone.says(0, "S003-file-stays")?;
+    assert!(log.contains("folder of /var/run/quorate-reboot-required"), "{log}");
+    assert!(!log.contains("its Lease is not held"), "{log}");
+    Ok(())
+}
+
+/// What it needs to work, its pod's name or an address to listen at, is not needed to close.
+#[test]
+fn r25_a_sentinel_that_cannot_begin_closes_the_gate_first() -> Result<()> {
+    let alone = Alone::new()?;
+    fs::write(alone.path("host").join(GATE), "{}")?;
+    let mut command = Command::new(alone.path("quorate"));
+    command.args(["sentinel", "run"]).arg(format!("--host={}", alone.path("host").display())).env_clear();
+    let ended = command.output()?;
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert!(!ended.status.success() && said.contains("QUORATE_NODE_NAME is not set"), "{said}");
+    assert!(!alone.path("host").join(GATE).exists(), "{said}");
+    Ok(())
+}

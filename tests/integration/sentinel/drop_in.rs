@@ -31,6 +31,13 @@ fn the_drop_in_overlay_keeps_the_old_names_and_works_under_them() -> Result<()> 
     ])?;
     assert!(args.ends_with("--gate=/var/run/gated-reboot-required kured-sentinel-gate"), "{args}");
 
+    // Whoever waits for a Lease looks at its holder's pod, which is there.
+    for who in ["reconcile", "members", "defrag", "backup", "step"] {
+        let account = format!("--as=system:serviceaccount:quorate:quorate-{who}");
+        let may = api.kubectl(["auth", "can-i", "get", "pods", "-n", "kured", &account]);
+        assert_eq!(may.with_context(|| account)?.trim(), "yes");
+    }
+
     // kured, as the pipeline had it.
     api.kubectl(["delete", "daemonset", "kured", "-n", "kube-system"])?;
     let labels = json!({"name": "kured"});

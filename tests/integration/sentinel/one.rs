@@ -12,7 +12,14 @@ fn a_single_control_plane_node_is_never_let_go_and_its_workers_are() -> Result<(
     fleet.kured(&["--period=10m", "--reboot-sentinel=/sentinel/quorate-reboot-required"])?;
     fleet.worker()?;
     fleet.wants_reboot(1)?;
+    // Without the files for etcd it could judge nothing: that is said at once.
+    let key = fleet.stage.api.etcd().dir().join("pki/etcd/healthcheck-client.key");
+    let aside = key.with_extension("aside");
+    fs::rename(&key, &aside)?;
     fleet.start(1)?;
+    fleet.says(1, "S008-etcd-files: cannot read ")?;
+    assert!(fleet.asked(1, "/readyz")?.starts_with("HTTP/1.1 503"));
+    fs::rename(&aside, &key)?;
     // Its own sentinel says since when the worker is up.
     fleet.start(4)?;
     fleet.says(1, "Q031-single-voter: ")?;

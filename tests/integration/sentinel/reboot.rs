@@ -189,6 +189,20 @@ fn r25_a_worker_goes_by_its_own_slot_and_its_gate_closes_when_the_api_is_away() 
     assert!(!pod.contains("deletionTimestamp"), "{pod}");
     fleet.stage.api.kubectl(["uncordon", "w1"])?;
     fleet.kured_is_ended("kured-w")?;
+    fleet.slot_is_free()?;
+
+    // kured is uninstalled while its process drains: that one is ended before anything is given back.
+    fleet.sentinel(4)?.kill()?;
+    fleet.start(4)?;
+    fleet.worker_opens()?;
+    fleet.kureds_pod(4, "kured-x", Clock::system().now() - jiff::SignedDuration::from_hours(1))?;
+    fleet.stage.api.kubectl(["delete", "daemonset", "kured", "-n", "kube-system"])?;
+    fleet.closes(4)?;
+    fleet.says(4, "S020-kured-absent")?;
+    fleet.kured_is_deleted("kured-x")?;
+    let slot = fleet.stage.api.kubectl(["get", "lease", "worker-disruption-0", "-n", "quorate", "-o", "json"])?;
+    assert!(slot.contains("open in boot boot1"), "{slot}");
+    fleet.stage.api.finish_pod_deletion("kube-system", "kured-x")?;
     fleet.slot_is_free()
 }
 
