@@ -14,7 +14,9 @@ impl Alone {
     fn new() -> Result<Self> {
         let folder = TempDir::new()?;
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))?;
-        fs::copy(env!("CARGO_BIN_EXE_quorate"), folder.path().join("quorate"))?;
+        // By another process: one that this one starts meanwhile, for another test, would hold the copy open for writing, and it were busy.
+        let copied = Command::new("/bin/cp").arg(env!("CARGO_BIN_EXE_quorate")).arg(folder.path()).status()?;
+        anyhow::ensure!(copied.success(), "cp: {copied}");
         fs::create_dir_all(folder.path().join("host/var/run"))?;
         Ok(Self { folder })
     }
