@@ -122,6 +122,8 @@ pub(crate) fn forbids(
         if places.contains(&None) {
             broken.push(NOWHERE);
         }
+        // Of those that are known: two that are not are no two on one.
+        places.retain(Option::is_some);
         let all = places.len();
         places.sort();
         places.dedup();
