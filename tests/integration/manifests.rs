@@ -250,6 +250,7 @@ fn only_reconcile_starts_by_itself_and_all_fail_on_our_codes() {
             // Beside a failure policy a Job waits for a pod on a dead node for as long as that is off (incident R32).
             assert_eq!(job.pod_replacement_policy.as_deref(), Some("TerminatingOrFailed"));
             assert_eq!(job.pod_failure_policy, None);
+            assert_eq!(spec.concurrency_policy.as_deref(), Some("Allow"), "the Lease sees to it");
             continue;
         }
         let rules = &job.pod_failure_policy.as_ref().unwrap().rules;
