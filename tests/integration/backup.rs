@@ -7,6 +7,7 @@ mod here;
 mod job;
 mod struck;
 
+use crate::said::Said;
 use anyhow::{Context, Result, anyhow};
 use lab::etcd::{Cluster, Etcd, EtcdVersion, Spec};
 use lab::process::{Process, until};
@@ -16,7 +17,7 @@ use std::fs;
 use std::io::{BufRead, Write};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Command;
 use std::time::Duration;
 use tempfile::TempDir;
 
@@ -29,32 +30,6 @@ const KEYS: [(&str, &str); 2] = [
     ),
     ("", "AGE-SECRET-KEY-1QYPQXPQ9QCRSSZG2PVXQ6RS0ZQG3YYC5Z5TPWXQERGD3C8G7RUSQGPQYEE"),
 ];
-
-/// What a command said.
-#[derive(Debug)]
-pub(crate) struct Said {
-    pub(crate) code: Option<i32>,
-    pub(crate) out: String,
-    pub(crate) err: String,
-}
-
-impl From<Output> for Said {
-    fn from(output: Output) -> Self {
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        Self { code: output.status.code(), out: text(&output.stdout), err: text(&output.stderr) }
-    }
-}
-
-impl Said {
-    pub(crate) fn document(&self) -> Value {
-        serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {self:?}"))
-    }
-
-    pub(crate) fn ended(self, code: i32, what: &str) -> Self {
-        assert!(self.code == Some(code) && (self.out.contains(what) || self.err.contains(what)), "{what}: {self:?}");
-        self
-    }
-}
 
 /// Real members, the host of one of them as kubeadm lays it out, and a folder for backups; its admin.conf leads nowhere.
 struct Host {

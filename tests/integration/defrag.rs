@@ -6,8 +6,9 @@ mod aside;
 mod cure;
 
 use crate::machines::rights;
+use crate::members::ended;
 use crate::members::job::Stage;
-use crate::members::{Said, ended};
+use crate::said::Said;
 use anyhow::{Context, Result, anyhow};
 use lab::etcd::EtcdVersion;
 use lab::process::{Process, until};

@@ -6,7 +6,7 @@ mod kubelet;
 mod refused;
 mod three;
 
-use crate::backup::Said;
+use crate::said::Said;
 use anyhow::{Context, Result, anyhow, ensure};
 use kubelet::{COMPONENTS, Kubelet};
 use lab::api::{Api, Spec};

@@ -1,8 +1,9 @@
 //! NOSPACE, on real members of each version with a small quota, with the API away: cured on the hosts one after the other; killed at each step
 //! and gone on with; what is refused changes nothing; what comes again is told.
 
+use crate::members::ended;
 use crate::members::job::Stage;
-use crate::members::{Said, ended};
+use crate::said::Said;
 use anyhow::{Context, Result, anyhow, ensure};
 use lab::etcd::{Cluster, Etcd, EtcdVersion, Spec};
 use lab::process::{Process, until};

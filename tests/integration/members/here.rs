@@ -47,7 +47,7 @@ fn a_dead_member_is_replaced_and_whoever_is_killed_meanwhile_is_gone_on_from(ver
     assert_ne!(host.row(&name)?["id"], old.as_str());
     // It is over, also for this host: the name is the new member's again.
     host.cluster.wait_healthy(PATIENCE)?;
-    host.change("replace", &name, &[])?.ended(10, &["Q032"]);
+    host.change("replace", &name, &[])?.ended_for(10, &["Q032"]);
     Ok(())
 }
 
@@ -72,7 +72,7 @@ fn members_are_found_from_the_host_of_a_dead_one_and_changed_one_by_one() -> Res
     let mut host = Host::of(EtcdVersion::V3_6, 3)?;
     // The host is k1's; its leadership goes first, as it would before its etcd is stopped.
     if host.leader()? == 1 {
-        host.change("move-leader", "k2", &[])?.ended(0, &[]);
+        host.change("move-leader", "k2", &[])?.ended_for(0, &[]);
         assert_eq!(host.leader()?, 2);
     }
     let old = host.id(1)?;
@@ -83,7 +83,7 @@ fn members_are_found_from_the_host_of_a_dead_one_and_changed_one_by_one() -> Res
     let url = host.cluster.peer_url(1);
     let add = ["add", "--node", "k1", "--peer-url", &url, "--yes", "k1"];
     // Within five seconds of a change etcd itself refuses, which is waited for.
-    host.members(&[add.as_slice(), WITHOUT_API.as_slice()].concat())?.ended(0, &[]);
+    host.members(&[add.as_slice(), WITHOUT_API.as_slice()].concat())?.ended_for(0, &[]);
     host.cluster.start_added(1)?;
     let id = host.id(1)?;
     // It is waited for until it has caught up.
@@ -113,9 +113,9 @@ fn leadership_goes_where_it_is_told_and_a_second_time_is_no_change() -> Result<(
     let host = Host::of(EtcdVersion::V3_6, 3)?;
     let to = host.followers()?[1];
     let name = format!("k{to}");
-    host.change("move-leader", &name, &[])?.ended(0, &[]);
+    host.change("move-leader", &name, &[])?.ended_for(0, &[]);
     assert_eq!(host.leader()?, to);
-    let again = host.change("move-leader", &name, &[])?.ended(0, &[]);
+    let again = host.change("move-leader", &name, &[])?.ended_for(0, &[]);
     assert!(!again.err.contains("permitted: moving leadership"), "{again:?}");
     Ok(())
 }

@@ -39,7 +39,7 @@ fn plain_etcd_loses_its_quorum_where_we_refuse(version: EtcdVersion) -> Result<(
     let lost = host.members(&["list", "--here"])?;
     assert_eq!(lost.code, Some(12), "{lost:?}");
     assert_eq!(lost.document()["members"].as_array().map(Vec::len), Some(4), "{lost:?}");
-    host.change("remove", &id, &[])?.ended(12, &["Q001"]);
+    host.change("remove", &id, &[])?.ended_for(12, &["Q001"]);
     Ok(())
 }
 
@@ -67,10 +67,10 @@ fn a_frozen_learner_is_refused_and_promoted_when_it_goes_on() -> Result<()> {
     host.cluster.member(learner)?.pause()?;
     host.comes_to(10, &["Q034"], || host.change("promote", &id, &[]))?;
     host.cluster.member(learner)?.resume()?;
-    host.change("promote", &id, &[])?.ended(0, &[]);
+    host.change("promote", &id, &[])?.ended_for(0, &[]);
     host.voters(4)?;
     // It is over: whoever asks again is told so, and nothing happens.
-    host.change("promote", &id, &[])?.ended(10, &["Q035"]);
+    host.change("promote", &id, &[])?.ended_for(10, &["Q035"]);
     Ok(())
 }
 
@@ -116,7 +116,7 @@ fn a_learner_that_lags_waits_and_is_named() -> Result<()> {
         assert!(held.out.contains("Q012-learner-lagging") && held.out.contains("at most 2 are healthy"), "{held:?}");
         Ok::<(), anyhow::Error>(())
     })?;
-    host.change("promote", &id, &[])?.ended(0, &[]);
+    host.change("promote", &id, &[])?.ended_for(0, &[]);
     Ok(())
 }
 
@@ -125,10 +125,10 @@ fn each_refusal_of_a_change_names_its_reason_and_changes_nothing() -> Result<()>
     let host = Host::of(EtcdVersion::V3_6, 3)?;
     let (leader, followers) = (host.leader()?, host.followers()?);
     let (lead, other, third) = (format!("k{leader}"), format!("k{}", followers[0]), format!("k{}", followers[1]));
-    host.change("remove", &other, &[])?.ended(10, &["Q032"]);
-    host.change("remove", &lead, &[])?.ended(10, &["Q032", "Q023"]);
-    host.change("promote", &other, &[])?.ended(10, &["Q035"]);
-    host.change("replace", &other, &[])?.ended(10, &["Q032"]);
+    host.change("remove", &other, &[])?.ended_for(10, &["Q032"]);
+    host.change("remove", &lead, &[])?.ended_for(10, &["Q032", "Q023"]);
+    host.change("promote", &other, &[])?.ended_for(10, &["Q035"]);
+    host.change("replace", &other, &[])?.ended_for(10, &["Q032"]);
     for (args, words) in [
         (vec!["remove", "k9", "--yes", "k9"], "no etcd member is called `k9`: there are"),
         (vec!["move-leader", &other, "--yes", &third], "is not what this is about"),
@@ -146,14 +146,14 @@ fn each_refusal_of_a_change_names_its_reason_and_changes_nothing() -> Result<()>
     let refused = host.comes_to(10, &["Q030", "Q033", "Q004"], || host.change("remove", &third, &[]))?;
     let way = format!("permitted now: `quorate etcd members replace {}` ({other} (", host.id(followers[0])?);
     assert!(refused.document()["blockers"].to_string().contains(&way), "{refused:?}");
-    host.change("move-leader", &other, &["--wait", "1s"])?.ended(12, &["Q004", "Q037"]);
+    host.change("move-leader", &other, &["--wait", "1s"])?.ended_for(12, &["Q004", "Q037"]);
     let add = ["add", "--node", "k4", "--peer-url", "https://127.0.0.99:2380", "--yes", "k4", "--wait", "1s"];
-    host.members(&[add.as_slice(), WITHOUT_API.as_slice()].concat())?.ended(12, &["Q004"]);
+    host.members(&[add.as_slice(), WITHOUT_API.as_slice()].concat())?.ended_for(12, &["Q004"]);
     host.voters(3)?;
     // The last voter never.
     let alone = Host::of(EtcdVersion::V3_6, 1)?;
-    alone.change("remove", "k1", &[])?.ended(10, &["Q031"]);
-    alone.change("replace", "k1", &[])?.ended(10, &["Q031"]);
+    alone.change("remove", "k1", &[])?.ended_for(10, &["Q031"]);
+    alone.change("replace", "k1", &[])?.ended_for(10, &["Q031"]);
     Ok(())
 }
 
@@ -164,11 +164,11 @@ fn a_member_that_never_started_is_strange_holds_the_others_and_goes() -> Result<
     let row = host.row(&id)?;
     assert_eq!((&row["started"], &row["role"]), (&false.into(), &"learner".into()), "{row}");
     assert!(row["strange"].to_string().contains("has never started"), "{row}");
-    host.change("promote", &id, &["--wait", "1s"])?.ended(10, &["Q034", "Q017", "Q018"]);
+    host.change("promote", &id, &["--wait", "1s"])?.ended_for(10, &["Q034", "Q017", "Q018"]);
     let add = ["add", "--node", "k5", "--peer-url", "https://127.0.0.99:2380", "--yes", "k5", "--wait", "1s"];
-    host.members(&[add.as_slice(), WITHOUT_API.as_slice()].concat())?.ended(11, &["Q017", "Q018"]);
+    host.members(&[add.as_slice(), WITHOUT_API.as_slice()].concat())?.ended_for(11, &["Q017", "Q018"]);
     let follower = format!("k{}", host.followers()?[0]);
-    host.change("move-leader", &follower, &["--wait", "1s"])?.ended(11, &["Q017", "Q018"]);
-    host.change("remove", &id, &[])?.ended(0, &[]);
+    host.change("move-leader", &follower, &["--wait", "1s"])?.ended_for(11, &["Q017", "Q018"]);
+    host.change("remove", &id, &[])?.ended_for(0, &[]);
     host.voters(3)
 }
