@@ -5,9 +5,9 @@
 mod aside;
 mod cure;
 
-use crate::machines::rights;
 use crate::members::ended;
 use crate::members::job::Stage;
+use crate::rights;
 use crate::said::Said;
 use anyhow::{Context, Result, anyhow};
 use lab::etcd::EtcdVersion;

@@ -13,7 +13,7 @@ mod looks;
 mod members;
 mod reboots;
 mod restore;
-pub(crate) mod rights;
+mod rights;
 mod stage;
 mod story;
 

@@ -36,6 +36,8 @@ mod recovery;
 #[cfg(test)]
 mod restore;
 #[cfg(test)]
+mod rights;
+#[cfg(test)]
 mod said;
 #[cfg(test)]
 mod sentinel;

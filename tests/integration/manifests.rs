@@ -34,7 +34,8 @@ fn kubectl() -> PathBuf {
 }
 
 /// The objects of a folder, as kustomize writes them.
-fn build(folder: &str) -> Vec<Value> {
+/// The objects that a folder comes to.
+pub(crate) fn build(folder: &str) -> Vec<Value> {
     let output = Command::new(kubectl())
         .args(["kustomize", folder])
         .current_dir(root())

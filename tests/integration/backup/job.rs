@@ -1,7 +1,7 @@
 //! Backups in the pods of Jobs: the real Lease, the real authorizer. No kubelet runs: what one writes of nodes and pods is written by the test.
 
 use super::*;
-use crate::machines::rights;
+use crate::rights;
 use lab::api::{Api, Spec as ApiSpec};
 
 struct Stage {

@@ -1,132 +1,15 @@
-//! What our accounts may do and never did, by the audit logs of everything that happened on the machines (incident R03). A right that
-//! two roles give is used when either is.
+//! What our accounts may do and never did, by the audit logs of everything that happened on the machines (incident R03).
 
 use super::stage::Stage;
 use super::story::story;
-use crate::manifests::of_base;
-use serde_json::Value;
+use crate::rights::{ELSEWHERE, Right, of_base, unused_in};
 use std::collections::BTreeSet;
-
-/// Rights that the story may do without, each with what needs it.
-const ELSEWHERE: [(&str, &str); 16] = [
-    ("quorate-backup: create configmaps in quorate", "the first observation: a patch that makes the object"),
-    ("quorate-backup: get daemonsets", "a configuration that names kured's DaemonSet"),
-    ("quorate-backup: list endpointslices in default", "a Job that the CronJob makes is not told the apiservers"),
-    ("quorate-defrag: create configmaps in quorate", "the first observation: a patch that makes the object"),
-    ("quorate-defrag: get daemonsets", "a configuration that names kured's DaemonSet"),
-    ("quorate-defrag: list endpointslices in default", "a Job that plain kubectl makes is not told the apiservers"),
-    ("quorate-members: create configmaps in quorate", "the first observation: a patch that makes the object"),
-    ("quorate-members: get daemonsets", "a configuration that names kured's DaemonSet"),
-    ("quorate-members: list endpointslices in default", "a Job that plain kubectl makes is not told the apiservers"),
-    ("quorate-observe: create configmaps in quorate", "the first observation: a patch that makes the object"),
-    ("quorate-observe: get daemonsets", "a configuration that names kured's DaemonSet"),
-    ("quorate-reconcile: get daemonsets", "the same"),
-    ("quorate-reconcile: list endpointslices in default", "a Job that the CronJob makes is not told the apiservers"),
-    ("quorate-step: delete pods", "a namespace whose policy is deleteAfterHalf"),
-    ("quorate-step: list endpointslices in default", "a step that plain kubectl makes is not told the apiservers"),
-    ("quorate-step: list endpointslices in kube-system", "cluster DNS, which the machines have not"),
-];
 
 /// Accounts that do nothing on the machines of the story, each with the test that shows that it needs what it has.
 const NOT_IN_THE_STORY: [(&str, &str); 2] = [
     ("quorate-backup", "backups_are_taken_under_their_lease_one_at_a_time"),
     ("quorate-defrag", "what_strikes_in_the_middle_of_a_defragmentation_takes_nobody_else_down"),
 ];
-
-/// One thing that an account may do.
-struct Right {
-    account: String,
-    verb: String,
-    /// Only there; everywhere when it is of a ClusterRole.
-    namespace: Option<String>,
-    what: What,
-}
-
-enum What {
-    Resource { group: String, resource: String, names: Vec<String> },
-    Url(String),
-}
-
-fn texts(value: &Value) -> Vec<String> {
-    value.as_array().map_or_else(Vec::new, |all| all.iter().map(|one| one.as_str().unwrap().to_owned()).collect())
-}
-
-/// Every right that kustomize/base gives.
-fn rights() -> Vec<Right> {
-    let mut rights = Vec::new();
-    for (kind, of) in [("RoleBinding", "Role"), ("ClusterRoleBinding", "ClusterRole")] {
-        let roles = of_base(of);
-        for binding in of_base(kind) {
-            let namespace = binding["metadata"]["namespace"].as_str().map(str::to_owned);
-            let role = roles
-                .iter()
-                .find(|role| {
-                    role["metadata"]["name"] == binding["roleRef"]["name"]
-                        && role["metadata"]["namespace"] == binding["metadata"]["namespace"]
-                })
-                .unwrap();
-            for (subject, rule) in product(&binding["subjects"], &role["rules"]) {
-                let account = subject["name"].as_str().unwrap();
-                for verb in texts(&rule["verbs"]) {
-                    let mut add = |what| {
-                        let (account, namespace) = (account.to_owned(), namespace.clone());
-                        rights.push(Right { account, verb: verb.clone(), namespace, what });
-                    };
-                    texts(&rule["nonResourceURLs"]).into_iter().for_each(|url| add(What::Url(url)));
-                    for group in texts(&rule["apiGroups"]) {
-                        for resource in texts(&rule["resources"]) {
-                            let names = texts(&rule["resourceNames"]);
-                            add(What::Resource { group: group.clone(), resource, names });
-                        }
-                    }
-                }
-            }
-        }
-    }
-    rights
-}
-
-fn product<'a>(a: &'a Value, b: &'a Value) -> impl Iterator<Item = (&'a Value, &'a Value)> {
-    let b = b.as_array().unwrap();
-    a.as_array().unwrap().iter().flat_map(move |one| b.iter().map(move |other| (one, other)))
-}
-
-impl Right {
-    fn text(&self) -> String {
-        let place = self.namespace.as_ref().map_or(String::new(), |namespace| format!(" in {namespace}"));
-        match &self.what {
-            What::Url(url) => format!("{}: {} {url}", self.account, self.verb),
-            What::Resource { resource, names, .. } => {
-                let names = if names.is_empty() { String::new() } else { format!(" {}", names.join("|")) };
-                format!("{}: {} {resource}{names}{place}", self.account, self.verb)
-            }
-        }
-    }
-
-    /// Whether a request of the audit log, which was not refused, is one that this right allows.
-    fn used_by(&self, event: &Value) -> bool {
-        let object = &event["objectRef"];
-        let text = |key: &str| object[key].as_str().unwrap_or("");
-        let account = format!("system:serviceaccount:quorate:{}", self.account);
-        if event["user"]["username"] != account.as_str() || event["verb"] != self.verb.as_str() {
-            return false;
-        }
-        match &self.what {
-            What::Url(url) => {
-                event["requestURI"].as_str().is_some_and(|uri| uri.split('?').next() == Some(url.as_str()))
-            }
-            What::Resource { group, resource, names } => {
-                let asked = match text("subresource") {
-                    "" => text("resource").to_owned(),
-                    sub => format!("{}/{sub}", text("resource")),
-                };
-                (group.as_str(), resource.as_str()) == (text("apiGroup"), asked.as_str())
-                    && self.namespace.as_deref().is_none_or(|namespace| namespace == text("namespace"))
-                    && (names.is_empty() || names.iter().any(|name| name == text("name")))
-            }
-        }
-    }
-}
 
 /// The rights that nobody has used.
 pub(super) fn unused(stage: &Stage) -> BTreeSet<String> {
@@ -135,25 +18,10 @@ pub(super) fn unused(stage: &Stage) -> BTreeSet<String> {
     unused_in(&stage.asked()).into_iter().filter(|right| !elsewhere(right)).collect()
 }
 
-/// The rights of one account that these events of an audit log do not show, but for those that are for elsewhere.
-pub(crate) fn unused_by(account: &str, asked: &[Value]) -> Vec<String> {
-    let own = |right: &String| right.starts_with(&format!("{account}: "));
-    unused_in(asked)
-        .into_iter()
-        .filter(own)
-        .filter(|right| !ELSEWHERE.iter().any(|(elsewhere, _)| elsewhere == right))
-        .collect()
-}
-
-fn unused_in(asked: &[Value]) -> BTreeSet<String> {
-    let allowed: Vec<&Value> = asked.iter().filter(|event| event["responseStatus"]["code"] != 403).collect();
-    rights().iter().filter(|right| !allowed.iter().any(|event| right.used_by(event))).map(Right::text).collect()
-}
-
 #[test]
 fn r03_no_right_is_given_that_nobody_uses() {
     let unused = &story().unused_rights;
-    let given: BTreeSet<String> = rights().iter().map(Right::text).collect();
+    let given: BTreeSet<String> = of_base().iter().map(Right::text).collect();
     for (right, what_for) in ELSEWHERE {
         assert!(given.contains(right), "{right} ({what_for}) is not given any more");
     }

@@ -2,7 +2,7 @@
 //! nodes and pods is written by the test.
 
 use super::*;
-use crate::machines::rights;
+use crate::rights;
 use lab::api::{Api, Spec as ApiSpec};
 use std::path::PathBuf;
 
