@@ -4,7 +4,7 @@
 use anyhow::{Context, Result};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use lab::etcd::{Etcd, EtcdVersion, Spec};
+use lab::etcd::{Etcd, EtcdVersion, NOWHERE, Spec};
 use serde_json::json;
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -26,14 +26,7 @@ fn main() -> Result<()> {
     }
     fs::create_dir(folder.join("manifests"))?;
     write(&folder.join("manifests/etcd.yaml"), &format!("    - --advertise-client-urls={}\n", member.endpoint()))?;
-    let nowhere = json!({
-        "apiVersion": "v1", "kind": "Config", "current-context": "lab",
-        "clusters": [{"name": "lab", "cluster": {
-            "server": "https://127.0.0.1:1", "certificate-authority": cluster.pki_dir().join("ca.crt")}}],
-        "users": [{"name": "lab", "user": {"token": "none"}}],
-        "contexts": [{"name": "lab", "context": {"cluster": "lab", "user": "lab"}}],
-    });
-    write(&folder.join("admin.conf"), &nowhere.to_string())?;
+    write(&folder.join("admin.conf"), &cluster.kubeconfig_to(NOWHERE))?;
     let told = json!({
         "folder": folder, "endpoint": member.endpoint(), "pki": cluster.pki_dir(),
         "etcdctl": lab::binaries::etcdctl()?, "etcdutl": lab::binaries::etcdutl(EtcdVersion::V3_6)?,

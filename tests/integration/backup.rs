@@ -9,7 +9,7 @@ mod struck;
 
 use crate::said::Said;
 use anyhow::{Context, Result, anyhow};
-use lab::etcd::{Cluster, Etcd, EtcdVersion, Spec};
+use lab::etcd::{Cluster, Etcd, EtcdVersion, NOWHERE, Spec};
 use lab::process::{Process, until};
 use serde_json::{Value, json};
 use std::ffi::OsStr;
@@ -56,20 +56,13 @@ impl Host {
         );
         fs::write(folder.join("manifests/etcd.yaml"), manifest)?;
         let host = Self { cluster, state, store };
-        host.admin("https://127.0.0.1:1")?;
+        host.admin(NOWHERE)?;
         Ok(host)
     }
 
     /// An admin.conf that leads there.
     fn admin(&self, server: &str) -> Result<()> {
-        let config = json!({
-            "apiVersion": "v1", "kind": "Config", "current-context": "lab",
-            "clusters": [{"name": "lab", "cluster": {
-                "server": server, "certificate-authority": self.cluster.pki_dir().join("ca.crt")}}],
-            "users": [{"name": "lab", "user": {"token": "none"}}],
-            "contexts": [{"name": "lab", "context": {"cluster": "lab", "user": "lab"}}],
-        });
-        Ok(fs::write(self.cluster.dir().join("admin.conf"), config.to_string())?)
+        Ok(fs::write(self.cluster.dir().join("admin.conf"), self.cluster.kubeconfig_to(server))?)
     }
 
     fn configured(&self, backup: &str) -> Result<()> {

@@ -7,7 +7,7 @@ mod refused;
 
 use crate::said::Said;
 use anyhow::{Context, Result, anyhow};
-use lab::etcd::{Cluster, Etcd, EtcdVersion, Join, Spec};
+use lab::etcd::{Cluster, Etcd, EtcdVersion, Join, NOWHERE, Spec};
 use lab::process::{Process, until};
 use serde_json::{Value, json};
 use std::fs;
@@ -41,14 +41,7 @@ impl Host {
             peers.join(",")
         );
         fs::write(folder.join("manifests/etcd.yaml"), manifest)?;
-        let nowhere = json!({
-            "apiVersion": "v1", "kind": "Config", "current-context": "lab",
-            "clusters": [{"name": "lab", "cluster": {
-                "server": "https://127.0.0.1:1", "certificate-authority": cluster.pki_dir().join("ca.crt")}}],
-            "users": [{"name": "lab", "user": {"token": "none"}}],
-            "contexts": [{"name": "lab", "context": {"cluster": "lab", "user": "lab"}}],
-        });
-        fs::write(folder.join("admin.conf"), nowhere.to_string())?;
+        fs::write(folder.join("admin.conf"), cluster.kubeconfig_to(NOWHERE))?;
         Ok(Self { cluster, state })
     }
 

@@ -28,6 +28,8 @@ const ANSWER: Duration = Duration::from_secs(3);
 const START: Duration = Duration::from_secs(60);
 /// How long a member may take to stop in order: it hands its leadership over first.
 const STOP: Duration = Duration::from_secs(20);
+/// A server that is none: nobody listens there. For hosts whose API is away.
+pub const NOWHERE: &str = "https://127.0.0.1:1";
 
 /// What to start.
 #[derive(Clone, Debug)]
@@ -123,6 +125,17 @@ impl Cluster {
     /// The folder laid out as kubeadm's `/etc/kubernetes/pki/etcd`: `ca.crt`, `healthcheck-client.crt` and `.key`.
     pub fn pki_dir(&self) -> PathBuf {
         self.net.dir().join("pki/etcd")
+    }
+
+    /// A kubeconfig that leads to this server, such as [`NOWHERE`].
+    pub fn kubeconfig_to(&self, server: &str) -> String {
+        json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "lab",
+            "clusters": [{"name": "lab", "cluster": {"server": server, "certificate-authority": self.pki_dir().join("ca.crt")}}],
+            "users": [{"name": "lab", "user": {"token": "none"}}],
+            "contexts": [{"name": "lab", "context": {"cluster": "lab", "user": "lab"}}],
+        })
+        .to_string()
     }
 
     /// The folder of everything: `pki/`, and for each node its data, certificates and log.

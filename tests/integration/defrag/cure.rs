@@ -5,7 +5,7 @@ use crate::members::ended;
 use crate::members::job::Stage;
 use crate::said::Said;
 use anyhow::{Context, Result, anyhow, ensure};
-use lab::etcd::{Cluster, Etcd, EtcdVersion, Spec};
+use lab::etcd::{Cluster, Etcd, EtcdVersion, NOWHERE, Spec};
 use lab::process::{Process, until};
 use quorate::etcd::defrag::Step;
 use serde_json::{Value, json};
@@ -75,16 +75,7 @@ impl Hosts {
     /// What is in admin.conf.
     fn admin(&self) -> Result<String> {
         match &self.of {
-            Of::Etcd(cluster) => {
-                let nowhere = json!({
-                    "apiVersion": "v1", "kind": "Config", "current-context": "lab",
-                    "clusters": [{"name": "lab", "cluster": {
-                        "server": "https://127.0.0.1:1", "certificate-authority": cluster.pki_dir().join("ca.crt")}}],
-                    "users": [{"name": "lab", "user": {"token": "none"}}],
-                    "contexts": [{"name": "lab", "context": {"cluster": "lab", "user": "lab"}}],
-                });
-                Ok(nowhere.to_string())
-            }
+            Of::Etcd(cluster) => Ok(cluster.kubeconfig_to(NOWHERE)),
             Of::Api(stage) => Ok(fs::read_to_string(stage.api.kubeconfig()?)?),
         }
     }
