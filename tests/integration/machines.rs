@@ -365,6 +365,11 @@ fn items(list: &Value) -> &[Value] {
     list["items"].as_array().map_or(&[], Vec::as_slice)
 }
 
+/// What a Lease says of who holds it; none when nobody does, or in words that cannot be read.
+fn record(lease: &Value) -> Option<Value> {
+    serde_json::from_str(lease["metadata"]["annotations"]["quorate.dev/holder"].as_str()?).ok()
+}
+
 /// The arguments of the node Jobs that changed something.
 fn node_orders(jobs: &Value) -> Vec<Vec<String>> {
     items(jobs).iter().filter_map(order_of).collect()

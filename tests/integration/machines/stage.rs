@@ -285,6 +285,29 @@ spec:
     )
 }
 
+/// Namespace `shop` with Deployment `till` of so many pods that do nothing; `pod` is more of their spec.
+pub(super) fn shop(replicas: u8, pod: &str) -> String {
+    format!(
+        r#"
+apiVersion: v1
+kind: Namespace
+metadata: {{name: shop}}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {{name: till, namespace: shop}}
+spec:
+  replicas: {replicas}
+  selector: {{matchLabels: {{app: till}}}}
+  template:
+    metadata: {{labels: {{app: till}}}}
+    spec:
+      terminationGracePeriodSeconds: 0{pod}
+      containers: [{{name: pause, image: "registry.k8s.io/pause:3.10.2", imagePullPolicy: Never}}]
+"#
+    )
+}
+
 /// Follows a command that prints what is to be typed on a machine, and types it there once its last line has come: what the command said,
 /// and what was typed.
 pub(super) fn followed(mut command: Command, machine: &Machine, last: &str) -> (Said, String) {

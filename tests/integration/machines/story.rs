@@ -6,7 +6,7 @@ use super::left::{self, Left, Pass};
 use super::looks::{self, Looks};
 use super::members::{self, Members};
 use super::rights;
-use super::stage::{LEASES, Said, Stage, kured, machines, stage, until};
+use super::stage::{LEASES, Said, Stage, kured, machines, shop, stage, until};
 use lab::prober::monitor::rule::{Hit, Part};
 use lab::prober::monitor::{Account, Monitor};
 use lab::{Lab, Spec};
@@ -320,29 +320,13 @@ fn kill_switch(stage: &Stage) -> Said {
 
 /// A single replica behind a budget that needs it, on the worker.
 fn budget(stage: &Stage) -> Said {
-    const SHOP: &str = r#"
-apiVersion: v1
-kind: Namespace
-metadata: {name: shop}
----
-apiVersion: apps/v1
-kind: Deployment
-metadata: {name: till, namespace: shop}
-spec:
-  replicas: 1
-  selector: {matchLabels: {app: till}}
-  template:
-    metadata: {labels: {app: till}}
-    spec:
-      terminationGracePeriodSeconds: 0
-      containers: [{name: pause, image: "registry.k8s.io/pause:3.10.2", imagePullPolicy: Never}]
----
+    const KEEPS_ALL: &str = "
 apiVersion: policy/v1
 kind: PodDisruptionBudget
 metadata: {name: keeps-all, namespace: shop}
 spec: {minAvailable: 1, selector: {matchLabels: {app: till}}}
-"#;
-    stage.apply(SHOP);
+";
+    stage.apply(&format!("{}---{KEEPS_ALL}", shop(1, "")));
     stage.kubectl(["-n", "shop", "rollout", "status", "deployment/till", "--timeout=180s"]);
     let said = stage.quorate(["upgrade", "--to", TO]);
     stage.kubectl(["delete", "namespace", "shop", "--wait=true"]);

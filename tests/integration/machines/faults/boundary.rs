@@ -76,8 +76,7 @@ pub(super) struct Holder {
 /// The holder of the first Lease in a list that has one.
 pub(super) fn holder(leases: &Value) -> Option<Holder> {
     let one = |lease: &Value| {
-        let record = lease["metadata"]["annotations"]["quorate.dev/holder"].as_str()?;
-        let record: Value = serde_json::from_str(record).ok()?;
+        let record = super::super::record(lease)?;
         let text = |value: &Value| value.as_str().map(str::to_owned);
         Some(Holder {
             lease: text(&lease["metadata"]["name"])?,

@@ -1,6 +1,6 @@
 //! A cluster with sentinels and `kured_contract` on every node.
 
-use super::super::stage::{Said, Stage, dist, stage};
+use super::super::stage::{Said, Stage, dist, shop, stage};
 use lab::kured::Step;
 use lab::{Machine, Spec};
 use serde_json::Value;
@@ -19,28 +19,12 @@ const SENTINEL: &str = "    sentinel: {interval: 5s, watch: 1s, soak: 20s, margi
 
 const SENTINELS: [&str; 2] = ["daemonset/quorate-sentinel-control-plane", "daemonset/quorate-sentinel-worker"];
 /// A pod on every node that a drain takes away.
-const SHOP: &str = r#"
-apiVersion: v1
-kind: Namespace
-metadata: {name: shop}
----
-apiVersion: apps/v1
-kind: Deployment
-metadata: {name: till, namespace: shop}
-spec:
-  replicas: 4
-  selector: {matchLabels: {app: till}}
-  template:
-    metadata: {labels: {app: till}}
-    spec:
-      terminationGracePeriodSeconds: 0
+const EVERYWHERE: &str = "
       tolerations: [{key: node-role.kubernetes.io/control-plane, operator: Exists}]
       affinity:
         podAntiAffinity:
           requiredDuringSchedulingIgnoredDuringExecution:
-            - {topologyKey: kubernetes.io/hostname, labelSelector: {matchLabels: {app: till}}}
-      containers: [{name: pause, image: "registry.k8s.io/pause:3.10.2", imagePullPolicy: Never}]
-"#;
+            - {topologyKey: kubernetes.io/hostname, labelSelector: {matchLabels: {app: till}}}";
 
 /// What runs.
 pub(super) struct Fleet {
@@ -66,7 +50,7 @@ impl Fleet {
         stage.kubectl(["apply", "-k", folder.path().to_str().unwrap()]);
         // One reconcile that an operator has not asked for would be another actor.
         stage.kubectl(["-n", "quorate", "patch", "cronjob", "quorate-reconcile", "-p", r#"{"spec":{"suspend":true}}"#]);
-        stage.apply(&SHOP.replace("replicas: 4", &format!("replicas: {}", workers + 3)));
+        stage.apply(&shop(workers + 3, EVERYWHERE));
         for set in SENTINELS {
             stage.kubectl(["-n", "quorate", "rollout", "status", set, "--timeout=180s"]);
         }

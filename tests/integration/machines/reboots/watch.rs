@@ -1,6 +1,6 @@
 //! What is seen of the machines from outside while they reboot: gates, power, boots. Nothing runs in a machine for it.
 
-use super::super::items;
+use super::super::{items, record};
 use super::fleet::GATE;
 use lab::Machine;
 use lab::prober::monitor::Monitor;
@@ -55,8 +55,7 @@ fn target(leases: &Value) -> Option<String> {
     if lease["spec"]["holderIdentity"].as_str().unwrap_or_default().is_empty() {
         return None;
     }
-    let record: Value = serde_json::from_str(lease["metadata"]["annotations"]["quorate.dev/holder"].as_str()?).ok()?;
-    record["target"].as_str().map(str::to_owned)
+    record(lease)?["target"].as_str().map(str::to_owned)
 }
 
 /// A turn begins when the Lease names another node than before; one that is given back and taken again for the same node goes on.
