@@ -20,6 +20,8 @@ use crate::tree;
 const BOOT: Duration = Duration::from_secs(90);
 const POWER_OFF: Duration = Duration::from_secs(90);
 const POLL: Duration = Duration::from_millis(100);
+/// Where a kernel names its boot.
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// Mounts an overlay; the first of the lower folders is the uppermost.
 pub(crate) fn mount_overlay(lower: &[&Path], upper: &Path, work: &Path, at: &Path) -> Result<()> {
@@ -346,7 +348,17 @@ impl Machine {
     /// # Errors
     /// It is off.
     pub fn boot_id(&self) -> Result<String> {
-        Ok(self.run_checked(["cat", "/proc/sys/kernel/random/boot_id"])?.trim().to_owned())
+        Ok(self.run_checked(["cat", BOOT_ID])?.trim().to_owned())
+    }
+
+    /// The same from outside, as [`peek`](Self::peek) does; none, too, while nspawn is only just setting it up: it shows the host's until then.
+    ///
+    /// # Errors
+    /// /proc cannot be read.
+    pub fn peek_boot_id(&self) -> Result<Option<String>> {
+        let of_host = fs::read(BOOT_ID).with_context(|| format!("cannot read {BOOT_ID}"))?;
+        let seen = self.peek(BOOT_ID)?.filter(|seen| !seen.is_empty() && *seen != of_host);
+        Ok(seen.map(|seen| String::from_utf8_lossy(&seen).trim().to_owned()))
     }
 
     /// Stops all processes of this name on the machine (SIGSTOP), in containers too: `etcd`, `kube-apiserver`, `kubelet`.

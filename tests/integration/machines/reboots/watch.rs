@@ -13,7 +13,6 @@ use std::time::Duration;
 /// A shutdown takes less.
 const SHUTDOWN_MS: u64 = 5_000;
 const LOOK: Duration = Duration::from_millis(300);
-const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// What was seen.
 #[derive(Debug, Default)]
@@ -91,10 +90,9 @@ fn look(
                 turn.down_ms.get_or_insert(now_ms);
             }
         }
-        if let Some(boot) = machine.peek(BOOT_ID).unwrap() {
-            let boot = String::from_utf8_lossy(&boot).trim().to_owned();
+        if let Some(boot) = machine.peek_boot_id().unwrap() {
             let boots = seen.boots.entry(name.clone()).or_default();
-            if !boot.is_empty() && boots.last() != Some(&boot) {
+            if boots.last() != Some(&boot) {
                 if !boots.is_empty() {
                     seen.story.push(format!("{:4} s: {name} is rebooted", now_ms / 1000));
                     // A quick reboot is never seen to be off.
