@@ -15,6 +15,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde::Deserialize;
@@ -133,6 +134,8 @@ struct Sum {
     late_ms: u64,
     classes: BTreeMap<Class, Tally>,
     failures: Vec<String>,
+    /// The longest gap of all, and of it when, whose and in which class.
+    gap: Option<(u64, String)>,
 }
 
 impl Sum {
@@ -146,8 +149,10 @@ impl Sum {
             sum.failed += tally.failed;
             sum.reopened += tally.reopened;
             sum.slowest_ms = sum.slowest_ms.max(tally.slowest_ms);
-            if tally.longest_gap_ms > sum.longest_gap_ms {
-                (sum.longest_gap_ms, sum.gap_from_ms) = (tally.longest_gap_ms, tally.gap_from_ms);
+            sum.longest_gap_ms = sum.longest_gap_ms.max(tally.longest_gap_ms);
+            if self.gap.as_ref().is_none_or(|(longest, _)| tally.longest_gap_ms > *longest) {
+                let from = report.started_at + Duration::from_millis(tally.gap_from_ms);
+                self.gap = Some((tally.longest_gap_ms, format!("from {from:.3}, {whose}, {}", class.title())));
             }
         }
         let line =
@@ -165,7 +170,7 @@ impl Sum {
     }
 
     fn longest_gap(&self) -> Option<u64> {
-        self.classes.values().map(|tally| tally.longest_gap_ms).max()
+        self.gap.as_ref().map(|(longest, _)| *longest)
     }
 }
 
@@ -205,6 +210,9 @@ fn table(out: &mut String, title: &str, sum: &Sum) -> std::fmt::Result {
         "  a prober itself was kept from running for {} at most: so much of a gap may be its own",
         seconds(sum.late_ms)
     )?;
+    if let Some((longest, when)) = &sum.gap {
+        writeln!(out, "  the longest gap: {}, {when}", seconds(*longest))?;
+    }
     for failure in sum.failures.iter().take(SHOWN) {
         writeln!(out, "  failed: {failure}")?;
     }
@@ -407,6 +415,7 @@ mod tests {
             "  MISSED  no write failed, Service: unknown",
             "1 failed of 3600, longest gap 1.50 s",
             "quoted: the published plan's shell loop",
+            "the longest gap: 1.50 s, from 2026-11-22T19:00:05.000Z, VIP, kept HTTP/1.1\n",
             "VIP, kept HTTP/1.1: connect: refused",
         ] {
             assert!(said.contains(expected), "`{expected}` is not in:\n{said}");
