@@ -26,6 +26,7 @@ use std::time::Duration;
 
 mod act;
 mod host;
+pub mod leadership;
 pub mod list;
 pub mod plan;
 pub mod request;

@@ -35,11 +35,30 @@ impl Answer {
         Self { open: plan.open, pending_since: pending_since.filter(|_| plan.pending), reasons, since: now }
     }
 
-    /// Whether it says the same, whenever that was, and in whatever words: figures in them move with every look.
+    /// Whether it says the same, whenever that was: figures in it move with every look.
     pub fn same(&self, other: &Self) -> bool {
-        let codes = |answer: &Self| answer.reasons.iter().map(|reason| reason.code.clone()).collect::<Vec<_>>();
+        let told = |answer: &Self| answer.reasons.iter().map(Reason::without_figures).collect::<Vec<_>>();
         self.open == other.open
             && self.pending_since.is_some() == other.pending_since.is_some()
-            && codes(self) == codes(other)
+            && told(self) == told(other)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::reason::Code;
+    use super::*;
+
+    /// What is left on the Node would go on naming a node that is well again.
+    #[test]
+    fn another_node_is_another_answer_and_another_minute_is_not() {
+        let of = |detail: &str| Answer {
+            open: false,
+            pending_since: None,
+            reasons: vec![Reason::new(Code::Soak, detail)],
+            since: UnixSeconds(0),
+        };
+        assert!(of("k1 is up since 5 min").same(&of("k1 is up since 6 min")));
+        assert!(!of("k1 is up since 5 min").same(&of("k2 is up since 5 min")));
     }
 }

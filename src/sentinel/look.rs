@@ -231,8 +231,12 @@ impl Look {
         reasons.extend(kured.pods.as_ref().err().map(|why| Reason::new(Code::KuredUnreadable, why.clone())));
         if control_plane {
             reasons.extend(kured.settings.dangers.clone());
-        } else if let Err(why) = &kured.settings.period {
-            reasons.push(Reason::new(Code::KuredUnreadable, why.clone()));
+        } else {
+            // It would wait for an alert of ours on any node, and for as long as that lasts (incident R29).
+            let of_alerts = |reason: &&Reason| reason.code == Code::KuredAlerts.as_str();
+            reasons.extend(kured.settings.dangers.iter().filter(of_alerts).cloned());
+            let period = kured.settings.period.as_ref().err();
+            reasons.extend(period.map(|why| Reason::new(Code::KuredUnreadable, why.clone())));
         }
         reasons
     }

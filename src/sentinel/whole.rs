@@ -6,6 +6,7 @@ use super::soak;
 use crate::access::Access;
 use crate::clock::Clock;
 use crate::config::{Config, LoadBalancer as Kind};
+use crate::etcd::members::leadership::leader_on;
 use crate::lock;
 use crate::observe::{Sources, apiserver, leaders};
 use crate::report::ObservationDigest;
@@ -14,8 +15,8 @@ use crate::upgrade::recover::balancer_serves;
 use kube::Client;
 use quorum_safety::recovery::{ConfigHash, Expectation, ExpectedPod, LoadBalancer, Recovery, Stability};
 use quorum_safety::{
-    ApiserverView, Code as Rule, Disruption, Fact, InFlight, KillSwitch, Kured, Lock, Mine, NodeName, UnixSeconds,
-    Verdict, judge,
+    ApiserverView, Code as Rule, Disruption, Fact, InFlight, KillSwitch, Kured, Lock, Member, Mine, NodeName, Permit,
+    UnixSeconds, Verdict, judge,
 };
 use std::collections::BTreeMap;
 
@@ -41,21 +42,55 @@ pub struct Judged {
     pub reasons: Vec<Reason>,
     /// Names what was seen.
     pub digest: Option<ObservationDigest>,
+    /// What comes first.
+    pub hand_over: Option<HandOver>,
+}
+
+/// Leadership of etcd goes to another member before the node of the leader does: else its reboot costs everybody an election.
+pub struct HandOver {
+    /// The member of this node.
+    pub from: Member,
+    /// To whom.
+    pub to: Permit,
 }
 
 impl Question<'_> {
-    /// Asks the rule whether this control plane node may be rebooted.
-    pub async fn control_plane(&self, sources: &Sources<'_>) -> Judged {
+    /// Asks the rule whether this control plane node may be rebooted; before its gate is open, whether it can hand leadership over, too.
+    pub async fn control_plane(&self, sources: &Sources<'_>, closed: bool) -> Judged {
         let mut seen = seen::look(sources, self.config, self.mine.clone(), self.clock).await;
         seen.show(self.access).await;
         self.as_asked_for(&mut seen.in_flight);
         let wanted = Disruption::Reboot(self.node.clone());
         let digest = Some(ObservationDigest::of(&seen.observation));
-        let reasons = match judge(&seen.observation, &seen.in_flight, &wanted, &self.config.policy()) {
-            Verdict::Permitted(_) => Vec::new(),
-            Verdict::Held(reasons) | Verdict::Refused(reasons) => reasons.as_slice().iter().map(Reason::from).collect(),
+        let judged = match judge(&seen.observation, &seen.in_flight, &wanted, &self.config.policy()) {
+            Verdict::Permitted(_) if closed => self.hand_over(&seen),
+            Verdict::Permitted(_) => Ok(None),
+            verdict => Err(verdict.reasons().to_vec()),
         };
-        Judged { reasons, digest }
+        let (reasons, hand_over) = judged.map_or_else(
+            |reasons| (reasons.iter().map(Reason::from).collect(), None),
+            |hand_over| (Vec::new(), hand_over),
+        );
+        Judged { reasons, digest, hand_over }
+    }
+
+    /// To whom leadership goes, where this node's member has it; else why it cannot go.
+    fn hand_over(&self, seen: &Seen) -> Result<Option<HandOver>, Vec<quorum_safety::Reason>> {
+        let Some(own) = leader_on(seen, self.node) else { return Ok(None) };
+        let list = seen.observation.etcd.membership.as_result();
+        let list = list.map_err(|why| vec![quorum_safety::Reason::new(Rule::MembershipUnknown, why)])?;
+        let mut refused = Vec::new();
+        for voter in list.voters().filter(|voter| voter.id != own) {
+            let wanted = Disruption::MoveLeader(voter.id);
+            match judge(&seen.observation, &seen.in_flight, &wanted, &self.config.policy()) {
+                Verdict::Permitted(to) => return Ok(list.get(own).cloned().map(|from| HandOver { from, to })),
+                verdict => refused.extend(verdict.reasons().iter().cloned()),
+            }
+        }
+        refused.push(quorum_safety::Reason::new(Rule::TargetLeads, format!("{}: nobody else may lead", self.node)));
+        refused.sort();
+        refused.dedup();
+        Err(refused)
     }
 
     /// What a worker can tell without etcd's certificate: nobody else disrupts, and every apiserver is ready, which asks its own etcd.
@@ -70,7 +105,7 @@ impl Question<'_> {
         let answers = apiserver::observe(self.access, &servers, self.config.times.answer.get()).await;
         let expected = nodes.iter().filter(|node| node.control_plane).count();
         let reasons = for_worker(&in_flight, &answers, expected, self.config.rule.worker_slots);
-        Judged { reasons: reasons.iter().map(Reason::from).collect(), digest: None }
+        Judged { reasons: reasons.iter().map(Reason::from).collect(), digest: None, hand_over: None }
     }
 
     fn as_asked_for(&self, in_flight: &mut InFlight) {

@@ -8,7 +8,7 @@ use super::plan::{Facts, Plan, plan};
 use super::reason::{Code, Reason};
 use super::shown::Shown;
 use super::soak;
-use super::whole::Steady;
+use super::whole::{HandOver, Steady};
 use crate::access::Access;
 use crate::cli::Global;
 use crate::cli::sentinel::Run;
@@ -102,6 +102,8 @@ impl Link {
 #[derive(Default)]
 struct Memory {
     guard: Option<Guard>,
+    /// The configuration that was read last: its times are kept to while the API is away, too.
+    config: Config,
     /// The boot id with which the Lease was asked for.
     boot: Option<String>,
     /// The name under which it was told, by hand, to stop.
@@ -113,6 +115,8 @@ struct Memory {
     ending: Option<String>,
     /// When the gate was opened, on the boot clock.
     opened: Option<Duration>,
+    /// What the last look has found to be done before the gate is opened.
+    hand_over: Option<HandOver>,
     /// kured has taken its lock for this node since then.
     acted: bool,
     gives_up: Option<Reason>,
@@ -165,7 +169,7 @@ enum Pause {
 
 impl Work<'_> {
     fn config(&self) -> Config {
-        self.link.as_ref().map_or_else(Config::default, |link| link.config.clone())
+        self.link.as_ref().map_or_else(|| self.memory.config.clone(), |link| link.config.clone())
     }
 
     /// Waits; ends early when the Lease is lost while the gate may be open.
@@ -277,7 +281,9 @@ impl Work<'_> {
         }
         reasons.extend(self.host.test());
         self.tell(&Plan { act: Act::Close, open, pending: required != Fact::Known(false), reasons });
-        if open || self.memory.guard.is_some() { Pause::Watch } else { Pause::Interval }
+        // A Lease that waits for this node, as after its boot, waits no longer than it has to; whether there is one may not be known yet.
+        let may_hold = self.memory.guard.is_some() || !self.memory.nothing_held;
+        if open || may_hold { Pause::Watch } else { Pause::Interval }
     }
 
     async fn link(&mut self) -> Result<Link, Reason> {
@@ -287,6 +293,7 @@ impl Work<'_> {
         let unknown = |error: String| Reason::new(Code::ApiUnknown, error);
         let access = Access::new(self.global).await.map_err(|error| unknown(error.to_string()))?;
         let config = place::configuration(self.global, &access).await.map_err(|error| unknown(format!("{error:#}")))?;
+        self.memory.config = config.clone();
         let link = Link { access, config };
         self.link = Some(link.clone());
         Ok(link)

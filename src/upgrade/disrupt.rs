@@ -6,6 +6,7 @@
 //! next run. The kill switch stops what would change something, never the way back.
 
 use crate::drain::{self, Cordoned, DrainError, Owner, Uncordoned};
+use crate::etcd::members::leadership::leader_on;
 use crate::lock::{self, Claimant, Hold, Leases, Outcome as LockOutcome};
 use crate::node::{NodeReport, Preflight, Versions};
 use crate::report::{Outcome, Report};
@@ -20,7 +21,6 @@ use crate::upgrade::sub_step::SubStep;
 use crate::upgrade::timeline::Timeline;
 use crate::upgrade::unrecorded::{self, Found};
 use anyhow::Context;
-use leadership::leads;
 use on_host::{Done, Unfinished};
 use quorum_safety::{Disrupting, Disruption, Fact, Mine, NodeName, Permit, Reason, Verdict};
 use std::time::Duration;
@@ -282,7 +282,7 @@ impl Work<'_, '_> {
 
     /// Moves leadership away from the target, and asks whether the permit still holds then.
     async fn led_by_another(&self, disrupting: &Disrupting, mut seen: Seen) -> anyhow::Result<Result<Seen, End>> {
-        if leads(&seen, self.node) {
+        if leader_on(&seen, &self.node.name).is_some() {
             if let Some(stop) = self.move_leadership(&seen).await? {
                 return Ok(Err(stop));
             }

@@ -4,6 +4,7 @@
 mod alerts;
 mod alone;
 mod drop_in;
+mod leader;
 mod one;
 mod pending;
 mod reboot;

@@ -1,15 +1,19 @@
 //! What a sentinel does: the Lease, the file, kured's pod.
 
 use super::{OPEN, Pause, RECOVER, Seen, Work, announced, short};
+use crate::etcd::members::plan::Change;
+use crate::etcd::members::{leadership, request};
 use crate::lock::{self, Claimant, Guard, Taken, take};
+use crate::place;
+use crate::seen;
 use crate::sentinel::OPERATION;
 use crate::sentinel::plan::Plan;
 use crate::sentinel::reason::{Code, Reason};
-use crate::sentinel::whole::Steady;
-use quorum_safety::Fact;
+use crate::sentinel::whole::{HandOver, Steady};
 use quorum_safety::lock::{Step as LeaseStep, Wait};
 use quorum_safety::recovery::Stability;
 use quorum_safety::sentinel::{Act, Lease, Lock, Step};
+use quorum_safety::{Disruption, Fact};
 use std::time::Duration;
 
 impl Work<'_> {
@@ -124,7 +128,17 @@ impl Work<'_> {
                 self.memory.acted = false;
                 Ok(Pause::Now)
             }
-            Act::Open => self.open(limit).await,
+            Act::Open => match self.memory.hand_over.take() {
+                Some(first) => {
+                    let handed_over = self.hand_over(seen, first, limit).await;
+                    if let Err(why) = &handed_over {
+                        let leads = quorum_safety::Reason::new(quorum_safety::Code::TargetLeads, why.clone());
+                        self.memory.gives_up = Some(leads.into());
+                    }
+                    handed_over
+                }
+                None => self.open(limit).await,
+            },
             Act::EndKured => self.end_kured(seen, limit).await,
             Act::GiveBack => {
                 let Some(guard) = self.memory.guard.take() else { return Ok(Pause::Now) };
@@ -152,6 +166,23 @@ impl Work<'_> {
     fn idle(&self, seen: &Seen) -> Pause {
         let busy = self.memory.guard.is_some() || self.memory.owes_end || seen.facts.lease == Lease::Ours;
         if busy || self.memory.settled.is_none() { Pause::Watch } else { Pause::Interval }
+    }
+
+    /// Moves leadership of etcd away, and waits until all members agree: then everything is judged anew.
+    async fn hand_over(&self, seen: &Seen, first: HandOver, limit: Duration) -> Result<Pause, String> {
+        let Some(guard) = &self.memory.guard else { return Ok(Pause::Now) };
+        let HandOver { from, to } = first;
+        let begun = to.begin();
+        let Disruption::MoveLeader(id) = begun.disruption() else { return Ok(Pause::Now) };
+        let change = Change::MoveLeader(*id);
+        tracing::info!(disruption = %begun.disruption(), "This node leads etcd: it hands over before its gate is opened");
+        let request = request::make(&self.etcd, &from, &change, limit);
+        let moved = guard.act(limit, request).await.map_err(|late| late.to_string())?;
+        moved.map_err(|why| format!("leadership of etcd did not move: {why}"))?;
+        let (link, sources) = (&seen.link, place::in_pod_with(&seen.link.access, self.etcd.clone()));
+        let look = async || seen::look(&sources, &link.config, guard.mine(), self.clock).await;
+        leadership::settles(&self.pod.node, self.clock, look).await?;
+        Ok(Pause::Now)
     }
 
     /// Creates the file, before the deadline of the Lease.

@@ -205,6 +205,7 @@ impl Work<'_> {
         };
         let sources = place::in_pod_with(&link.access, self.etcd.clone());
         let closed = facts.file == Fact::Known(false);
+        self.memory.hand_over = None;
         let back = matches!(facts.lease, Lease::Held(Step::Recover))
             || (closed && !facts.owes_end && facts.gives_up.is_some() && facts.lease == Lease::Held(Step::Open));
         if let Some(guard) = guard.filter(|_| back) {
@@ -239,13 +240,14 @@ impl Work<'_> {
         let mine = guard.map_or(Mine::Nothing, Guard::mine);
         let question = question(mine, matches!(facts.lease, Lease::Held(Step::Open)));
         let judged = if own.control_plane {
-            question.control_plane(&sources).await
+            question.control_plane(&sources, closed).await
         } else {
             question.worker(&look.client, &look.nodes).await
         };
         facts.reasons.extend(judged.reasons);
         facts.whole = true;
         self.memory.digest = judged.digest;
+        self.memory.hand_over = judged.hand_over;
     }
 
     /// What of this node itself keeps it from being back: its own condition, and the workloads that must be whole (incident R30). What is

@@ -2,17 +2,12 @@
 
 use super::Work;
 use crate::etcd::members::plan::Change;
-use crate::etcd::members::request;
+use crate::etcd::members::{leadership, request};
 use crate::observe::etcd::{ClientFiles, KUBEADM_PKI};
 use crate::seen::Seen;
 use crate::upgrade::chain::{End, not_permitted, unknown};
-use crate::upgrade::fleet::FleetNode;
 use anyhow::Context;
-use quorum_safety::{Disruption, NodeName, Reason, Verdict};
-use std::time::Duration;
-
-/// How long moving leadership may take until all members agree again.
-const ELECTION: Duration = Duration::from_secs(30);
+use quorum_safety::{Disruption, Reason, Verdict};
 
 impl Work<'_, '_> {
     /// Moves etcd's leadership away: a disruption of its own, judged on its own, before.
@@ -32,41 +27,12 @@ impl Work<'_, '_> {
                     let change = Change::MoveLeader(voter.id);
                     let moved = self.hold.guard.act(deadline, request::make(&files, leader, &change, deadline)).await?;
                     moved.map_err(|why| anyhow::anyhow!("leadership did not move: {why}"))?;
-                    return Ok(self.wait_for_leader(&node.name).await);
+                    let look = async || chain.look(self.mine().await).await;
+                    return Ok(leadership::settles(&node.name, chain.clock, look).await.err().map(unknown));
                 }
                 verdict => refused.extend(verdict.reasons().iter().cloned()),
             }
         }
         Ok(Some(not_permitted(format!("{} leads etcd and leadership cannot move", node.name), &refused)))
     }
-
-    async fn wait_for_leader(&self, from: &NodeName) -> Option<End> {
-        let end = self.chain.clock.boottime() + ELECTION;
-        loop {
-            let seen = self.chain.look(self.mine().await).await;
-            let agreed = seen.observation.etcd.members.iter().all(|member| {
-                member.first.known().is_some_and(|first| {
-                    first.leader.is_some() && member.second.known().is_some_and(|second| second.leader == first.leader)
-                })
-            });
-            if agreed && !leads(&seen, self.node) {
-                return None;
-            }
-            if self.chain.clock.boottime() >= end {
-                return Some(unknown(format!(
-                    "leadership did not settle away from {from} in {} s",
-                    ELECTION.as_secs()
-                )));
-            }
-        }
-    }
-}
-
-/// Whether a node's member leads in its own view.
-pub(super) fn leads(seen: &Seen, node: &FleetNode) -> bool {
-    let views = &seen.observation.etcd.members;
-    views
-        .iter()
-        .filter(|view| view.node.known() == Some(&node.name))
-        .any(|view| view.second.known().is_some_and(|sample| sample.leader == Some(view.id)))
 }

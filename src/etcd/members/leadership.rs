@@ -1,0 +1,39 @@
+//! etcd's leadership, before the node of the leader goes down: who leads on it, and whether all agree once it was moved.
+
+use crate::clock::Clock;
+use crate::seen::Seen;
+use quorum_safety::{MemberId, NodeName};
+use std::time::Duration;
+
+/// How long moving leadership may take until all members agree again.
+const ELECTION: Duration = Duration::from_secs(30);
+
+/// The member on this node, if it leads in its own view.
+pub fn leader_on(seen: &Seen, node: &NodeName) -> Option<MemberId> {
+    let views = seen.observation.etcd.members.iter().filter(|view| view.node.known() == Some(node));
+    let leads = |id| move |sample: &quorum_safety::StatusSample| sample.leader == Some(id);
+    views.map(|view| (view.id, &view.second)).find(|(id, second)| second.known().is_some_and(leads(*id))).map(|it| it.0)
+}
+
+/// Looks until leadership has settled away from a node: all members name the same leader as a moment before, and it is not this node's.
+///
+/// # Errors
+/// It did not in time.
+pub async fn settles(from: &NodeName, clock: Clock, look: impl AsyncFn() -> Seen) -> Result<(), String> {
+    let end = clock.boottime().saturating_add(ELECTION);
+    loop {
+        let seen = look().await;
+        let views = &seen.observation.etcd.members;
+        let agreed = views.iter().all(|member| {
+            member.first.known().is_some_and(|first| {
+                first.leader.is_some() && member.second.known().is_some_and(|second| second.leader == first.leader)
+            })
+        });
+        if agreed && !views.is_empty() && leader_on(&seen, from).is_none() {
+            return Ok(());
+        }
+        if clock.boottime() >= end {
+            return Err(format!("leadership did not settle away from {from} in {} s", ELECTION.as_secs()));
+        }
+    }
+}
