@@ -150,13 +150,12 @@ pub fn on_the_node(node: &NodeName, peer_url: &str, new: MemberId) -> Vec<String
 /// What is typed on a node whose etcd and its data are aside: kubeadm adds a learner, writes the manifest, and promotes it.
 pub fn join(node: &NodeName, address: &str) -> Vec<String> {
     vec![
-        "cat >/var/lib/quorate/join.yaml <<END".to_owned(),
-        "apiVersion: kubeadm.k8s.io/v1beta4".to_owned(),
-        "kind: JoinConfiguration".to_owned(),
-        format!("nodeRegistration: {{name: {node}}}"),
-        format!("controlPlane: {{localAPIEndpoint: {{advertiseAddress: \"{address}\"}}}}"),
-        "discovery: {file: {kubeConfigPath: /etc/kubernetes/admin.conf}}".to_owned(),
-        "END".to_owned(),
+        // However it is indented where it is read.
+        format!(
+            "printf '%s\\n' 'apiVersion: kubeadm.k8s.io/v1beta4' 'kind: JoinConfiguration' 'nodeRegistration: {{name: {node}}}' \
+             'controlPlane: {{localAPIEndpoint: {{advertiseAddress: \"{address}\"}}}}' \
+             'discovery: {{file: {{kubeConfigPath: /etc/kubernetes/admin.conf}}}}' >/var/lib/quorate/join.yaml"
+        ),
         "kubeadm join phase etcd-join --config /var/lib/quorate/join.yaml     # before v1.34: phase control-plane-join etcd".to_owned(),
     ]
 }

@@ -89,6 +89,12 @@ impl Node {
             let word = pod.flag(telling).map(|value| format!("--{telling}={value}"));
             processes.push(Running { component: component.to_owned(), word });
         }
+        if let Some(wal) = etcd.flag("wal-dir") {
+            return Err(format!(
+                "{}: --wal-dir={wal}: expected etcd's log in its data directory; a restored member does not start on a log of before",
+                path("etcd").display()
+            ));
+        }
         let joined = etcd.flag("initial-cluster").unwrap_or_default();
         let joined = joined
             .split(',')
@@ -198,6 +204,8 @@ spec:
         let etcd = folder.path().join("manifests/etcd.yaml");
         std::fs::write(&etcd, ETCD.replace("    - --data-dir=/var/lib/etcd\n", "")).unwrap();
         assert!(Node::read(folder.path()).unwrap_err().ends_with("etcd.yaml: it has no --data-dir"));
+        std::fs::write(&etcd, ETCD.replace("    - --data-dir", "    - --wal-dir=/wal\n    - --data-dir")).unwrap();
+        assert!(Node::read(folder.path()).unwrap_err().contains("etcd.yaml: --wal-dir=/wal: expected"));
         std::fs::write(&etcd, ETCD.replace("name: etcd", "name: other")).unwrap();
         assert!(Node::read(folder.path()).unwrap_err().contains("the manifest of other"));
     }

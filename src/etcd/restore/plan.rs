@@ -59,7 +59,7 @@ pub(super) fn plan(from: &str, snapshot: &Facts, on: &Peer, others: &[Peer], nod
         parts: Step::ALL.iter().map(|step| part(*step, snapshot)).collect(),
         kept: vec![
             format!("the manifests, in /var/lib/quorate/aside/restore-{ID}"),
-            format!("etcd's data, in /var/lib/etcd/member-before-{ID}"),
+            format!("etcd's data, in its data directory as member-before-{ID}"),
         ],
     });
     steps.extend(others.iter().map(|other| rejoin(other, on)));
@@ -96,7 +96,7 @@ fn rejoin(other: &Peer, on: &Peer) -> Planned {
         what: "it joins: its data goes aside, kubeadm adds it as a learner and promotes it".to_owned(),
         commands,
         parts: Vec::new(),
-        kept: vec![format!("its data, in /var/lib/etcd/member-before-{ID}")],
+        kept: vec![format!("its data, in its data directory as member-before-{ID}")],
     }
 }
 
@@ -124,7 +124,8 @@ fn back(on: &Peer, others: &[Peer]) -> Vec<String> {
     let mut lines = vec![format!("on {}, as root:", on.name)];
     lines.extend(words::stop(&on.name).into_iter().skip(1));
     lines.extend([
-        format!("  test ! -e /var/lib/etcd/member-before-{ID} || {{ mv /var/lib/etcd/member /var/lib/etcd/member-restored-{ID}; mv /var/lib/etcd/member-before-{ID} /var/lib/etcd/member; }}"),
+        words::data_dir(&format!("/var/lib/quorate/aside/restore-{ID}")),
+        format!("  test ! -e \"$data/member-before-{ID}\" || {{ mv \"$data/member\" \"$data/member-restored-{ID}\"; mv \"$data/member-before-{ID}\" \"$data/member\"; }}"),
         format!("  cp -p /var/lib/quorate/aside/restore-{ID}/*.yaml /etc/kubernetes/manifests/; rm -f /var/lib/quorate/restore.begun"),
     ]);
     for other in others {
@@ -203,9 +204,9 @@ mod tests {
             "revision 738 becomes 1000000738",
             "4. k2: it joins",
             "quorate etcd restore join k2 --here",
-            "kept: etcd's data, in /var/lib/etcd/member-before-TIME",
+            "kept: etcd's data, in its data directory as member-before-TIME",
             "to turn back, at any time:",
-            "mv /var/lib/etcd/member-before-TIME /var/lib/etcd/member;",
+            r#"mv "$data/member-before-TIME" "$data/member";"#,
         ] {
             assert!(text.contains(part), "{part}:\n{text}");
         }

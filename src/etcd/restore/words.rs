@@ -22,11 +22,17 @@ pub(super) fn stop(node: &NodeName) -> Vec<String> {
     ]
 }
 
+/// Where etcd's data is, by its manifest in this folder.
+pub(super) fn data_dir(aside: &str) -> String {
+    format!(r#"  data=$(sed -n "s/^ *- --data-dir=//p" {aside}/etcd.yaml)"#)
+}
+
 /// What makes a node that is stopped join the restored cluster. Its data is put aside once: typed a second time it does not take the new.
 pub(super) fn rejoin(peer: &Peer, id: &str) -> Vec<String> {
     let Peer { name, address } = peer;
     let mut lines = stop(name);
-    lines.push(format!("  test -e /var/lib/etcd/member-before-{id} || mv /var/lib/etcd/member /var/lib/etcd/member-before-{id}     # aside, never deleted"));
+    lines.push(data_dir("/var/lib/quorate/aside"));
+    lines.push(format!("  test -e \"$data/member-before-{id}\" || mv \"$data/member\" \"$data/member-before-{id}\"     # aside, never deleted"));
     lines.extend(join(name, address));
     // Only now: an apiserver without etcd ends again and again, and is then started later and later.
     lines.push("  for it in kube-apiserver kube-controller-manager kube-scheduler; do cp -p /var/lib/quorate/aside/$it.yaml /etc/kubernetes/manifests/; done".to_owned());
@@ -44,7 +50,8 @@ mod tests {
         let text = rejoin(&peer, "20261127-004500").join("\n");
         for part in [
             "on k3, as root:",
-            "mv /var/lib/etcd/member /var/lib/etcd/member-before-20261127-004500",
+            r#"data=$(sed -n "s/^ *- --data-dir=//p" /var/lib/quorate/aside/etcd.yaml)"#,
+            r#"mv "$data/member" "$data/member-before-20261127-004500""#,
             "advertiseAddress: \"10.10.0.13\"",
             "nodeRegistration: {name: k3}",
             "kubeadm join phase etcd-join",
