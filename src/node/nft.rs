@@ -93,9 +93,9 @@ impl Target {
             "add rule {family} {table} prerouting iifname != \"lo\" {family} daddr . tcp dport @armed dnat to {to}:{port}"
         ));
         // The answer must come back through here. Only while this lives: kube-proxy too sends connections to the Service on
-        // to these peers, and they keep their source address.
+        // to these peers, and they keep their source address. Two connections that got the same port at once would lose one's first packet.
         lines.push(format!(
-            "add rule {family} {table} postrouting ct status dnat ct original {family} daddr @originals {family} daddr {{ {} }} tcp dport {port} masquerade",
+            "add rule {family} {table} postrouting ct status dnat ct original {family} daddr @originals {family} daddr {{ {} }} tcp dport {port} masquerade fully-random",
             list(peers)
         ));
         lines.join("; ")
@@ -140,7 +140,7 @@ mod tests {
                 "add rule ip quorate_handover prerouting iifname != \"lo\" ip daddr . tcp dport @armed dnat to numgen inc mod 2 map \
                  { 0 : 10.10.0.12, 1 : 10.10.0.13 }:6443",
                 "add rule ip quorate_handover postrouting ct status dnat ct original ip daddr @originals \
-                 ip daddr { 10.10.0.12, 10.10.0.13 } tcp dport 6443 masquerade",
+                 ip daddr { 10.10.0.12, 10.10.0.13 } tcp dport 6443 masquerade fully-random",
             ]
         );
     }
