@@ -1,6 +1,8 @@
 //! Backups on machines: the Job of the template, started from a workstation and by plain kubectl, into a folder of the host that it runs on; of
 //! whichever follower is there, when one is drained or gone.
 
+mod struck;
+
 use super::stage::{Stage, machines, stage, until};
 use lab::{Lab, Spec};
 
@@ -13,9 +15,16 @@ pub(super) fn somewhere_to_go(stage: &Stage) {
         {"op": "add", "path": "/spec/jobTemplate/spec/template/spec/containers/0/volumeMounts/-",
         "value": {"name": "backup", "mountPath": "/backup"}}]"#;
     stage.kubectl(["-n", "quorate", "patch", "cronjob", "quorate-backup", "--type=json", "-p", patch]);
+    configure(stage, "backup: {directory: /backup, compression: none}");
+}
+
+/// Writes this line into the configuration, in the place of what it said of backups.
+fn configure(stage: &Stage, line: &str) {
     let map = stage.get(["configmap", "quorate-config", "-n", "quorate"]);
     let config = map["data"]["config.yaml"].as_str().unwrap();
-    let config = format!("{config}\nbackup: {{directory: /backup, compression: none}}\n");
+    let mut lines: Vec<&str> = config.lines().filter(|line| !line.starts_with("backup:")).collect();
+    lines.extend([line, ""]);
+    let config = lines.join("\n");
     let patch = serde_json::json!({"data": {"config.yaml": config}}).to_string();
     stage.kubectl(["-n", "quorate", "patch", "configmap", "quorate-config", "--type=merge", "-p", &patch]);
 }
@@ -82,12 +91,19 @@ fn r32_backups_are_taken_by_jobs_whichever_node_is_drained() {
 /// Runs a Job of this template to its end.
 fn run(stage: &Stage, template: &str, name: &str) {
     stage.kubectl(["-n", "quorate", "create", "job", &format!("--from=cronjob/{template}"), name]);
-    until(&format!("{name} to be complete"), || {
+    assert!(ended(stage, name), "{}", stage.get(["job", name, "-n", "quorate"]));
+}
+
+/// Waits for a Job's end. Gives whether it is done.
+fn ended(stage: &Stage, name: &str) -> bool {
+    let mut done = false;
+    until(&format!("{name} to be over"), || {
         let job = stage.try_get(["job", name, "-n", "quorate"]).ok_or("no answer")?;
         let conditions = job["status"]["conditions"].as_array().cloned().unwrap_or_default();
         let is = |kind: &str| conditions.iter().any(|it| it["type"] == kind && it["status"] == "True");
-        assert!(!is("Failed"), "{job}");
         // It is complete once its last pod is gone, which one on a dead node is when that is back.
-        if is("Complete") || is("SuccessCriteriaMet") { Ok(()) } else { Err(job["status"].to_string()) }
+        done = is("Complete") || is("SuccessCriteriaMet");
+        if done || is("Failed") { Ok(()) } else { Err(job["status"].to_string()) }
     });
+    done
 }

@@ -7,8 +7,8 @@ use lab::prober::Class;
 use lab::{Lab, Spec};
 use serde_json::Value;
 
-/// Writes so many values of 512 KiB, deletes and compacts them. Keys and values are base64 as they stand.
-const FRAGMENT: &str = r#"
+/// Writes so many values of 512 KiB. Keys and values are base64 as they stand.
+const FILL: &str = r#"
 cd "$1"; shift
 etcd() { curl --silent --fail --cacert ca.crt --cert healthcheck-client.crt --key healthcheck-client.key --data @"$2" "https://10.10.0.11:2379/v3/$1"; }
 value=$(head -c 699051 /dev/zero | tr '\0' A | head -c 699048)
@@ -16,11 +16,26 @@ for number in $(seq -w 0001 "$1"); do
   printf '{"key":"%s","value":"%s"}' "$number" "$value" >body
   etcd kv/put body >/dev/null
 done
+"#;
+/// Deletes and compacts them.
+const FREE: &str = r#"
 printf '{"key":"0000","range_end":"9999"}' >body
 revision=$(etcd kv/deleterange body | sed 's/.*"revision":"\([0-9]*\)".*/\1/')
 printf '{"revision":"%s","physical":true}' "$revision" >body
 etcd kv/compaction body >/dev/null
 "#;
+
+/// Writes so many values of 512 KiB into etcd.
+pub(super) fn fill(stage: &Stage, values: u32) {
+    write(stage, values, FILL);
+}
+
+fn write(stage: &Stage, values: u32, script: &str) {
+    let pki = tempfile::tempdir().unwrap();
+    stage.lab.copy_etcd_client(pki.path()).unwrap();
+    let values = format!("{values:04}");
+    stage.lab.run_checked(["sh", "-ec", script, "sh", pki.path().to_str().unwrap(), &values]).unwrap();
+}
 
 /// The plan as a workstation is told it.
 fn plan(stage: &Stage) -> Value {
@@ -39,9 +54,7 @@ fn fragmented_databases_shrink_under_load_and_no_request_fails() {
     let _alone = machines();
     let stage = stage(Spec::default());
     stage.whole();
-    let pki = tempfile::tempdir().unwrap();
-    stage.lab.copy_etcd_client(pki.path()).unwrap();
-    stage.lab.run_checked(["sh", "-ec", FRAGMENT, "sh", pki.path().to_str().unwrap(), "0600"]).unwrap();
+    write(&stage, 600, &format!("{FILL}{FREE}"));
     // What is deleted lies free once the members have compacted.
     until("all three members to be worth it", || {
         let plan = plan(&stage);

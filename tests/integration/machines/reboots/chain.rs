@@ -1,0 +1,65 @@
+//! Reboots that are wanted while a chain of Jobs upgrades the cluster: each waits for its turn.
+
+use super::super::items;
+use super::super::stage::Said;
+use super::super::story::TO;
+use super::fleet::{Fleet, within};
+use super::watch::Watched;
+use super::{LIMIT, is_over};
+use lab::prober::monitor::Monitor;
+
+/// Upgrades the cluster, and flags two nodes once the first step holds the Lease: the one that it works on, and another of the control plane.
+/// Gives what the upgrade said, when nothing is left of all three.
+pub(super) fn play(fleet: &Fleet, monitor: &Monitor) -> Said {
+    let before = fleet.boots().expect("the API answers");
+    let (said, flagged) = std::thread::scope(|scope| {
+        let upgrade = scope.spawn(|| fleet.stage.quorate(["upgrade", "--to", TO]));
+        let mut first = None;
+        within(
+            LIMIT,
+            "the first step to work on its host",
+            || fleet.why(),
+            || {
+                first = fleet.control_plane().into_iter().find(|machine| machine.runs_command(&["kubeadm"]).unwrap());
+                assert!(first.is_some() || !upgrade.is_finished(), "the upgrade is over");
+                first.is_some().then_some(()).ok_or_else(|| "no kubeadm runs".to_owned())
+            },
+        );
+        let first = first.expect("it was waited for");
+        let other = fleet.control_plane().into_iter().find(|machine| machine.name() != first.name()).unwrap();
+        let flagged = [first, other];
+        for machine in &flagged {
+            fleet.flag(machine);
+            println!("{:4} s: {} wants a reboot", monitor.now_ms() / 1000, machine.name());
+        }
+        (upgrade.join().unwrap(), flagged.map(|machine| machine.name()))
+    });
+    println!("{:4} s: the upgrade is over", monitor.now_ms() / 1000);
+    within(
+        LIMIT,
+        "both nodes to have been rebooted",
+        || fleet.why(),
+        || {
+            let boots = fleet.boots().ok_or("the API does not answer")?;
+            let missing: Vec<&String> = flagged.iter().filter(|name| boots.get(*name) == before.get(*name)).collect();
+            if missing.is_empty() { Ok(()) } else { Err(format!("not yet: {missing:?}")) }
+        },
+    );
+    is_over(fleet);
+    let nodes = fleet.stage.get(["nodes"]);
+    for node in items(&nodes) {
+        assert_eq!(node["status"]["nodeInfo"]["kubeletVersion"], TO, "{}", node["metadata"]["name"]);
+    }
+    said
+}
+
+/// The reboots of control plane nodes in a turn that the Lease gave to somebody else.
+pub(super) fn out_of_turn(watched: &Watched, members: &[String]) -> Vec<String> {
+    let of_members = watched.reboots.iter().filter(|(name, _)| members.contains(name));
+    let wrong = of_members.filter_map(|(name, at_ms)| {
+        let turn = watched.targets.iter().rfind(|turn| turn.from_ms <= *at_ms);
+        let whose = turn.map_or("nobody", |turn| &turn.node);
+        (whose != name).then(|| format!("{name} was rebooted in the turn of {whose}"))
+    });
+    wrong.collect()
+}
