@@ -87,10 +87,11 @@ fn leader(stage: &Stage) -> String {
     leads.unwrap_or_else(|| panic!("{members}"))["name"].as_str().unwrap().to_owned()
 }
 
-/// Only on this control plane node can a pod come.
-fn only_on(stage: &Stage, node: &str) {
+/// Only on this control plane node can a pod come; on all of them without one.
+fn only_on(stage: &Stage, node: Option<&str>) {
     for other in ["k1", "k2", "k3"] {
-        stage.kubectl([if other == node { "uncordon" } else { "cordon" }, other]);
+        let may = node.is_none_or(|node| node == other);
+        stage.kubectl([if may { "uncordon" } else { "cordon" }, other]);
     }
 }
 
@@ -106,7 +107,7 @@ fn a_member_that_is_struck_in_mid_stream_costs_a_try_and_another_one_gives_the_s
     for (number, fault) in [Fault::Killed, Fault::Paused, Fault::Cut].into_iter().enumerate() {
         stage.whole();
         let node = leader(&stage);
-        only_on(&stage, &node);
+        only_on(&stage, Some(&node));
         let (machine, before) = (stage.machine(&node), stored(&stage));
         let begun = Begun::begin(&stage, &machine, &format!("backup-{number}"));
         let giver = begun.giver();
@@ -132,6 +133,8 @@ fn a_member_that_is_struck_in_mid_stream_costs_a_try_and_another_one_gives_the_s
         let after = stored(&stage);
         assert!(after.len() == before.len() + 1 && before.iter().all(|it| after.contains(it)), "{fault}: {after:?}");
         assert_eq!(partial(&machine), [], "{fault}");
+        // The gate permits nobody while one is cordoned.
+        only_on(&stage, None);
     }
     stage.whole();
     a_disk_gets_full(&stage);
@@ -141,7 +144,7 @@ fn a_member_that_is_struck_in_mid_stream_costs_a_try_and_another_one_gives_the_s
 /// First in the middle of a backup, then before its Job's next tries begin: nothing is left, and each says why.
 fn a_disk_gets_full(stage: &Stage) {
     let node = leader(stage);
-    only_on(stage, &node);
+    only_on(stage, Some(&node));
     let machine = stage.machine(&node);
     let mount = format!("mkdir -p {FOLDER} && mount -t tmpfs -o size=1g tmpfs {FOLDER}");
     machine.run_checked(["sh", "-ec", &mount]).unwrap();
