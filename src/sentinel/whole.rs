@@ -15,8 +15,8 @@ use crate::upgrade::recover::balancer_serves;
 use kube::Client;
 use quorum_safety::recovery::{ConfigHash, Expectation, ExpectedPod, LoadBalancer, Recovery, Stability};
 use quorum_safety::{
-    ApiserverView, Code as Rule, Disruption, Fact, InFlight, KillSwitch, Kured, Lock, Member, Mine, NodeName, Permit,
-    UnixSeconds, Verdict, judge,
+    ApiserverView, Code as Rule, Disruption, Fact, InFlight, KillSwitch, Kured, Lock, Member, MemberId, Mine, NodeName,
+    Permit, UnixSeconds, Verdict, judge,
 };
 use std::collections::BTreeMap;
 
@@ -51,7 +51,9 @@ pub struct HandOver {
     /// The member of this node.
     pub from: Member,
     /// To whom.
-    pub to: Permit,
+    pub to: MemberId,
+    /// For that move.
+    pub permit: Permit,
 }
 
 impl Question<'_> {
@@ -83,7 +85,9 @@ impl Question<'_> {
         for voter in list.voters().filter(|voter| voter.id != own) {
             let wanted = Disruption::MoveLeader(voter.id);
             match judge(&seen.observation, &seen.in_flight, &wanted, &self.config.policy()) {
-                Verdict::Permitted(to) => return Ok(list.get(own).cloned().map(|from| HandOver { from, to })),
+                Verdict::Permitted(permit) => {
+                    return Ok(list.get(own).cloned().map(|from| HandOver { from, to: voter.id, permit }));
+                }
                 verdict => refused.extend(verdict.reasons().iter().cloned()),
             }
         }

@@ -169,7 +169,7 @@ enum Pause {
 
 impl Work<'_> {
     fn config(&self) -> Config {
-        self.link.as_ref().map_or_else(|| self.memory.config.clone(), |link| link.config.clone())
+        self.memory.config.clone()
     }
 
     /// Waits; ends early when the Lease is lost while the gate may be open.

@@ -11,8 +11,8 @@ const ELECTION: Duration = Duration::from_secs(30);
 /// The member on this node, if it leads in its own view.
 pub fn leader_on(seen: &Seen, node: &NodeName) -> Option<MemberId> {
     let views = seen.observation.etcd.members.iter().filter(|view| view.node.known() == Some(node));
-    let leads = |id| move |sample: &quorum_safety::StatusSample| sample.leader == Some(id);
-    views.map(|view| (view.id, &view.second)).find(|(id, second)| second.known().is_some_and(leads(*id))).map(|it| it.0)
+    let mut leading = views.filter(|view| view.second.known().is_some_and(|sample| sample.leader == Some(view.id)));
+    leading.next().map(|view| view.id)
 }
 
 /// Looks until leadership has settled away from a node: all members name the same leader as a moment before, and it is not this node's.

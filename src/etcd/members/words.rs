@@ -127,7 +127,7 @@ pub fn on_the_node(node: &NodeName, peer_url: &str, new: MemberId) -> Vec<String
         "  test ! -e /etc/kubernetes/manifests/$pod.yaml || mv /etc/kubernetes/manifests/$pod.yaml $aside/".to_owned(),
         "done".to_owned(),
         "data=/var/lib/etcd".to_owned(),
-        r#"test ! -e $aside/etcd.yaml || data=$(sed -n "s/^ *- --data-dir=//p" $aside/etcd.yaml)"#.to_owned(),
+        format!("test ! -e $aside/etcd.yaml || {}", data_dir("$aside")),
         r#"while pkill -f -- "^etcd .*--data-dir=$data( |\$)"; do sleep 1; done     # until its process is gone"#
             .to_owned(),
         // Without etcd it answers nothing and lets everybody wait, the kubelet too, which then starts no pod for minutes.
@@ -145,6 +145,11 @@ pub fn on_the_node(node: &NodeName, peer_url: &str, new: MemberId) -> Vec<String
     lines.extend(join(node, &address));
     lines.push("QUORATE".to_owned());
     lines
+}
+
+/// Takes `$data`, where etcd's data is, from its manifest in this folder.
+pub fn data_dir(aside: &str) -> String {
+    format!(r#"data=$(sed -n "s/^ *- --data-dir=//p" {aside}/etcd.yaml)"#)
 }
 
 /// What is typed on a node whose etcd and its data are aside: kubeadm adds a learner, writes the manifest, and promotes it.

@@ -5,6 +5,7 @@ use super::step::Step;
 use super::tool::BUMP;
 use super::words;
 use crate::etcd::backup::manifest::Facts;
+use crate::etcd::members::words::data_dir;
 use quorum_safety::{API_VERSION, NodeName};
 use serde::Serialize;
 
@@ -124,7 +125,7 @@ fn back(on: &Peer, others: &[Peer]) -> Vec<String> {
     let mut lines = vec![format!("on {}, as root:", on.name)];
     lines.extend(words::stop(&on.name).into_iter().skip(1));
     lines.extend([
-        words::data_dir(&format!("/var/lib/quorate/aside/restore-{ID}")),
+        format!("  {}", data_dir(&format!("/var/lib/quorate/aside/restore-{ID}"))),
         format!("  test ! -e \"$data/member-before-{ID}\" || {{ mv \"$data/member\" \"$data/member-restored-{ID}\"; mv \"$data/member-before-{ID}\" \"$data/member\"; }}"),
         format!("  cp -p /var/lib/quorate/aside/restore-{ID}/*.yaml /etc/kubernetes/manifests/; rm -f /var/lib/quorate/restore.begun"),
     ]);

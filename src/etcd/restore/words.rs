@@ -1,7 +1,7 @@
 //! What is typed on the other control plane nodes. Pure.
 
 use super::node::Peer;
-use crate::etcd::members::words::join;
+use crate::etcd::members::words::{data_dir, join};
 use quorum_safety::NodeName;
 
 /// The names of the four as the kernel shortens them.
@@ -22,16 +22,11 @@ pub(super) fn stop(node: &NodeName) -> Vec<String> {
     ]
 }
 
-/// Where etcd's data is, by its manifest in this folder.
-pub(super) fn data_dir(aside: &str) -> String {
-    format!(r#"  data=$(sed -n "s/^ *- --data-dir=//p" {aside}/etcd.yaml)"#)
-}
-
 /// What makes a node that is stopped join the restored cluster. Its data is put aside once: typed a second time it does not take the new.
 pub(super) fn rejoin(peer: &Peer, id: &str) -> Vec<String> {
     let Peer { name, address } = peer;
     let mut lines = stop(name);
-    lines.push(data_dir("/var/lib/quorate/aside"));
+    lines.push(format!("  {}", data_dir("/var/lib/quorate/aside")));
     lines.push(format!("  test -e \"$data/member-before-{id}\" || mv \"$data/member\" \"$data/member-before-{id}\"     # aside, never deleted"));
     lines.extend(join(name, address));
     // Only now: an apiserver without etcd ends again and again, and is then started later and later.

@@ -10,10 +10,10 @@ use crate::sentinel::OPERATION;
 use crate::sentinel::plan::Plan;
 use crate::sentinel::reason::{Code, Reason};
 use crate::sentinel::whole::{HandOver, Steady};
+use quorum_safety::Fact;
 use quorum_safety::lock::{Step as LeaseStep, Wait};
 use quorum_safety::recovery::Stability;
 use quorum_safety::sentinel::{Act, Lease, Lock, Step};
-use quorum_safety::{Disruption, Fact};
 use std::time::Duration;
 
 impl Work<'_> {
@@ -129,14 +129,10 @@ impl Work<'_> {
                 Ok(Pause::Now)
             }
             Act::Open => match self.memory.hand_over.take() {
-                Some(first) => {
-                    let handed_over = self.hand_over(seen, first, limit).await;
-                    if let Err(why) = &handed_over {
-                        let leads = quorum_safety::Reason::new(quorum_safety::Code::TargetLeads, why.clone());
-                        self.memory.gives_up = Some(leads.into());
-                    }
-                    handed_over
-                }
+                Some(first) => self.hand_over(seen, first, limit).await.inspect_err(|why| {
+                    let leads = quorum_safety::Reason::new(quorum_safety::Code::TargetLeads, why.clone());
+                    self.memory.gives_up = Some(leads.into());
+                }),
                 None => self.open(limit).await,
             },
             Act::EndKured => self.end_kured(seen, limit).await,
@@ -171,10 +167,9 @@ impl Work<'_> {
     /// Moves leadership of etcd away, and waits until all members agree: then everything is judged anew.
     async fn hand_over(&self, seen: &Seen, first: HandOver, limit: Duration) -> Result<Pause, String> {
         let Some(guard) = &self.memory.guard else { return Ok(Pause::Now) };
-        let HandOver { from, to } = first;
-        let begun = to.begin();
-        let Disruption::MoveLeader(id) = begun.disruption() else { return Ok(Pause::Now) };
-        let change = Change::MoveLeader(*id);
+        let HandOver { from, to, permit } = first;
+        let begun = permit.begin();
+        let change = Change::MoveLeader(to);
         tracing::info!(disruption = %begun.disruption(), "This node leads etcd: it hands over before its gate is opened");
         let request = request::make(&self.etcd, &from, &change, limit);
         let moved = guard.act(limit, request).await.map_err(|late| late.to_string())?;

@@ -102,6 +102,21 @@ fn all_reboot(fleet: &Fleet) {
     println!("{:4} s: nothing is left", began.elapsed().as_secs());
 }
 
+/// Waits until these nodes have another boot than before, and nothing is left of it.
+fn are_rebooted(fleet: &Fleet, before: &BTreeMap<String, String>, names: &[String]) {
+    within(
+        LIMIT,
+        "the nodes to have been rebooted",
+        || fleet.why(),
+        || {
+            let boots = fleet.boots().ok_or("the API does not answer")?;
+            let missing: Vec<&String> = names.iter().filter(|name| boots.get(*name) == before.get(*name)).collect();
+            if missing.is_empty() { Ok(()) } else { Err(format!("not yet: {missing:?}")) }
+        },
+    );
+    is_over(fleet);
+}
+
 /// Gates, Leases, cordons, kured's lock: nothing is left of a reboot.
 fn is_over(fleet: &Fleet) {
     within(

@@ -6,7 +6,6 @@ use super::super::items;
 use super::super::stage::{Stage, machines, stage, until};
 use super::{FOLDER, configure, ended, somewhere_to_go, stored};
 use lab::{Lab, Machine, Spec};
-use std::fmt::{self, Display};
 
 const BACKUP: [&str; 3] = ["quorate", "etcd", "backup"];
 /// Enough to be struck in the middle of: sockets and HTTP/2 windows hold a part of it only.
@@ -22,12 +21,6 @@ enum Fault {
     Paused,
     /// Its machine reaches nobody, until the backup is done.
     Cut,
-}
-
-impl Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(self, f)
-    }
 }
 
 /// A Job of the template whose pod has begun to write, on this machine, and stands still.
@@ -112,7 +105,7 @@ fn a_member_that_is_struck_in_mid_stream_costs_a_try_and_another_one_gives_the_s
         let begun = Begun::begin(&stage, &machine, &format!("backup-{number}"));
         let giver = begun.giver();
         assert_ne!(giver.name(), node, "a follower gives it");
-        println!("{fault}: {}, which gives its snapshot to a pod on {node}", giver.name());
+        println!("{fault:?}: {}, which gives its snapshot to a pod on {node}", giver.name());
         match fault {
             Fault::Killed => giver.kill("etcd").unwrap(),
             Fault::Paused => giver.pause("etcd").unwrap(),
@@ -120,19 +113,19 @@ fn a_member_that_is_struck_in_mid_stream_costs_a_try_and_another_one_gives_the_s
         }
         begun.go_on();
         // What lasts is there still when another one has given it.
-        assert!(ended(&stage, &begun.job), "{fault}: {:?}", begun.logs());
+        assert!(ended(&stage, &begun.job), "{fault:?}: {:?}", begun.logs());
         let logs = begun.logs();
         let why = if matches!(fault, Fault::Killed) { "no snapshot from" } else { "nothing came for 5 s" };
-        assert!(logs[0].contains(why) && logs[0].contains("nothing was stored"), "{fault}: {logs:?}");
-        assert!(logs.last().unwrap().contains("Backup done"), "{fault}: {logs:?}");
+        assert!(logs[0].contains(why) && logs[0].contains("nothing was stored"), "{fault:?}: {logs:?}");
+        assert!(logs.last().unwrap().contains("Backup done"), "{fault:?}: {logs:?}");
         match fault {
             Fault::Killed => (),
             Fault::Paused => giver.resume("etcd").unwrap(),
             Fault::Cut => giver.heal().unwrap(),
         }
         let after = stored(&stage);
-        assert!(after.len() == before.len() + 1 && before.iter().all(|it| after.contains(it)), "{fault}: {after:?}");
-        assert_eq!(partial(&machine), [], "{fault}");
+        assert!(after.len() == before.len() + 1 && before.iter().all(|it| after.contains(it)), "{fault:?}: {after:?}");
+        assert_eq!(partial(&machine), [], "{fault:?}");
         // The gate permits nobody while one is cordoned.
         only_on(&stage, None);
     }

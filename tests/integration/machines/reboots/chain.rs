@@ -5,7 +5,7 @@ use super::super::stage::Said;
 use super::super::story::TO;
 use super::fleet::{Fleet, within};
 use super::watch::Watched;
-use super::{LIMIT, is_over};
+use super::{LIMIT, are_rebooted};
 use lab::prober::monitor::Monitor;
 
 /// Upgrades the cluster, and flags two nodes once the first step holds the Lease: the one that it works on, and another of the control plane.
@@ -35,17 +35,7 @@ pub(super) fn play(fleet: &Fleet, monitor: &Monitor) -> Said {
         (upgrade.join().unwrap(), flagged.map(|machine| machine.name()))
     });
     println!("{:4} s: the upgrade is over", monitor.now_ms() / 1000);
-    within(
-        LIMIT,
-        "both nodes to have been rebooted",
-        || fleet.why(),
-        || {
-            let boots = fleet.boots().ok_or("the API does not answer")?;
-            let missing: Vec<&String> = flagged.iter().filter(|name| boots.get(*name) == before.get(*name)).collect();
-            if missing.is_empty() { Ok(()) } else { Err(format!("not yet: {missing:?}")) }
-        },
-    );
-    is_over(fleet);
+    are_rebooted(fleet, &before, &flagged);
     let nodes = fleet.stage.get(["nodes"]);
     for node in items(&nodes) {
         assert_eq!(node["status"]["nodeInfo"]["kubeletVersion"], TO, "{}", node["metadata"]["name"]);

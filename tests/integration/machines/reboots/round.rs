@@ -3,7 +3,7 @@
 use super::super::faults::draw::{Deck, Numbers};
 use super::fault::Fault;
 use super::fleet::{Fleet, within};
-use super::{LIMIT, is_over};
+use super::{LIMIT, are_rebooted};
 use lab::Machine;
 use lab::kured::Step;
 use lab::prober::monitor::Monitor;
@@ -73,18 +73,7 @@ pub(super) fn play(fleet: &Fleet, monitor: &Monitor, round: &Round) -> Vec<Hit> 
         println!("{:4} s: {fault} strikes {} at {at}", monitor.now_ms() / 1000, target.name());
         hits.extend(fault.strike(fleet, target, *at, || monitor.now_ms()));
     }
-    within(
-        LIMIT,
-        "both nodes to have been rebooted",
-        || fleet.why(),
-        || {
-            let boots = fleet.boots().ok_or("the API does not answer")?;
-            let missing: Vec<String> =
-                flagged.iter().map(|it| it.name()).filter(|name| boots.get(name) == before.get(name)).collect();
-            if missing.is_empty() { Ok(()) } else { Err(format!("not yet: {missing:?}")) }
-        },
-    );
-    is_over(fleet);
+    are_rebooted(fleet, &before, &round.nodes.map(|node| machines[node].name()));
     hits
 }
 
