@@ -11,6 +11,8 @@ export PATH := $(PATH):$(TOOLS)/go/bin
 TARGET := x86_64-unknown-linux-gnu
 STATIC := -C target-feature=+crt-static -C link-arg=-fuse-ld=mold \
   --remap-path-prefix=$(or $(CARGO_HOME),$(HOME)/.cargo)/registry/src=/registry --remap-path-prefix=$(CARGO_TARGET_DIR)=/target
+# Half a megabyte of its relocations say the same thing: in this form they take a thirtieth of it. What it is linked with, glibc, knows it since 2.36.
+PACKED := -C link-arg=-Wl,-z,pack-relative-relocs
 MAX_BYTES := 16000000
 LAB := $(CARGO_TARGET_DIR)/debug/lab
 FROM ?= v1.36.1
@@ -123,7 +125,7 @@ setup:
 
 ## make binary     dist/quorate alone
 binary: setup ours
-	RUSTFLAGS="$(STATIC)" cargo build --release --locked --target $(TARGET) -p quorate --bin quorate
+	RUSTFLAGS="$(STATIC)" cargo rustc --release --locked --target $(TARGET) -p quorate --bin quorate -- $(PACKED)
 	@mkdir -p dist
 	@cmp -s $(CARGO_TARGET_DIR)/$(TARGET)/release/quorate dist/quorate || cp $(CARGO_TARGET_DIR)/$(TARGET)/release/quorate dist/quorate
 	@cp /etc/ssl/certs/ca-certificates.crt dist/ca-certificates.crt

@@ -175,18 +175,25 @@ impl InPlace {
     /// # Errors
     /// When it was read and is wrong.
     pub async fn configuration(&self, global: &Global) -> anyhow::Result<Config> {
-        let read = match (&self.access, &global.config) {
-            (_, Some(path)) => from_file(path).map_err(anyhow::Error::new),
-            (Ok(access), None) => configuration(global, access).await,
-            (Err(why), None) => Err(anyhow::anyhow!("{why}")),
-        };
-        read.or_else(|error| match error.downcast::<UsageError>() {
+        self.told_configuration(global).await.or_else(|error| match error.downcast::<UsageError>() {
             Ok(wrong) => Err(anyhow::Error::new(wrong)),
             Err(error) => {
                 tracing::warn!(%error, "The configuration cannot be read; the defaults hold");
                 Ok(Config::default())
             }
         })
+    }
+
+    /// The same where no default will do: it is read, or there is none.
+    ///
+    /// # Errors
+    /// When it cannot be read, or is wrong.
+    pub async fn told_configuration(&self, global: &Global) -> anyhow::Result<Config> {
+        match (&self.access, &global.config) {
+            (_, Some(path)) => from_file(path).map_err(anyhow::Error::new),
+            (Ok(access), None) => configuration(global, access).await,
+            (Err(why), None) => Err(anyhow::anyhow!("{why}")),
+        }
     }
 
     /// Where to look.

@@ -146,7 +146,11 @@ impl Asked<'_> {
 
     async fn place(&self) -> anyhow::Result<(InPlace, Config)> {
         let place = InPlace::in_folder(self.global, &self.backup.files.kubernetes_dir).await?;
-        let mut config = place.configuration(self.global).await?;
+        let mut config = if self.backup.list {
+            place.configuration(self.global).await?
+        } else {
+            place.told_configuration(self.global).await.map_err(unknown_recipients)?
+        };
         if let Some(to) = &self.backup.to {
             let to = std::path::absolute(to)?;
             (config.backup.directory, config.backup.s3) = (Some(to), None);
@@ -220,6 +224,18 @@ impl Asked<'_> {
             placement: Placement::On(place.clone()),
         };
         super::job::run(&access, &config, None, make).await
+    }
+}
+
+/// What was to be encrypted must not lie there for anybody to read because the API was away.
+fn unknown_recipients(error: anyhow::Error) -> anyhow::Error {
+    match error.downcast::<UsageError>() {
+        Ok(wrong) => wrong.into(),
+        Err(error) => UsageError(format!(
+            "the configuration cannot be read ({error:#}), so it is not known for whom a backup is to be encrypted: `--config FILE` says it, \
+             with `backup: {{recipients: [age1…]}}`, or `backup: {{}}` for one that whoever has the file can read"
+        ))
+        .into(),
     }
 }
 

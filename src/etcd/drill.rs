@@ -135,7 +135,16 @@ async fn proven(global: &Global, drill: &Drill, spool: &Path, clock: Clock) -> a
         UsageError("the configuration has neither `backup.directory` nor `backup.s3`: say which snapshot".to_owned())
     })?;
     let found = Inventory::of(&store).await?;
-    let Some(newest) = found.backups.last().cloned() else {
+    // By the clock of the day it was taken: what is of the future is not the newest, whatever it is.
+    let now = clock.now();
+    let (future, past): (Vec<_>, Vec<_>) = found.backups.into_iter().partition(|backup| backup.taken_at > now);
+    for backup in future {
+        output::progress(&format!("passed over: {} is dated in the future", backup.name));
+    }
+    for strange in &found.strange {
+        output::progress(&format!("passed over, it is not whole: {strange}"));
+    }
+    let Some(newest) = past.last().cloned() else {
         let why = format!("there is no backup that is whole; {} files are strange", found.strange.len());
         return Err(NotVerified { file: found.store, why }.into());
     };

@@ -30,6 +30,8 @@ pub(super) struct SentAway {
 /// One established connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Connection {
+    /// As the kernel names it, to be asked for again.
+    id: SocketId,
     local: IpAddr,
     remote: IpAddr,
     inode: u64,
@@ -59,7 +61,8 @@ pub(super) fn there(own: SocketAddr) -> Result<BTreeSet<u64>, String> {
 /// which the hand-over sends to a peer. Otherwise an apiserver that is told to stop answers some requests on connections that it has with
 /// "apiserver is shutting down". One that was opened since is let alone: whoever opened it was not handed over.
 ///
-/// A request that comes between the look and the end is lost, so the end is at hand before the look: a moment lies between them.
+/// A request that comes between the look and the end is lost, so the end is at hand before a last look at that one connection: a moment
+/// lies between them.
 pub(super) fn end_idle(apiserver: Pid, own: SocketAddr, these: &BTreeSet<u64>) -> Result<SentAway, String> {
     end_idle_of(apiserver, these, || outside(own))
 }
@@ -70,12 +73,14 @@ fn end_idle_of(
     look: impl Fn() -> Result<Vec<Connection>, String>,
 ) -> Result<SentAway, String> {
     let idle = |connection: &&Connection| these.contains(&connection.inode) && connection.idle();
-    let inodes = look()?.iter().filter(idle).map(|connection| connection.inode).collect();
-    let sockets = sockets(process, &inodes)?;
     let now = look()?;
+    let mut sockets = sockets(process, &now.iter().filter(idle).map(|connection| connection.inode).collect())?;
+    let asking = Asking::new().map_err(|error| cannot_list(&error))?;
     let mut ended = 0;
     for connection in now.iter().filter(idle) {
-        if sockets.get(&connection.inode).is_some_and(|socket| socket.shutdown(Shutdown::Read).is_ok()) {
+        let Some(socket) = sockets.remove(&connection.inode) else { continue };
+        let last = asking.again(connection).map_err(|error| cannot_list(&error))?;
+        if last.is_some_and(|last| last.idle()) && socket.shutdown(Shutdown::Read).is_ok() {
             ended += 1;
         }
     }
@@ -91,23 +96,56 @@ pub(super) fn count(own: SocketAddr) -> Result<usize, String> {
 /// Those to the address that is handed over, from other machines and from pods. One to another address of this machine, such as a
 /// virtual one that it has now, would come back here.
 fn outside(own: SocketAddr) -> Result<Vec<Connection>, String> {
-    let mut found = established(own.port()).map_err(|error| format!("the kernel's list of connections: {error}"))?;
+    let mut found =
+        Asking::new().and_then(|asking| asking.established(own.port())).map_err(|error| cannot_list(&error))?;
     found.retain(|connection| connection.local == own.ip() && connection.remote != own.ip());
     Ok(found)
 }
 
-/// The connections that were made to a port of this machine.
-fn established(port: u16) -> std::io::Result<Vec<Connection>> {
-    let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
-    socket.bind_auto()?;
-    socket.connect(&netlink_sys::SocketAddr::new(0, 0))?;
-    let mut found = Vec::new();
-    for (family, mut socket_id) in [(AF_INET, SocketId::new_v4()), (AF_INET6, SocketId::new_v6())] {
-        socket_id.source_port = port;
+fn cannot_list(error: &std::io::Error) -> String {
+    format!("the kernel's list of connections: {error}")
+}
+
+/// Asks the kernel for connections.
+struct Asking(Socket);
+
+impl Asking {
+    fn new() -> std::io::Result<Self> {
+        let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
+        socket.bind_auto()?;
+        socket.connect(&netlink_sys::SocketAddr::new(0, 0))?;
+        Ok(Self(socket))
+    }
+
+    /// Those that were made to a port of this machine.
+    fn established(&self, port: u16) -> std::io::Result<Vec<Connection>> {
+        let mut found = Vec::new();
+        for mut of_family in [SocketId::new_v4(), SocketId::new_v6()] {
+            of_family.source_port = port;
+            self.ask(of_family, NLM_F_REQUEST | NLM_F_DUMP)?;
+            while self.answer(&mut found)? {}
+        }
+        // Not every kernel looks at the port that was asked for.
+        found.retain(|connection: &Connection| connection.id.source_port == port);
+        Ok(found)
+    }
+
+    /// One of them as it is now; none when it is gone.
+    fn again(&self, connection: &Connection) -> std::io::Result<Option<Connection>> {
+        let mut found = Vec::new();
+        self.ask(connection.id.clone(), NLM_F_REQUEST)?;
+        match self.answer(&mut found) {
+            Ok(_) => Ok(found.pop()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn ask(&self, socket_id: SocketId, flags: u16) -> std::io::Result<()> {
         let mut header = NetlinkHeader::default();
-        header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+        header.flags = flags;
         let request = InetRequest {
-            family,
+            family: if socket_id.source_address.is_ipv4() { AF_INET } else { AF_INET6 },
             protocol: IPPROTO_TCP,
             extensions: ExtensionFlags::INFO,
             states: StateFlags::ESTABLISHED,
@@ -117,41 +155,37 @@ fn established(port: u16) -> std::io::Result<Vec<Connection>> {
         question.finalize();
         let mut bytes = vec![0; question.buffer_len()];
         question.serialize(&mut bytes);
-        socket.send(&bytes, 0)?;
-        while answer(&socket, port, &mut found)? {}
+        self.0.send(&bytes, 0).map(drop)
     }
-    Ok(found)
-}
 
-/// One part of the kernel's answer; false at its end.
-fn answer(socket: &Socket, port: u16, found: &mut Vec<Connection>) -> std::io::Result<bool> {
-    let (bytes, _) = socket.recv_from_full()?;
-    let mut rest = bytes.as_slice();
-    while !rest.is_empty() {
-        let message = NetlinkMessage::<SockDiagMessage>::deserialize(rest).map_err(std::io::Error::other)?;
-        match message.payload {
-            // Not every kernel looks at the port that was asked for.
-            NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response))
-                if response.header.socket_id.source_port == port =>
-            {
-                found.push(connection(&response)?);
+    /// One part of the kernel's answer; false at its end.
+    fn answer(&self, found: &mut Vec<Connection>) -> std::io::Result<bool> {
+        let (bytes, _) = self.0.recv_from_full()?;
+        let mut rest = bytes.as_slice();
+        while !rest.is_empty() {
+            let message = NetlinkMessage::<SockDiagMessage>::deserialize(rest).map_err(std::io::Error::other)?;
+            match message.payload {
+                NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => {
+                    found.push(connection(&response)?);
+                }
+                // A kernel that cannot list connections says so here.
+                NetlinkPayload::Done(end) if end.code == 0 => return Ok(false),
+                NetlinkPayload::Done(end) => return Err(std::io::Error::from_raw_os_error(end.code.saturating_abs())),
+                NetlinkPayload::Error(error) => return Err(error.to_io()),
+                _ => {}
             }
-            // A kernel that cannot list connections says so here.
-            NetlinkPayload::Done(end) if end.code == 0 => return Ok(false),
-            NetlinkPayload::Done(end) => return Err(std::io::Error::from_raw_os_error(end.code.saturating_abs())),
-            NetlinkPayload::Error(error) => return Err(error.to_io()),
-            _ => {}
+            let length = (message.header.length as usize).next_multiple_of(4);
+            rest = rest.get(length.max(4)..).unwrap_or_default();
         }
-        let length = (message.header.length as usize).next_multiple_of(4);
-        rest = rest.get(length.max(4)..).unwrap_or_default();
+        Ok(true)
     }
-    Ok(true)
 }
 
 fn connection(response: &InetResponse) -> std::io::Result<Connection> {
     let info = response.nlas.iter().find_map(|nla| if let Nla::TcpInfo(info) = nla { Some(info) } else { None });
     let info = info.ok_or_else(|| std::io::Error::other("a connection without its times"))?;
     Ok(Connection {
+        id: response.header.socket_id.clone(),
         local: response.header.socket_id.source_address.to_canonical(),
         remote: response.header.socket_id.destination_address.to_canonical(),
         inode: response.header.inode.into(),
@@ -207,13 +241,46 @@ mod tests {
     #[test]
     fn a_connection_is_idle_when_the_server_spoke_last_and_a_while_ago() {
         let (local, remote) = (IpAddr::from([10, 10, 0, 11]), IpAddr::from([10, 10, 0, 12]));
-        let seen = |queued, sent, came| Connection { local, remote, inode: 4711, queued, sent, came };
+        let id = SocketId::new_v4();
+        let seen = |queued, sent, came| Connection { id: id.clone(), local, remote, inode: 4711, queued, sent, came };
         assert!(seen(0, IDLE, IDLE + 1).idle());
         assert!(!seen(1, IDLE, IDLE + 1).idle());
         assert!(!seen(0, IDLE - 1, 2 * IDLE).idle());
         assert!(!seen(0, 2 * IDLE, IDLE).idle(), "a request that is being worked on");
         assert!(!seen(0, IDLE_FOR_LONG - 1, IDLE_FOR_LONG - 1).idle(), "an answer, or the next request?");
         assert!(seen(0, IDLE_FOR_LONG, IDLE_FOR_LONG).idle());
+    }
+
+    fn established(port: u16) -> std::io::Result<Vec<Connection>> {
+        Asking::new()?.established(port)
+    }
+
+    #[test]
+    fn a_connection_is_asked_for_again_by_itself() {
+        for address in ["127.0.0.1:0", "[::]:0"] {
+            let listener = TcpListener::bind(address).unwrap();
+            let port = listener.local_addr().unwrap().port();
+            let [(mut client, server), other] = [(), ()].map(|()| {
+                let client = TcpStream::connect(("127.0.0.1", port)).unwrap();
+                (client, listener.accept().unwrap().0)
+            });
+            let asking = Asking::new().unwrap();
+            let all = asking.established(port).unwrap();
+            assert_eq!(all.len(), 2);
+            let from = client.local_addr().unwrap().port();
+            let this = all.into_iter().find(|connection| connection.id.destination_port == from).unwrap();
+            assert_eq!(asking.again(&this).unwrap().unwrap().queued, 0);
+            client.write_all(b"?").unwrap();
+            let end = Instant::now() + Duration::from_secs(20);
+            while asking.again(&this).unwrap().unwrap().queued == 0 {
+                assert!(Instant::now() < end, "a request that has come since is seen");
+            }
+            drop((client, server));
+            while asking.again(&this).unwrap().is_some_and(|now| now.inode == this.inode) {
+                assert!(Instant::now() < end, "it is gone");
+            }
+            drop(other);
+        }
     }
 
     #[test]

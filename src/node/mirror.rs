@@ -10,6 +10,7 @@ use crate::output;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use kube::api::{DeleteParams, Preconditions};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -65,6 +66,20 @@ pub(super) async fn hurry(component: &str) -> Result<(), String> {
             Err(why) if until.passed() => return Err(why),
             Err(_) => tokio::time::sleep(POLL).await,
         }
+    }
+}
+
+/// Whether a component that runs is the one that the kubelet wants, by the UIDs that it wants. After its start a kubelet of another minor
+/// version replaces all static pods, seconds after it has said that it is well.
+///
+/// # Errors
+/// In words, when it is not, or cannot be told.
+pub(super) fn stands(root: &Path, component: &str, wanted: &BTreeMap<String, String>) -> Result<(), String> {
+    let now = running(root, component)?.ok_or_else(|| format!("no static pod of {component} runs"))?;
+    match wanted.get(&now.name) {
+        Some(uid) if *uid == now.uid => Ok(()),
+        Some(_) => Err(format!("the kubelet is about to replace {}", now.name)),
+        None => Err(format!("the kubelet does not name {} yet", now.name)),
     }
 }
 
@@ -185,6 +200,13 @@ mod tests {
             assert_eq!((found.name.as_str(), found.uid.as_str()), ("kube-scheduler-k2", UID));
             assert_eq!(found.cgroups, [root.path().join("sys/fs/cgroup").join(&path)]);
             assert!(found.there());
+            let stands = |name: &str, uid: &str| {
+                stands(root.path(), "kube-scheduler", &BTreeMap::from([(name.to_owned(), uid.to_owned())]))
+            };
+            assert_eq!(stands("kube-scheduler-k2", UID), Ok(()));
+            let another = stands("kube-scheduler-k2", "3a68d2d4005f3cb1cee89ac22757b1d9").unwrap_err();
+            assert_eq!(another, "the kubelet is about to replace kube-scheduler-k2");
+            assert_eq!(stands("etcd-k2", UID).unwrap_err(), "the kubelet does not name kube-scheduler-k2 yet");
             std::fs::remove_dir(&found.cgroups[0]).unwrap();
             assert!(!found.there());
             assert_eq!(running(root.path(), "kube-controller-manager").unwrap(), None);

@@ -162,6 +162,13 @@ impl State {
             && self.etcd_on_target() != Some(false)
     }
 
+    /// Whether the kubelet that runs is of another minor version: its fields of a pod are others, and so is the hash that it takes for a
+    /// static pod's UID (kubelet, `applyDefaults` in pkg/kubelet/config/common.go). The new one replaces all static pods, etcd with them.
+    /// One that does not run cannot start an apiserver that was emptied: it is mended first.
+    pub(super) fn kubelet_replaces_pods(&self, to: Version) -> bool {
+        self.running_kubelet.is_some_and(|running| (running.major, running.minor) != (to.major, to.minor))
+    }
+
     /// Whether kubeadm has done its part. kubeadm is not asked: `kubeadm upgrade plan` names no target on a node that is done
     /// (incident R14). The kubelet's package comes after kubeadm in every run, so at the target's version it proves that
     /// kubeadm had ended well, its later phases included (the kubelet's configuration has no version of its own). So does
@@ -184,7 +191,7 @@ pub(super) fn need(step: Step, state: &State, order: &Upgrade) -> Need {
         Step::Repository => unless(!state.packages_behind(to), "packages are on target"),
         Step::KubeadmPackage => unless(state.package_at("kubeadm", to), "on target"),
         Step::HandOver if !state.manifests.control_plane() => Need::Skip("no apiserver here"),
-        Step::HandOver if state.kubeadm_done(to) => Need::Skip("nothing restarts"),
+        Step::HandOver if state.kubeadm_done(to) && !state.kubelet_replaces_pods(to) => Need::Skip("nothing restarts"),
         Step::HandOver => unless(order.peers.is_empty(), "no peer was named"),
         // The apiserver's own restart sends its connections away; only under an etcd that goes too would they hang.
         Step::Empty if state.etcd_stays => Need::Skip("etcd is left as it is"),

@@ -1,12 +1,15 @@
-//! Asks apiservers and the local etcd whether they are ready, each on its own address.
+//! Asks apiservers, the local etcd and the kubelet how they are, each on its own address.
 
-use reqwest::{Certificate, Client, Identity, StatusCode};
+use reqwest::{Certificate, Client, ClientBuilder, Identity, StatusCode};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 /// How long one answer may take.
 const ANSWER: Duration = Duration::from_secs(2);
+/// Where it is in a pod: the kubelet's annotation that says where it has the pod from.
+const SOURCE: &str = "/metadata/annotations/kubernetes.io~1config.source";
 
 /// What is needed to ask.
 #[derive(Clone, Debug)]
@@ -38,11 +41,28 @@ impl Probe {
         version.map(str::to_owned).ok_or_else(|| format!("{address} answered /version without gitVersion"))
     }
 
-    /// A client is made for each question: kubeadm renews the certificates meanwhile.
+    /// The UIDs of the static pods that this node's kubelet wants, by name: what runs is not yet, or no longer, that.
+    pub(super) async fn wanted(&self) -> Result<BTreeMap<String, String>, String> {
+        // Its certificate is its own, signed by nobody.
+        let client = Client::builder().tls_danger_accept_invalid_certs(true);
+        let body = self.ask(client, "https://127.0.0.1:10250/pods").await?;
+        let pods: serde_json::Value = serde_json::from_str(&body).map_err(|error| error.to_string())?;
+        let pods = pods.get("items").and_then(serde_json::Value::as_array).ok_or("it names no pods")?;
+        let text = |pod: &serde_json::Value, path| Some(pod.pointer(path)?.as_str()?.to_owned());
+        let of_file = |pod: &&serde_json::Value| text(pod, SOURCE).is_some_and(|source| source == "file");
+        let named = |pod| Some((text(pod, "/metadata/name")?, text(pod, "/metadata/uid")?));
+        Ok(pods.iter().filter(of_file).filter_map(named).collect())
+    }
+
     async fn get(&self, address: SocketAddr, path: &str) -> Result<String, String> {
         let ca = self.read("ca.crt")?;
         let ca = Certificate::from_pem_bundle(&ca).map_err(|error| format!("ca.crt: {error}"))?;
-        let mut client = Client::builder().no_proxy().tls_certs_only(ca).timeout(ANSWER).pool_max_idle_per_host(0);
+        self.ask(Client::builder().tls_certs_only(ca), &format!("https://{address}{path}")).await
+    }
+
+    /// A client is made for each question: kubeadm renews the certificates meanwhile.
+    async fn ask(&self, client: ClientBuilder, url: &str) -> Result<String, String> {
+        let mut client = client.no_proxy().timeout(ANSWER).pool_max_idle_per_host(0);
         // Where anonymous requests are off, /readyz wants a client. A pair that is torn while it is renewed is done without.
         if let (Ok(mut pem), Ok(key)) =
             (self.read("apiserver-kubelet-client.crt"), self.read("apiserver-kubelet-client.key"))
@@ -53,7 +73,7 @@ impl Probe {
             }
         }
         let client = client.build().map_err(|error| describe(&error))?;
-        answer(&client, &format!("https://{address}{path}")).await
+        answer(&client, url).await
     }
 
     fn read(&self, name: &str) -> Result<Vec<u8>, String> {

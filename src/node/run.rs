@@ -14,6 +14,7 @@ use super::{apiserver, etcd, known_ready, kubeadm, mirror};
 use crate::cli::node::{PutBack, Upgrade};
 use crate::clock::Clock;
 use crate::output;
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
@@ -140,6 +141,8 @@ struct Work<'a> {
     etcd_stays: Option<bool>,
     /// Whether this run has restarted the apiserver.
     restarted: bool,
+    /// Whether it has started a kubelet that replaces all static pods.
+    pods_replaced: bool,
     mark: Mark,
     /// Whether an earlier run to this target has begun to change the host and none has ended well since.
     resumed: bool,
@@ -160,6 +163,7 @@ impl<'a> Work<'a> {
             hand_over: None,
             etcd_stays: None,
             restarted: false,
+            pods_replaced: false,
             resumed: mark.unfinished(),
             changed_before: mark.names_target(),
             mark,
@@ -346,8 +350,14 @@ impl<'a> Work<'a> {
                 self.touch()?;
                 manager.hold(&state.not_held(), deadline).await?;
             }
-            Step::RestartKubelet => self.restart_kubelet().await?,
-            Step::Recovery => self.recovery(state).await?,
+            Step::RestartKubelet => {
+                self.pods_replaced = state.kubelet_replaces_pods(to);
+                self.restart_kubelet().await?;
+            }
+            Step::Recovery => tokio::select! {
+                ended = self.recovery(state) => ended?,
+                never = self.beside(&state.manifests), if self.pods_replaced => match never {},
+            },
             Step::HandBack => {
                 if let Some(hand_over) = self.hand_over.take() {
                     hand_over.stop().await;
@@ -443,7 +453,7 @@ impl<'a> Work<'a> {
             let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
             let ended = tokio::select! {
                 ended = run("kubeadm", &arguments, self.deadline.within(KUBEADM), Echo::Lines) => ended,
-                never = self.beside_kubeadm(&state.manifests) => never,
+                never = self.beside(&state.manifests) => match never {},
             };
             let failure = match ended {
                 Ok(_) => {
@@ -479,8 +489,8 @@ impl<'a> Work<'a> {
         }
     }
 
-    /// What shortens the work of kubeadm and of the kubelet for it; never ends.
-    async fn beside_kubeadm<T>(&self, manifests: &Manifests) -> T {
+    /// What shortens the work of the kubelet where static pods are replaced; never ends.
+    async fn beside(&self, manifests: &Manifests) -> Infallible {
         let see_off = async {
             if self.hand_over.is_some()
                 && let Ok(address) = own_apiserver(manifests)
@@ -519,6 +529,10 @@ impl<'a> Work<'a> {
         plain("http://127.0.0.1:10248/healthz").await.map_err(|why| format!("kubelet: {why}"))?;
         if !manifests.control_plane() {
             return Ok(());
+        }
+        let wanted = self.probe().wanted().await.map_err(|why| format!("kubelet: {why}"))?;
+        for component in manifests.pods.keys() {
+            mirror::stands(&self.host.root, component, &wanted)?;
         }
         let address = own_apiserver(manifests).map_err(|failure| failure.message)?;
         // An old apiserver lives on for up to a minute after its SIGTERM and answers "ok": its version tells them apart.

@@ -238,6 +238,24 @@ fn every_container_is_ours_and_its_arguments_parse() {
 }
 
 #[test]
+fn what_starts_the_defragmentations_may_start_those_and_nothing_else() {
+    let objects = with_component("defrag");
+    let templates: Vec<CronJob> = of_kind(&objects, "CronJob");
+    let starts = templates.iter().find(|it| it.metadata.name.as_deref() == Some("quorate-defrag-all")).unwrap();
+    assert_eq!(pod(starts).volumes, None, "no host, no certificate");
+    let args = pod(starts).containers[0].args.clone().unwrap();
+    assert!(Cli::try_parse_from(std::iter::once("quorate".to_owned()).chain(args)).is_ok());
+    let roles: Vec<Role> = of_kind(&objects, "Role");
+    let own = roles.iter().filter(|role| role.metadata.name.as_deref() == Some("quorate-defrag-all"));
+    let rules: Vec<_> = own.filter_map(|role| role.rules.as_ref()).flatten().collect();
+    let verbs: BTreeSet<&str> = rules.iter().flat_map(|rule| rule.verbs.iter().map(String::as_str)).collect();
+    assert_eq!(verbs, BTreeSet::from(["create", "delete", "get", "list"]));
+    let changed = rules.iter().filter(|rule| rule.verbs.iter().any(|verb| verb != "get" && verb != "list"));
+    let changed: Vec<_> = changed.filter_map(|rule| rule.resources.clone()).flatten().collect();
+    assert_eq!(changed, ["jobs"], "it locks nothing and disrupts nothing itself");
+}
+
+#[test]
 fn only_reconcile_starts_by_itself_and_all_fail_on_our_codes() {
     for template in of_kind::<CronJob>(&build("kustomize/base"), "CronJob") {
         let name = template.metadata.name.clone().unwrap();

@@ -166,16 +166,17 @@ impl Work<'_> {
             self.store, manifest.member.name, manifest.seconds
         );
         let mut told = vec![of_node.line];
-        // Those that have an archive do not go for one that lacks it.
-        let outcome = if of_node.failed {
-            summary
-                .push_str("; but the archive of the node, which is wanted, is not there, and nothing old was removed");
-            Outcome::Midway
+        // Those that have an archive do not go for one that lacks it; nor may those that lack it pile up until the disk is full.
+        let (outcome, which) = if of_node.failed {
+            summary.push_str(
+                "; but the archive of the node, which is wanted, is not there, and nothing that has one was removed",
+            );
+            (Outcome::Midway, Which::WithoutNode)
         } else {
-            let retained = while_held(guard, self.retain(&manifest)).await;
-            told.extend(retained.unwrap_or_else(|late| vec![format!("not all that is old was removed: {late}")]));
-            Outcome::Ok
+            (Outcome::Ok, Which::All)
         };
+        let retained = while_held(guard, self.retain(&manifest, which)).await;
+        told.extend(retained.unwrap_or_else(|late| vec![format!("not all that is old was removed: {late}")]));
         Ok(Report::with_blockers(outcome, summary, &[], &told).on(&seen.observation))
     }
 
@@ -342,8 +343,8 @@ impl Work<'_> {
     }
 
     /// Removes what is old, after a backup that is proven and stored; what stands against it is told, and is no failure of the backup.
-    async fn retain(&self, manifest: &Manifest) -> Vec<String> {
-        let (plan, mut told) = match self.plan(&manifest.into()).await {
+    async fn retain(&self, manifest: &Manifest, which: Which) -> Vec<String> {
+        let (plan, mut told) = match self.plan(&manifest.into(), which).await {
             Ok(planned) => planned,
             Err(why) => return vec![format!("nothing old was removed: {why}")],
         };
@@ -364,11 +365,12 @@ impl Work<'_> {
     }
 
     /// What goes for `new`, and what people should know.
-    async fn plan(&self, new: &Dated) -> Result<(Vec<Old>, Vec<String>), store::StoreError> {
+    async fn plan(&self, new: &Dated, which: Which) -> Result<(Vec<Old>, Vec<String>), store::StoreError> {
         let found = Inventory::of(self.store).await?;
         let config = &self.config.backup;
         let retention = Retention { keep: config.keep, minimum_age: config.minimum_age.get() };
-        let mut all: Vec<Dated> = found.backups.iter().map(Dated::from).collect();
+        let may_go = |backup: &&Manifest| which == Which::All || matches!(backup.node, Node::Absent(_));
+        let mut all: Vec<Dated> = found.backups.iter().filter(may_go).map(Dated::from).collect();
         // Of a dry run it is not there yet.
         if !all.iter().any(|backup| backup.name == new.name) {
             all.push(new.clone());
@@ -395,7 +397,7 @@ impl Work<'_> {
             // It is going to be the newest, whatever is written until then.
             revision: i64::MAX,
         };
-        let lines = match self.plan(&new).await {
+        let lines = match self.plan(&new, Which::All).await {
             Ok((old, told)) => {
                 let lines = old.into_iter().map(|old| format!("would be removed after it: {}", old.name));
                 lines.chain(told).collect()
@@ -434,6 +436,14 @@ fn copy_proven(from: impl Read, proven: &Sum, out: &mut dyn Write) -> io::Result
         return Ok(());
     }
     Err(io::Error::other(format!("what is in the spool is not what was proven: {found:?} and not {proven:?}")))
+}
+
+/// Which backups may go.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Which {
+    All,
+    /// Those that have no archive of a node.
+    WithoutNode,
 }
 
 /// A backup that goes, and its files.

@@ -98,6 +98,19 @@ fn r14_a_half_done_node_goes_on_where_it_stopped() {
 }
 
 #[test]
+fn a_kubelet_of_another_minor_version_is_restarted_under_a_hand_over_with_an_empty_apiserver() {
+    // Killed after kubeadm, before the kubelet's restart: that one takes all static pods away, etcd too.
+    let mut node = state("v1.36.3", "v1.35.4", Some("v1.36.3"));
+    assert_eq!(todo(&node, &order(Mode::Node))[..2], [Step::HandOver, Step::RestartKubelet]);
+    node.handed_over = true;
+    assert!(todo(&node, &order(Mode::Node)).contains(&Step::Empty));
+    // It cannot start an apiserver again while it does not run.
+    node.handed_over = false;
+    node.running_kubelet = None;
+    assert_eq!(todo(&node, &order(Mode::Node))[0], Step::RestartKubelet);
+}
+
+#[test]
 fn a_node_on_target_is_only_looked_at() {
     for tag in [None, Some("v1.36.3")] {
         assert_eq!(todo(&state("v1.36.3", "v1.36.3", tag), &order(Mode::Node)), [Step::Recovery]);

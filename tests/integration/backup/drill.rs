@@ -172,6 +172,18 @@ fn a_drill_takes_the_newest_backup_and_says_what_keeps_it_from_being_restored() 
     bytes[at] ^= 1;
     fs::write(&newest, bytes)?;
     scratch.drill(&host, None, &[&own])?.ended(21, "it is damaged");
+    // One that is not even whole is passed over, and told; so is one of tomorrow.
+    fs::remove_file(&newest)?;
+    let mut tomorrow = first.clone();
+    (tomorrow["name"], tomorrow["takenAt"]) = (json!("etcd-snapshot-21000101-000000"), json!("2100-01-01T00:00:00Z"));
+    tomorrow["stored"]["file"] = json!("etcd-snapshot-21000101-000000.db.zst.age");
+    fs::copy(&older, host.store.path().join("etcd-snapshot-21000101-000000.db.zst.age"))?;
+    let name = host.store.path().join("etcd-snapshot-21000101-000000.json");
+    fs::write(name, tomorrow.to_string())?;
+    let said = scratch.drill(&host, None, &[&own])?.ended(0, "5 keys");
+    for told in ["etcd-snapshot-21000101-000000 is dated in the future", "it is not whole: "] {
+        assert!(said.err.contains(told), "{told}: {said:?}");
+    }
     Ok(())
 }
 

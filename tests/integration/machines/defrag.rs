@@ -1,5 +1,5 @@
-//! Defragmentation on machines: a Job on each member's own node, one after the other, from a workstation, beside a prober that asks through the
-//! balancer.
+//! Defragmentation on machines: a Job on each member's own node, one after the other, started by the CronJob of kustomize/components/defrag, beside
+//! a prober that asks through the balancer.
 
 use super::clients::probed;
 use super::stage::{Stage, machines, stage, until};
@@ -24,6 +24,13 @@ revision=$(etcd kv/deleterange body | sed 's/.*"revision":"\([0-9]*\)".*/\1/')
 printf '{"revision":"%s","physical":true}' "$revision" >body
 etcd kv/compaction body >/dev/null
 "#;
+
+/// kustomize/components/defrag.
+const COMPONENT: [&str; 3] = [
+    include_str!("../../../kustomize/components/defrag/account.yaml"),
+    include_str!("../../../kustomize/components/defrag/rbac.yaml"),
+    include_str!("../../../kustomize/components/defrag/cronjob.yaml"),
+];
 
 /// Writes so many values of 512 KiB into etcd.
 pub(super) fn fill(stage: &Stage, values: u32) {
@@ -64,8 +71,22 @@ fn fragmented_databases_shrink_under_load_and_no_request_fails() {
     let order = due(&before);
     assert_eq!(order.iter().map(|row| row["leads"] == true).collect::<Vec<_>>(), [false, false, true], "{before}");
     stage.whole();
-    let (said, report) = probed(&stage, || stage.quorate(["etcd", "defrag", "-o", "json"]));
-    assert_eq!(said.code, 0, "{said:?}");
+    for file in COMPONENT {
+        stage.apply(file);
+    }
+    let (said, report) = probed(&stage, || {
+        stage.kubectl(["-n", "quorate", "create", "job", "--from=cronjob/quorate-defrag-all", "now"]);
+        until("the defragmentation to end", || {
+            let job = stage.get(["job", "-n", "quorate", "now"]);
+            let ended = job["status"]["conditions"].as_array().into_iter().flatten();
+            let mut ended = ended.filter(|it| it["status"] == "True").filter_map(|it| it["type"].as_str());
+            if ended.any(|kind| ["Complete", "Failed"].contains(&kind)) { Ok(()) } else { Err(job["status"].to_string()) }
+        });
+        (stage.get(["job", "-n", "quorate", "now"]), stage.kubectl(["-n", "quorate", "logs", "job/now"]))
+    });
+    let (job, log) = said;
+    assert_eq!(job["status"]["succeeded"], 1, "{job} {log}");
+    println!("{log}");
     let after = plan(&stage);
     assert!(due(&after).is_empty(), "{after}");
     for row in after["members"].as_array().unwrap() {
