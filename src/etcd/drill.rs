@@ -50,6 +50,8 @@ const NAME: &str = "drill";
 const SERVES: Duration = Duration::from_secs(300);
 /// Between two looks.
 const POLL: Duration = Duration::from_millis(250);
+/// How far the clocks of two nodes may be apart.
+const APART: jiff::SignedDuration = jiff::SignedDuration::from_mins(5);
 
 /// What is rehearsed; kept in the scratch space between the parts of a drill.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -136,16 +138,18 @@ async fn proven(global: &Global, drill: &Drill, spool: &Path, clock: Clock) -> a
     })?;
     let found = Inventory::of(&store).await?;
     // By the clock of the day it was taken: what is of the future is not the newest, whatever it is.
-    let now = clock.now();
+    let now = clock.now().saturating_add(APART)?;
     let (future, past): (Vec<_>, Vec<_>) = found.backups.into_iter().partition(|backup| backup.taken_at > now);
-    for backup in future {
+    for backup in &future {
         output::progress(&format!("passed over: {} is dated in the future", backup.name));
     }
     for strange in &found.strange {
         output::progress(&format!("passed over, it is not whole: {strange}"));
     }
     let Some(newest) = past.last().cloned() else {
-        let why = format!("there is no backup that is whole; {} files are strange", found.strange.len());
+        let (strange, future) = (found.strange.len(), future.len());
+        let why =
+            format!("there is no backup that is whole; {strange} files are strange, {future} backups of the future");
         return Err(NotVerified { file: found.store, why }.into());
     };
     let name = newest.stored.file.clone();

@@ -1,5 +1,5 @@
-//! Keeps the hand-over rule in force while this process lives, and not longer: an nft process is fed a refresh every five seconds;
-//! without it the rule's elements time out, and with an owner the whole table goes away with the process.
+//! Keeps the hand-over rule in force while this process lives, and not longer: an nft process is fed a refresh every five seconds,
+//! or when another peer is ready; without it the rule's elements time out, and with an owner the whole table goes away with the process.
 
 use super::command::{Deadline, PATH, ToolError, ask};
 use super::nft::Target;
@@ -14,8 +14,10 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-/// How often peers are asked and the rule is refreshed; a third of what it outlives.
+/// How often the rule is refreshed; a third of what it outlives.
 const REFRESH: Duration = Duration::from_secs(5);
+/// How often peers are asked: to one that has died new connections go until then.
+const ASK: Duration = Duration::from_secs(1);
 /// How long a first peer may take to be ready.
 const FIRST_PEER: Duration = Duration::from_secs(30);
 
@@ -157,14 +159,16 @@ async fn keep(
     loop {
         tokio::select! {
             _ = &mut stopped => break,
-            () = tokio::time::sleep_until(next) => {}
+            () = tokio::time::sleep(ASK) => {}
         }
-        next = Instant::now() + REFRESH;
         let (now_ready, said) = ask_peers(&peers, target.local.port(), &probe).await;
         if now_ready != ready {
             output::progress(&format!("hand-over: now to {now_ready:?} {}", said.join("; ")));
             ready = now_ready;
+        } else if Instant::now() < next {
+            continue;
         }
+        next = Instant::now() + REFRESH;
         if let Err(error) = nft.say(&target.refresh(&ready)).await {
             output::progress(&format!("hand-over: lost, {error}"));
             return;

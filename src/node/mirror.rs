@@ -1,5 +1,5 @@
-//! Static pods that kubeadm replaces. The kubelet does not start the new one while the old one is there, and looks again only 10 to 15 s
-//! later (kubelet 1.36, `allowPodStart` in pod_workers.go: requeued by backOffPeriod), or as soon as it hears anything of that pod. That the
+//! Static pods that kubeadm replaces. The kubelet that has started the old one does not start the new one while that is there, and looks again
+//! only 10 to 15 s later (kubelet 1.36, `allowPodStart` in pod_workers.go: requeued by backOffPeriod), or as soon as it hears anything of that pod. That the
 //! old one's mirror pod was deleted is such a thing; the kubelet deletes and makes it anew itself when it starts the new one. So once the
 //! old pod is gone from the host its mirror pod is deleted, with the kubelet's own account and within its own rights.
 
@@ -75,12 +75,16 @@ pub(super) async fn hurry(component: &str) -> Result<(), String> {
 /// # Errors
 /// In words, when it is not, or cannot be told.
 pub(super) fn stands(root: &Path, component: &str, wanted: &BTreeMap<String, String>) -> Result<(), String> {
-    let now = running(root, component)?.ok_or_else(|| format!("no static pod of {component} runs"))?;
-    match wanted.get(&now.name) {
+    let all = all_running(root, component)?;
+    if all.is_empty() {
+        return Err(format!("no static pod of {component} runs"));
+    }
+    // A kubelet that was restarted starts the new one beside the old one: each has to be the one.
+    all.iter().try_for_each(|now| match wanted.get(&now.name) {
         Some(uid) if *uid == now.uid => Ok(()),
         Some(_) => Err(format!("the kubelet is about to replace {}", now.name)),
         None => Err(format!("the kubelet does not name {} yet", now.name)),
-    }
+    })
 }
 
 /// Deletes the mirror pod of a static pod that is gone; false when the kubelet was faster.
@@ -103,12 +107,18 @@ async fn delete_mirror(old: &Running) -> Result<bool, String> {
 
 /// The static pod whose program runs; none when it does not, or its pod is not told from its cgroups.
 fn running(root: &Path, component: &str) -> Result<Option<Running>, String> {
+    Ok(all_running(root, component)?.into_iter().next())
+}
+
+/// All of them: an old one and a new one may run at once.
+fn all_running(root: &Path, component: &str) -> Result<Vec<Running>, String> {
+    let mut found = Vec::new();
     for process in program::running(root, component)? {
         let Ok(cgroups) = std::fs::read_to_string(process.folder.join("cgroup")) else { continue };
         let Some((uid, cgroups)) = pod_of(root, &cgroups) else { continue };
-        return Ok(name_of(root, component, &uid)?.map(|name| Running { name, uid, cgroups }));
+        found.extend(name_of(root, component, &uid)?.map(|name| Running { name, uid, cgroups }));
     }
-    Ok(None)
+    Ok(found)
 }
 
 /// The pod that a process belongs to by the lines of its /proc/PID/cgroup, and those of its cgroups that are there.
@@ -148,7 +158,7 @@ fn name_of(root: &Path, component: &str, uid: &str) -> Result<Option<String>, St
     Ok(entries.flatten().find_map(|entry| {
         let name = entry.file_name();
         let name = name.to_str()?.strip_prefix(&head)?.strip_suffix(uid)?.strip_suffix('_')?;
-        name.starts_with(component).then(|| name.to_owned())
+        name.strip_prefix(component)?.starts_with('-').then(|| name.to_owned())
     }))
 }
 

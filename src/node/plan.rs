@@ -162,11 +162,11 @@ impl State {
             && self.etcd_on_target() != Some(false)
     }
 
-    /// Whether the kubelet that runs is of another minor version: its fields of a pod are others, and so is the hash that it takes for a
-    /// static pod's UID (kubelet, `applyDefaults` in pkg/kubelet/config/common.go). The new one replaces all static pods, etcd with them.
-    /// One that does not run cannot start an apiserver that was emptied: it is mended first.
+    /// Whether the kubelet that is to be started replaces the static pods: it does when it is of another minor version than the one that has
+    /// started them. Its fields of a pod are others then, and so is the hash that it takes for a static pod's UID (kubelet, `applyDefaults` in
+    /// pkg/kubelet/config/common.go); etcd goes with all others. Of one that does not run it cannot be told.
     pub(super) fn kubelet_replaces_pods(&self, to: Version) -> bool {
-        self.running_kubelet.is_some_and(|running| (running.major, running.minor) != (to.major, to.minor))
+        self.running_kubelet.is_none_or(|running| (running.major, running.minor) != (to.major, to.minor))
     }
 
     /// Whether kubeadm has done its part. kubeadm is not asked: `kubeadm upgrade plan` names no target on a node that is done
@@ -194,7 +194,11 @@ pub(super) fn need(step: Step, state: &State, order: &Upgrade) -> Need {
         Step::HandOver if state.kubeadm_done(to) && !state.kubelet_replaces_pods(to) => Need::Skip("nothing restarts"),
         Step::HandOver => unless(order.peers.is_empty(), "no peer was named"),
         // The apiserver's own restart sends its connections away; only under an etcd that goes too would they hang.
-        Step::Empty if state.etcd_stays => Need::Skip("etcd is left as it is"),
+        // So it does not where kubeadm has nothing left to write, and the kubelet takes all of them at once.
+        Step::Empty if state.etcd_stays && !(state.kubelet_replaces_pods(to) && state.static_pods_on_target(to)) => {
+            Need::Skip("etcd is left as it is")
+        }
+        Step::Empty if state.running_kubelet.is_none() => Need::Skip("no kubelet runs that would start it again"),
         Step::Empty | Step::HandBack => unless(!state.handed_over, "not handed over"),
         Step::Kubeadm => unless(state.kubeadm_done(to), "done before"),
         // The kubelet's package comes after them in every run; a run that keeps kubeadm from etcd now has them before it, whatever

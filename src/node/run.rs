@@ -28,6 +28,8 @@ const BETWEEN: Duration = Duration::from_secs(30);
 const RECOVERY: Duration = Duration::from_secs(5 * 60);
 /// How long they must have answered to count.
 const STABLE: Duration = Duration::from_secs(2);
+/// How long what a kubelet says of its static pods may take to be as it is.
+const SOON: Duration = Duration::from_secs(30);
 /// Between two looks.
 const POLL: Duration = Duration::from_millis(500);
 
@@ -141,8 +143,6 @@ struct Work<'a> {
     etcd_stays: Option<bool>,
     /// Whether this run has restarted the apiserver.
     restarted: bool,
-    /// Whether it has started a kubelet that replaces all static pods.
-    pods_replaced: bool,
     mark: Mark,
     /// Whether an earlier run to this target has begun to change the host and none has ended well since.
     resumed: bool,
@@ -163,7 +163,6 @@ impl<'a> Work<'a> {
             hand_over: None,
             etcd_stays: None,
             restarted: false,
-            pods_replaced: false,
             resumed: mark.unfinished(),
             changed_before: mark.names_target(),
             mark,
@@ -307,6 +306,8 @@ impl<'a> Work<'a> {
                 if found.is_empty() && !self.resumed && state.manifests.control_plane() {
                     let own = own_apiserver(&state.manifests)?;
                     found = unready(own, &state.manifests, &self.order.peers, &self.probe(), deadline).await;
+                    // What is asked at the end must be to be had at the beginning.
+                    found.extend(self.stand_soon(&state.manifests).await.err());
                 }
                 if !found.is_empty() {
                     return Err(Failure::refused(&found));
@@ -334,7 +335,11 @@ impl<'a> Work<'a> {
                 self.touch()?;
                 self.restarted = true;
                 let address = own_apiserver(&state.manifests)?;
-                apiserver::restart(address, &self.probe(), deadline).await.map_err(Failure::tool)?;
+                match apiserver::restart(address, &self.probe(), deadline).await {
+                    // What is left then is the kubelet, whose restart may be what this apiserver waits for.
+                    Err(why) if state.kubeadm_done(to) => output::progress(&format!("kube-apiserver: {why}")),
+                    ended => ended.map_err(Failure::tool)?,
+                }
             }
             Step::Kubeadm => self.kubeadm(state).await?,
             Step::EtcdCertificates => {
@@ -350,14 +355,8 @@ impl<'a> Work<'a> {
                 self.touch()?;
                 manager.hold(&state.not_held(), deadline).await?;
             }
-            Step::RestartKubelet => {
-                self.pods_replaced = state.kubelet_replaces_pods(to);
-                self.restart_kubelet().await?;
-            }
-            Step::Recovery => tokio::select! {
-                ended = self.recovery(state) => ended?,
-                never = self.beside(&state.manifests), if self.pods_replaced => match never {},
-            },
+            Step::RestartKubelet => self.restart_kubelet().await?,
+            Step::Recovery => self.recovery(state).await?,
             Step::HandBack => {
                 if let Some(hand_over) = self.hand_over.take() {
                     hand_over.stop().await;
@@ -416,7 +415,11 @@ impl<'a> Work<'a> {
             Err(Absent::Impossible(why)) => self.report.hand_over.because = why,
             Err(error @ Absent::NoPeer(_)) => {
                 self.report.hand_over.because = "no peer is ready".to_owned();
-                return Err(Failure::tool(error.to_string()));
+                // Of a node that serves nobody nothing is taken away; the kubelet's restart may be what mends it.
+                let serves = self.probe().ready(own_apiserver(&state.manifests)?).await.is_ok();
+                if serves || !state.kubeadm_done(self.order.to) {
+                    return Err(Failure::tool(error.to_string()));
+                }
             }
         }
         Ok(())
@@ -489,7 +492,7 @@ impl<'a> Work<'a> {
         }
     }
 
-    /// What shortens the work of the kubelet where static pods are replaced; never ends.
+    /// What shortens the work of kubeadm and of the kubelet for it; never ends.
     async fn beside(&self, manifests: &Manifests) -> Infallible {
         let see_off = async {
             if self.hand_over.is_some()
@@ -525,15 +528,29 @@ impl<'a> Work<'a> {
         }
     }
 
+    /// Whether each static pod that runs is the one that the kubelet wants.
+    async fn stand(&self, manifests: &Manifests) -> Result<(), String> {
+        let wanted = self.probe().wanted().await.map_err(|why| format!("the kubelet's static pods: {why}"))?;
+        manifests.pods.keys().try_for_each(|component| mirror::stands(&self.host.root, component, &wanted))
+    }
+
+    /// The same within [`SOON`]: the kubelet asks an apiserver who may ask it.
+    async fn stand_soon(&self, manifests: &Manifests) -> Result<(), String> {
+        let until = Deadline::after(self.deadline.within(SOON));
+        loop {
+            match self.stand(manifests).await {
+                Err(_) if !until.passed() => tokio::time::sleep(POLL).await,
+                ended => return ended,
+            }
+        }
+    }
+
     async fn well(&self, manifests: &Manifests) -> Result<(), String> {
         plain("http://127.0.0.1:10248/healthz").await.map_err(|why| format!("kubelet: {why}"))?;
         if !manifests.control_plane() {
             return Ok(());
         }
-        let wanted = self.probe().wanted().await.map_err(|why| format!("kubelet: {why}"))?;
-        for component in manifests.pods.keys() {
-            mirror::stands(&self.host.root, component, &wanted)?;
-        }
+        self.stand(manifests).await?;
         let address = own_apiserver(manifests).map_err(|failure| failure.message)?;
         // An old apiserver lives on for up to a minute after its SIGTERM and answers "ok": its version tells them apart.
         let version = self.probe().version(address).await.map_err(|why| format!("kube-apiserver: {why}"))?;

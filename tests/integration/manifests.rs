@@ -238,6 +238,27 @@ fn every_container_is_ours_and_its_arguments_parse() {
 }
 
 #[test]
+fn alerts_are_about_cron_jobs_that_are_there() {
+    let there: Vec<CronJob> = [build("kustomize/base"), with_component("drill")]
+        .iter()
+        .flat_map(|objects| of_kind::<CronJob>(objects, "CronJob"))
+        .collect();
+    let rules = with_component("backup-alert").into_iter().filter(|object| object["kind"] == "PrometheusRule");
+    let mut named = BTreeSet::new();
+    for rule in rules.flat_map(|rule| rule["spec"]["groups"][0]["rules"].as_array().unwrap().clone()) {
+        let expr = rule["expr"].as_str().unwrap();
+        for series in expr.split("{namespace=\"quorate\", cronjob=\"").skip(1) {
+            named.insert(series.split('"').next().unwrap().to_owned());
+        }
+        assert_eq!(expr.matches("kube_cronjob_").count(), expr.matches("{namespace=\"quorate\", cronjob=").count());
+    }
+    assert_eq!(named, BTreeSet::from(["quorate-backup", "quorate-drill"].map(str::to_owned)));
+    for name in named {
+        assert!(there.iter().any(|it| it.metadata.name.as_ref() == Some(&name)), "{name}");
+    }
+}
+
+#[test]
 fn what_starts_the_defragmentations_may_start_those_and_nothing_else() {
     let objects = with_component("defrag");
     let templates: Vec<CronJob> = of_kind(&objects, "CronJob");

@@ -259,6 +259,80 @@ fn nothing_is_found_in_earnest_with_more_actors_and_pauses() {
     search("with more", paused);
 }
 
+/// All that act and all that befalls them in one world, which has too many orders to go through: some are drawn.
+fn everything() -> Scenario {
+    let actors = [
+        ONE[0],
+        TWO[2],
+        sentinel(0),
+        sentinel(1),
+        actor(Kind::Defragment, 1, 2),
+        actor(Kind::Members(Plan::Join), 3, 0),
+    ];
+    let budget = Budget {
+        kills: 1,
+        pauses: 2,
+        deletions: 1,
+        power_cuts: 1,
+        partitions: 1,
+        lost_answers: 1,
+        cordons: 1,
+        drains: 1,
+        releases: 1,
+        kured: 1,
+        drifts: 1,
+        restores: 1,
+    };
+    // What can be done from each state is not tried out here: only what is broken at once is looked for.
+    Scenario { joiners: vec![Role::None], flagged: vec![0, 1], searches_ends: false, ..scenario(3, &actors, budget) }
+}
+
+/// Walks that are drawn from a seed, each until nothing can happen any more or it is so long: what the first that breaks something breaks.
+fn walk(scenario: &Scenario, seed: u64, walks: u32) -> Vec<&'static str> {
+    let (began, mut drawn, mut seen) = (std::time::Instant::now(), seed, 0_u64);
+    let mut below = |limit: usize| {
+        // Numerical Recipes' generator: its upper half is good enough to choose by.
+        drawn = drawn.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(drawn >> 33).unwrap_or_default() % limit.max(1)
+    };
+    for _ in 0..walks {
+        let mut state = scenario.init_states().remove(0);
+        for _ in 0..LONG {
+            let mut moves = Vec::new();
+            scenario.actions(&state, &mut moves);
+            let next: Vec<State> = moves.into_iter().filter_map(|taken| scenario.next_state(&state, taken)).collect();
+            let Some(next) = next.get(below(next.len())) else { break };
+            state = *next;
+            seen += 1;
+            let broken = broken(scenario, &state);
+            if !broken.is_empty() {
+                return broken;
+            }
+        }
+    }
+    println!("seed {seed}: {seen} states in {walks} walks, {:.1} s", began.elapsed().as_secs_f32());
+    Vec::new()
+}
+
+/// Longer than any search has to go.
+const LONG: u32 = 200;
+
+#[test]
+fn nothing_is_found_on_the_way_where_all_actors_meet() {
+    assert_eq!(walk(&everything(), 1, 20_000), [""; 0]);
+    // The walks come to where something could be found.
+    let defect = Scenario { defect: Some(Defect::ExpiryHandsOver), ..everything() };
+    assert_ne!(walk(&defect, 1, 20_000), [""; 0]);
+}
+
+#[test]
+#[ignore = "minutes"]
+fn nothing_is_found_on_more_ways_where_all_actors_meet() {
+    for seed in 2..22 {
+        assert_eq!(walk(&everything(), seed, 500_000), [""; 0], "seed {seed}");
+    }
+}
+
 /// Which of the searches has what it takes for a defect to do harm.
 const fn scenario_of(defect: Defect) -> &'static str {
     match defect {

@@ -6,8 +6,8 @@ use quorum_safety::{
 };
 use std::cmp::Reverse;
 
-/// Operations that no snapshot is taken beside: a stalled snapshot freezes a member that is defragmented or reconfigured (etcd-notes, 2b
-/// row 4). They look at the Lease of a snapshot once they hold theirs, and we at theirs once we hold ours: so one of two sees the other.
+/// Operations that no snapshot is taken beside: a stalled snapshot freezes a member that is defragmented or reconfigured.
+/// They look at the Lease of a snapshot once they hold theirs, and we at theirs once we hold ours: so one of two sees the other.
 const OF_ETCD: [&str; 3] = ["defrag", "members", "restore"];
 /// What is wrong with a member and says nothing of what a snapshot of it holds; of alarms only [`differs`] counts: a database that is full is
 /// one more reason to have a copy of it.

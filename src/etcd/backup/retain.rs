@@ -38,6 +38,8 @@ pub struct Dated {
     pub cluster_id: ClusterId,
     /// The cluster, as Kubernetes calls it.
     pub cluster_uid: Option<String>,
+    /// Whether it may go, and counts among those that stay: not what another kind of backup must not take the place of.
+    pub counts: bool,
     /// The revision that it reaches. A compaction removes the record of a deletion that was the last to happen; its own revision stays.
     pub revision: i64,
 }
@@ -50,6 +52,7 @@ impl From<&Manifest> for Dated {
             taken_at: *taken_at,
             cluster_id: *cluster_id,
             cluster_uid: cluster_uid.clone(),
+            counts: true,
             revision: snapshot.compact_revision.map_or(snapshot.revision, |at| at.max(snapshot.revision)),
         }
     }
@@ -77,13 +80,14 @@ pub fn plan(backups: &[Dated], cluster: &Cluster, retention: Retention, now: Tim
     for (who, why) in [(&others, "of another cluster, or of a clone of this one"), (&future, FUTURE)] {
         plan.told.extend(who.iter().map(|backup| format!("{} stays and does not count: {why}", backup.name)));
     }
-    let mut dated: Vec<(Timestamp, &Dated)> = ours.iter().map(|backup| (not_before(backup, &known), *backup)).collect();
+    let mut dated: Vec<(Timestamp, &Dated)> =
+        ours.iter().filter(|backup| backup.counts).map(|backup| (not_before(backup, &known), *backup)).collect();
     dated.sort_by_key(|(at, backup)| (*at, backup.revision, backup.taken_at, backup.name.as_str()));
     dated.reverse();
     let Some((witness, _)) = dated.get(1) else { return plan };
     let enough = retention.keep.max(1);
     let beyond = dated.iter().skip(enough).copied();
-    let before = before.into_iter().map(|backup| (not_before(backup, &known), backup));
+    let before = before.into_iter().filter(|backup| backup.counts).map(|backup| (not_before(backup, &known), backup));
     let before = before.filter(|_| dated.len() >= enough);
     let old_enough = |at: Timestamp| witness.duration_since(at).unsigned_abs() >= retention.minimum_age;
     let mut goes: Vec<(Timestamp, &Dated)> = beyond.chain(before).filter(|(at, _)| old_enough(*at)).collect();
@@ -125,7 +129,7 @@ mod tests {
     /// A backup of that day by the clock, the how manieth of its cluster.
     fn backup(day: i64, revision: i64) -> Dated {
         let name = format!("day {day} revision {revision}");
-        Dated { name, taken_at: at(day), cluster_id: ours().id, cluster_uid: None, revision }
+        Dated { name, taken_at: at(day), cluster_id: ours().id, cluster_uid: None, counts: true, revision }
     }
 
     fn ours() -> Cluster {

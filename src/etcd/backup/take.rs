@@ -300,6 +300,35 @@ pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'stat
 mod tests {
     use super::*;
 
+    /// What a member that is cut off, or not the one that was asked, sends is as whole as any.
+    #[test]
+    fn a_snapshot_below_what_was_read_before_or_of_another_member_is_not_wanted() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/crates/etcd-snapshot/fuzz/corpus/used-3.6.db");
+        let snapshot = etcd_snapshot::verify(&File::open(path).unwrap()).unwrap();
+        let files = ClientFiles::in_folder("/nowhere");
+        let said = |snapshot: &Snapshot, id: u64, floor: i64| {
+            let member = quorum_safety::fixture::healthy(3).seen.etcd.membership.known().unwrap().members()[0].clone();
+            let source = Source {
+                files: &files,
+                member: &Member { id: MemberId(id), ..member },
+                cluster: ClusterId(1),
+                size: 0,
+                answer: Duration::ZERO,
+                stall: Duration::ZERO,
+                clock: Clock::system(),
+            };
+            source.is_wanted(snapshot, floor).map_err(|error| error.to_string())
+        };
+        let id = snapshot.members[0].id;
+        let reaches = snapshot.revision.max(snapshot.finished_compaction.unwrap_or_default());
+        assert_eq!(said(&snapshot, id, reaches), Ok(()));
+        assert!(said(&snapshot, id, reaches + 1).unwrap_err().contains("before it was asked for"));
+        assert!(said(&snapshot, id + 1, reaches).unwrap_err().contains("does not list the member"));
+        let mut torn = snapshot;
+        torn.trailer = Trailer::Missing;
+        assert!(said(&torn, id, reaches).unwrap_err().contains("it has no checksum"));
+    }
+
     /// A disk that hangs, as a mount does whose server is gone.
     #[tokio::test]
     async fn a_disk_that_hangs_does_not_keep_the_member_waiting() {

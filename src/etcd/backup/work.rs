@@ -369,8 +369,9 @@ impl Work<'_> {
         let found = Inventory::of(self.store).await?;
         let config = &self.config.backup;
         let retention = Retention { keep: config.keep, minimum_age: config.minimum_age.get() };
-        let may_go = |backup: &&Manifest| which == Which::All || matches!(backup.node, Node::Absent(_));
-        let mut all: Vec<Dated> = found.backups.iter().filter(may_go).map(Dated::from).collect();
+        let counts = |backup: &Manifest| which == Which::All || matches!(backup.node, Node::Absent(_));
+        let dated = |backup: &Manifest| Dated { counts: counts(backup), ..Dated::from(backup) };
+        let mut all: Vec<Dated> = found.backups.iter().map(dated).collect();
         // Of a dry run it is not there yet.
         if !all.iter().any(|backup| backup.name == new.name) {
             all.push(new.clone());
@@ -394,6 +395,7 @@ impl Work<'_> {
             taken_at,
             cluster_id: chosen.status.cluster_id,
             cluster_uid: seen.observation.cluster_uid.known().cloned(),
+            counts: true,
             // It is going to be the newest, whatever is written until then.
             revision: i64::MAX,
         };

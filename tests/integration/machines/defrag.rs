@@ -80,7 +80,11 @@ fn fragmented_databases_shrink_under_load_and_no_request_fails() {
             let job = stage.get(["job", "-n", "quorate", "now"]);
             let ended = job["status"]["conditions"].as_array().into_iter().flatten();
             let mut ended = ended.filter(|it| it["status"] == "True").filter_map(|it| it["type"].as_str());
-            if ended.any(|kind| ["Complete", "Failed"].contains(&kind)) { Ok(()) } else { Err(job["status"].to_string()) }
+            if ended.any(|kind| ["Complete", "Failed"].contains(&kind)) {
+                Ok(())
+            } else {
+                Err(job["status"].to_string())
+            }
         });
         (stage.get(["job", "-n", "quorate", "now"]), stage.kubectl(["-n", "quorate", "logs", "job/now"]))
     });

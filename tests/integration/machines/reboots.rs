@@ -201,7 +201,7 @@ fn reboots_under_faults_drawn_from_a_seed_are_safe_and_done() {
 }
 
 #[test]
-#[ignore = "a cluster of its own, an upgrade and two reboots: 15 minutes; not run to its end yet"]
+#[ignore = "a cluster of its own, an upgrade and two reboots: 10 minutes"]
 fn reboots_that_are_wanted_while_a_chain_upgrades_wait_for_their_turn() {
     let _alone = machines();
     let fleet = Fleet::up(1);

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// The promotion of a dead learner while a voter is down (etcd-notes, 2b row 1): quorate refuses, and then plain etcd on the very same
+/// The promotion of a dead learner while a voter is down: quorate refuses, and then plain etcd on the very same
 /// members does it, and has lost its quorum for good.
 fn plain_etcd_loses_its_quorum_where_we_refuse(version: EtcdVersion) -> Result<()> {
     let mut host = Host::of(version, 3)?;
