@@ -283,7 +283,9 @@ fn everything() -> Scenario {
         drifts: 1,
         restores: 1,
     };
-    // What can be done from each state is not tried out here: only what is broken at once is looked for.
+    // Only what is broken at once is looked for. With `searches_ends` a walk finds "those who live end what is under way, with no next run"
+    // broken by PowerCut(0), KuredTakes(2), Kill(0), Read(3), WriteUnanswered(3) (the sentinel of node 1), HandLooks, HandReleases; not
+    // judged yet.
     Scenario { joiners: vec![Role::None], flagged: vec![0, 1], searches_ends: false, ..scenario(3, &actors, budget) }
 }
 
