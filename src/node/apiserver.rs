@@ -10,7 +10,6 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
-use tokio::time::Instant;
 
 /// How long clients may take to come to rest before it is told to stop.
 const LEAVING: Duration = Duration::from_secs(3);
@@ -36,16 +35,8 @@ pub(super) async fn wait_ready(
     stable: Duration,
     until: Deadline,
 ) -> Result<(), String> {
-    let mut since: Option<Instant> = None;
-    loop {
-        match probe.ready(address).await {
-            Ok(()) if since.get_or_insert_with(Instant::now).elapsed() >= stable => return Ok(()),
-            Ok(()) => {}
-            Err(why) if until.passed() => return Err(format!("kube-apiserver: {why}")),
-            Err(_) => since = None,
-        }
-        tokio::time::sleep(POLL).await;
-    }
+    let ready = until.steady(stable, async || probe.ready(address).await).await;
+    ready.map_err(|why| format!("kube-apiserver: {why}"))
 }
 
 /// Restarts it once while new connections go elsewhere, so that none is left when kubeadm takes etcd away under it: SIGTERM

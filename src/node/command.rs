@@ -16,6 +16,9 @@ const GRACE: Duration = Duration::from_secs(5);
 /// Where a host keeps its tools.
 pub(super) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// Between two looks.
+const POLL: Duration = Duration::from_millis(500);
+
 /// The end of the time that is left.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Deadline(Instant);
@@ -32,6 +35,27 @@ impl Deadline {
 
     pub(crate) fn passed(self) -> bool {
         Instant::now() >= self.0
+    }
+
+    /// Waits until it has been so for `stable` without a break.
+    ///
+    /// # Errors
+    /// When the time is over: why it was not so at last.
+    pub(super) async fn steady(
+        self,
+        stable: Duration,
+        check: impl AsyncFn() -> Result<(), String>,
+    ) -> Result<(), String> {
+        let mut since: Option<Instant> = None;
+        loop {
+            match check().await {
+                Ok(()) if since.get_or_insert_with(Instant::now).elapsed() >= stable => return Ok(()),
+                Ok(()) => {}
+                Err(why) if self.passed() => return Err(why),
+                Err(_) => since = None,
+            }
+            tokio::time::sleep(POLL).await;
+        }
     }
 }
 

@@ -30,8 +30,6 @@ const RECOVERY: Duration = Duration::from_secs(5 * 60);
 const STABLE: Duration = Duration::from_secs(2);
 /// How long what a kubelet says of its static pods may take to be as it is.
 const SOON: Duration = Duration::from_secs(30);
-/// Between two looks.
-const POLL: Duration = Duration::from_millis(500);
 
 /// Why a sub-step did not end well.
 #[derive(Debug)]
@@ -516,16 +514,8 @@ impl<'a> Work<'a> {
     /// The node's own parts answer, at the target's version, for a while without a break.
     async fn recovery(&self, state: &State) -> Result<(), Failure> {
         let until = Deadline::after(self.deadline.within(RECOVERY));
-        let mut since: Option<Instant> = None;
-        loop {
-            match self.well(&state.manifests).await {
-                Ok(()) if since.get_or_insert_with(Instant::now).elapsed() >= STABLE => return Ok(()),
-                Ok(()) => {}
-                Err(why) if until.passed() => return Err(Failure::tool(format!("not recovered: {why}"))),
-                Err(_) => since = None,
-            }
-            tokio::time::sleep(POLL).await;
-        }
+        let well = until.steady(STABLE, async || self.well(&state.manifests).await).await;
+        well.map_err(|why| Failure::tool(format!("not recovered: {why}")))
     }
 
     /// Whether each static pod that runs is the one that the kubelet wants.
@@ -537,12 +527,7 @@ impl<'a> Work<'a> {
     /// The same within [`SOON`]: the kubelet asks an apiserver who may ask it.
     async fn stand_soon(&self, manifests: &Manifests) -> Result<(), String> {
         let until = Deadline::after(self.deadline.within(SOON));
-        loop {
-            match self.stand(manifests).await {
-                Err(_) if !until.passed() => tokio::time::sleep(POLL).await,
-                ended => return ended,
-            }
-        }
+        until.steady(Duration::ZERO, async || self.stand(manifests).await).await
     }
 
     async fn well(&self, manifests: &Manifests) -> Result<(), String> {

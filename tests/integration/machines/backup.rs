@@ -95,7 +95,7 @@ fn run(stage: &Stage, template: &str, name: &str) {
 }
 
 /// Waits for a Job's end. Gives whether it is done.
-fn ended(stage: &Stage, name: &str) -> bool {
+pub(super) fn ended(stage: &Stage, name: &str) -> bool {
     let mut done = false;
     until(&format!("{name} to be over"), || {
         let job = stage.try_get(["job", name, "-n", "quorate"]).ok_or("no answer")?;

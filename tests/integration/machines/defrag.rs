@@ -1,6 +1,7 @@
 //! Defragmentation on machines: a Job on each member's own node, one after the other, started by the CronJob of kustomize/components/defrag, beside
 //! a prober that asks through the balancer.
 
+use super::backup::ended;
 use super::clients::probed;
 use super::stage::{Stage, machines, stage, until};
 use lab::prober::Class;
@@ -76,20 +77,11 @@ fn fragmented_databases_shrink_under_load_and_no_request_fails() {
     }
     let (said, report) = probed(&stage, || {
         stage.kubectl(["-n", "quorate", "create", "job", "--from=cronjob/quorate-defrag-all", "now"]);
-        until("the defragmentation to end", || {
-            let job = stage.get(["job", "-n", "quorate", "now"]);
-            let ended = job["status"]["conditions"].as_array().into_iter().flatten();
-            let mut ended = ended.filter(|it| it["status"] == "True").filter_map(|it| it["type"].as_str());
-            if ended.any(|kind| ["Complete", "Failed"].contains(&kind)) {
-                Ok(())
-            } else {
-                Err(job["status"].to_string())
-            }
-        });
-        (stage.get(["job", "-n", "quorate", "now"]), stage.kubectl(["-n", "quorate", "logs", "job/now"]))
+        let done = ended(&stage, "now");
+        (done, stage.kubectl(["-n", "quorate", "logs", "job/now"]))
     });
-    let (job, log) = said;
-    assert_eq!(job["status"]["succeeded"], 1, "{job} {log}");
+    let (done, log) = said;
+    assert!(done, "{log}");
     println!("{log}");
     let after = plan(&stage);
     assert!(due(&after).is_empty(), "{after}");

@@ -10,7 +10,7 @@ mod watch;
 use super::faults::number;
 use super::stage::{LEASES, machines};
 use fault::Fault;
-use fleet::{Fleet, within};
+use fleet::Fleet;
 use lab::Lab;
 use lab::kured::Step;
 use lab::prober::monitor::rule::{self, Hit};
@@ -84,63 +84,43 @@ fn all_reboot(fleet: &Fleet) {
     fleet.machines().iter().for_each(|machine| fleet.flag(machine));
     let began = Instant::now();
     let mut back = 0;
-    within(
-        LIMIT,
-        "every node to have been rebooted",
-        || fleet.why(),
-        || {
-            let boots = fleet.boots().ok_or("the API does not answer")?;
-            let rebooted = boots.iter().filter(|(name, boot)| before.get(*name) != Some(boot)).count();
-            if rebooted > back {
-                println!("{:4} s: {rebooted} of {} nodes are rebooted", began.elapsed().as_secs(), boots.len());
-                back = rebooted;
-            }
-            if rebooted == boots.len() { Ok(()) } else { Err(format!("{rebooted} of {}", boots.len())) }
-        },
-    );
+    fleet.within(LIMIT, "every node to have been rebooted", || {
+        let boots = fleet.boots().ok_or("the API does not answer")?;
+        let rebooted = boots.iter().filter(|(name, boot)| before.get(*name) != Some(boot)).count();
+        if rebooted > back {
+            println!("{:4} s: {rebooted} of {} nodes are rebooted", began.elapsed().as_secs(), boots.len());
+            back = rebooted;
+        }
+        if rebooted == boots.len() { Ok(()) } else { Err(format!("{rebooted} of {}", boots.len())) }
+    });
     is_over(fleet);
     println!("{:4} s: nothing is left", began.elapsed().as_secs());
 }
 
 /// Waits until these nodes have another boot than before, and nothing is left of it.
 fn are_rebooted(fleet: &Fleet, before: &BTreeMap<String, String>, names: &[String]) {
-    within(
-        LIMIT,
-        "the nodes to have been rebooted",
-        || fleet.why(),
-        || {
-            let boots = fleet.boots().ok_or("the API does not answer")?;
-            let missing: Vec<&String> = names.iter().filter(|name| boots.get(*name) == before.get(*name)).collect();
-            if missing.is_empty() { Ok(()) } else { Err(format!("not yet: {missing:?}")) }
-        },
-    );
+    fleet.within(LIMIT, "the nodes to have been rebooted", || {
+        let boots = fleet.boots().ok_or("the API does not answer")?;
+        let missing: Vec<&String> = names.iter().filter(|name| boots.get(*name) == before.get(*name)).collect();
+        if missing.is_empty() { Ok(()) } else { Err(format!("not yet: {missing:?}")) }
+    });
     is_over(fleet);
 }
 
 /// `sentinel status` has nothing left to say: what has just rebooted soaks first (S013), and is named until then.
 fn at_rest(fleet: &Fleet) {
-    within(
-        LIMIT,
-        "status to say that all is well",
-        || fleet.why(),
-        || {
-            let said = fleet.status();
-            if said.code == 0 { Ok(()) } else { Err(format!("{said:?}")) }
-        },
-    );
+    fleet.within(LIMIT, "status to say that all is well", || {
+        let said = fleet.status();
+        if said.code == 0 { Ok(()) } else { Err(format!("{said:?}")) }
+    });
 }
 
 /// Gates, Leases, cordons, kured's lock: nothing is left of a reboot.
 fn is_over(fleet: &Fleet) {
-    within(
-        LIMIT,
-        "nothing to be left",
-        || fleet.why(),
-        || {
-            let left = fleet.left();
-            if left.is_empty() { Ok(()) } else { Err(left.join("; ")) }
-        },
-    );
+    fleet.within(LIMIT, "nothing to be left", || {
+        let left = fleet.left();
+        if left.is_empty() { Ok(()) } else { Err(left.join("; ")) }
+    });
 }
 
 /// What happened on one cluster, once.

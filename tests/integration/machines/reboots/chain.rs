@@ -3,7 +3,7 @@
 use super::super::items;
 use super::super::stage::Said;
 use super::super::story::TO;
-use super::fleet::{Fleet, within};
+use super::fleet::Fleet;
 use super::watch::Watched;
 use super::{LIMIT, are_rebooted};
 use lab::prober::monitor::Monitor;
@@ -15,16 +15,11 @@ pub(super) fn play(fleet: &Fleet, monitor: &Monitor) -> Said {
     let (said, flagged) = std::thread::scope(|scope| {
         let upgrade = scope.spawn(|| fleet.stage.quorate(["upgrade", "--to", TO]));
         let mut first = None;
-        within(
-            LIMIT,
-            "the first step to work on its host",
-            || fleet.why(),
-            || {
-                first = fleet.control_plane().into_iter().find(|machine| machine.runs_command(&["kubeadm"]).unwrap());
-                assert!(first.is_some() || !upgrade.is_finished(), "the upgrade is over");
-                first.is_some().then_some(()).ok_or_else(|| "no kubeadm runs".to_owned())
-            },
-        );
+        fleet.within(LIMIT, "the first step to work on its host", || {
+            first = fleet.control_plane().into_iter().find(|machine| machine.runs_command(&["kubeadm"]).unwrap());
+            assert!(first.is_some() || !upgrade.is_finished(), "the upgrade is over");
+            first.is_some().then_some(()).ok_or_else(|| "no kubeadm runs".to_owned())
+        });
         let first = first.expect("it was waited for");
         let other = fleet.control_plane().into_iter().find(|machine| machine.name() != first.name()).unwrap();
         let flagged = [first, other];

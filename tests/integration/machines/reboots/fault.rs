@@ -1,7 +1,7 @@
 //! What goes wrong while kured works on a node: each fault strikes when kured has come to a step there, and waits; and is over before the
 //! round goes on.
 
-use super::fleet::{Fleet, within};
+use super::fleet::Fleet;
 use lab::Machine;
 use lab::kured::Step;
 use lab::prober::monitor::rule::{Hit, Part};
@@ -150,7 +150,7 @@ impl Fault {
             }
             Self::FullRun => {
                 target.run_checked(["sh", "-ec", FILL]).unwrap();
-                within(LIMIT, "the gate to be closed on a full /run", || fleet.why(), || fleet.is_closed(target));
+                fleet.within(LIMIT, "the gate to be closed on a full /run", || fleet.is_closed(target));
                 target.run_checked(["sh", "-ec", EMPTY]).unwrap();
                 fleet.let_go(target);
             }
@@ -158,19 +158,10 @@ impl Fault {
                 fleet.stage.apply(BUDGET);
                 // Where kured has released its lock and has not uncordoned yet.
                 fleet.hold(target, Step::Freed);
-                within(
-                    LIMIT,
-                    "kured to give its drain up",
-                    || fleet.why(),
-                    || {
-                        if fleet.steps(target).last() == Some(&Step::Freed) {
-                            Ok(())
-                        } else {
-                            Err("it drains".to_owned())
-                        }
-                    },
-                );
-                within(LIMIT, "the gate to be closed", || fleet.why(), || fleet.is_closed(target));
+                fleet.within(LIMIT, "kured to give its drain up", || {
+                    if fleet.steps(target).last() == Some(&Step::Freed) { Ok(()) } else { Err("it drains".to_owned()) }
+                });
+                fleet.within(LIMIT, "the gate to be closed", || fleet.is_closed(target));
                 fleet.let_go(target);
                 fleet.stage.kubectl(["-n", "shop", "delete", "pdb", "keeps-all"]);
             }
@@ -186,16 +177,11 @@ fn on_the_way(at: Step) -> bool {
 
 /// Waits until the sentinel has closed the gate and has ended the process of kured that has seen it open.
 fn gives_up(fleet: &Fleet, target: &Machine, kured: Option<&str>) {
-    within(LIMIT, "the gate to be closed", || fleet.why(), || fleet.is_closed(target));
-    within(
-        LIMIT,
-        "kured's process to be ended",
-        || fleet.why(),
-        || {
-            let now = fleet.kureds_pod(target).ok_or("it has no pod, or the API does not answer")?;
-            if Some(now.as_str()) == kured { Err("it runs".to_owned()) } else { Ok(()) }
-        },
-    );
+    fleet.within(LIMIT, "the gate to be closed", || fleet.is_closed(target));
+    fleet.within(LIMIT, "kured's process to be ended", || {
+        let now = fleet.kureds_pod(target).ok_or("it has no pod, or the API does not answer")?;
+        if Some(now.as_str()) == kured { Err("it runs".to_owned()) } else { Ok(()) }
+    });
 }
 
 impl fmt::Display for Fault {

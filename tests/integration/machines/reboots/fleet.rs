@@ -198,6 +198,18 @@ impl Fleet {
         self.stage.quorate(["sentinel", "status"])
     }
 
+    /// Waits for a condition for so long; why it does not come is told.
+    pub(super) fn within(&self, limit: Duration, what: &str, mut check: impl FnMut() -> Result<(), String>) {
+        let end = Instant::now() + limit;
+        loop {
+            match check() {
+                Ok(()) => return,
+                Err(said) => assert!(Instant::now() < end, "waited in vain for {what}: {said}\n{}", self.why()),
+            }
+            std::thread::sleep(Duration::from_millis(500));
+        }
+    }
+
     /// Why it is not over, for whoever reads the failure.
     pub(super) fn why(&self) -> String {
         let mut text = self.status().out;
@@ -217,22 +229,5 @@ impl Fleet {
                 &said.map_or_else(|error| error.to_string(), |said| String::from_utf8_lossy(&said.stdout).into_owned());
         }
         text
-    }
-}
-
-/// Waits for a condition for so long; what is told when it does not come.
-pub(super) fn within(
-    limit: Duration,
-    what: &str,
-    why: impl Fn() -> String,
-    mut check: impl FnMut() -> Result<(), String>,
-) {
-    let end = Instant::now() + limit;
-    loop {
-        match check() {
-            Ok(()) => return,
-            Err(said) => assert!(Instant::now() < end, "waited in vain for {what}: {said}\n{}", why()),
-        }
-        std::thread::sleep(Duration::from_millis(500));
     }
 }

@@ -2,7 +2,7 @@
 
 use super::super::faults::draw::{Deck, Numbers};
 use super::fault::Fault;
-use super::fleet::{Fleet, within};
+use super::fleet::Fleet;
 use super::{LIMIT, are_rebooted};
 use lab::Machine;
 use lab::kured::Step;
@@ -58,15 +58,10 @@ pub(super) fn play(fleet: &Fleet, monitor: &Monitor, round: &Round) -> Vec<Hit> 
     flagged.iter().for_each(|machine| fleet.flag(machine));
     for (fault, at) in &round.faults {
         let mut come = None;
-        within(
-            LIMIT,
-            &format!("kured to come to {at}"),
-            || fleet.why(),
-            || {
-                come = (0..waiting.len()).find(|place| fleet.times(waiting[*place], *at) > begun[*place]);
-                come.map(drop).ok_or_else(|| "not yet".to_owned())
-            },
-        );
+        fleet.within(LIMIT, &format!("kured to come to {at}"), || {
+            come = (0..waiting.len()).find(|place| fleet.times(waiting[*place], *at) > begun[*place]);
+            come.map(drop).ok_or_else(|| "not yet".to_owned())
+        });
         let target = waiting.remove(come.expect("it was waited for"));
         // Before anything is given up here: then the other one has its turn.
         begun = steps.next().map_or_else(Vec::new, |next| hold(&waiting, next));
