@@ -135,7 +135,7 @@ async fn plan_it(global: &Global, args: &PlanArgs, clock: Clock) -> anyhow::Resu
         return Err(UsageError(text.to_owned()).into());
     };
     let others: Vec<Peer> = nodes.iter().filter(|peer| *peer != on).cloned().collect();
-    let plan = plan::plan(&args.from.file, &proven.facts, on, &others, nodes_from);
+    let plan = plan::plan(&args.from, &proven.facts, on, &others, nodes_from);
     output::answer(global.output, &plan, || plan.text())?;
     Ok(ExitStatus::Ok)
 }
@@ -148,6 +148,17 @@ async fn nodes(
     own: Option<&Node>,
 ) -> anyhow::Result<(Vec<Peer>, &'static str)> {
     if !args.node.is_empty() {
+        let again = |(at, one): (usize, &(String, String))| {
+            args.node
+                .iter()
+                .take(at)
+                .any(|other| other.0 == one.0 || other.1 == one.1)
+                .then(|| format!("{}={}", one.0, one.1))
+        };
+        if let Some(twice) = args.node.iter().enumerate().find_map(again) {
+            let text = format!("--node {twice}: its name or its address was typed before: expected each node once");
+            return Err(UsageError(text).into());
+        }
         let typed = args.node.iter();
         let typed = typed.map(|(name, address)| Peer { name: NodeName(name.clone()), address: address.clone() });
         return Ok((typed.collect(), "those that were typed"));

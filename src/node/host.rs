@@ -120,6 +120,7 @@ impl Host {
             running_kubelet,
             scratch: self.old_scratch(now)?.len(),
             handed_over: false,
+            unsettled: false,
             etcd_stays: false,
             etcd_outlived,
             torn: self.torn()?.into_iter().map(|(component, _)| component).collect(),

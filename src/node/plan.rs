@@ -110,6 +110,9 @@ pub(super) struct State {
     pub(super) scratch: usize,
     /// Whether new connections are handed over now.
     pub(super) handed_over: bool,
+    /// Whether, before the hand-over of a run that goes on with another's work, a static pod is not the one that the kubelet wants, or that
+    /// cannot be told: a kubelet that the other one has restarted may be about to replace them.
+    pub(super) unsettled: bool,
 }
 
 /// Whether a sub-step has anything to do.
@@ -191,13 +194,16 @@ pub(super) fn need(step: Step, state: &State, order: &Upgrade) -> Need {
         Step::Repository => unless(!state.packages_behind(to), "packages are on target"),
         Step::KubeadmPackage => unless(state.package_at("kubeadm", to), "on target"),
         Step::HandOver if !state.manifests.control_plane() => Need::Skip("no apiserver here"),
-        Step::HandOver if state.kubeadm_done(to) && !state.kubelet_replaces_pods(to) => Need::Skip("nothing restarts"),
+        Step::HandOver if state.kubeadm_done(to) && !state.kubelet_replaces_pods(to) && !state.unsettled => {
+            Need::Skip("nothing restarts")
+        }
         Step::HandOver => unless(order.peers.is_empty(), "no peer was named"),
         // The apiserver's own restart sends its connections away; only under an etcd that goes too would they hang.
         // So it does not where kubeadm has nothing left to write, and the kubelet takes all of them at once.
         Step::Empty if state.etcd_stays && !(state.kubelet_replaces_pods(to) && state.static_pods_on_target(to)) => {
             Need::Skip("etcd is left as it is")
         }
+        Step::Empty if state.unsettled && !state.kubelet_replaces_pods(to) => Need::Skip("the kubelet is at it"),
         Step::Empty if state.running_kubelet.is_none() => Need::Skip("no kubelet runs that would start it again"),
         Step::Empty | Step::HandBack => unless(!state.handed_over, "not handed over"),
         Step::Kubeadm => unless(state.kubeadm_done(to), "done before"),

@@ -141,6 +141,8 @@ struct Work<'a> {
     etcd_stays: Option<bool>,
     /// Whether this run has restarted the apiserver.
     restarted: bool,
+    /// What [`State::unsettled`] was before the hand-over.
+    unsettled: bool,
     mark: Mark,
     /// Whether an earlier run to this target has begun to change the host and none has ended well since.
     resumed: bool,
@@ -161,6 +163,7 @@ impl<'a> Work<'a> {
             hand_over: None,
             etcd_stays: None,
             restarted: false,
+            unsettled: false,
             resumed: mark.unfinished(),
             changed_before: mark.names_target(),
             mark,
@@ -241,6 +244,7 @@ impl<'a> Work<'a> {
         let tag = self.order.etcd_image_tag.as_deref();
         let mut state = self.host.state(self.order.to, tag, self.clock.now(), self.deadline).await?;
         state.handed_over = self.hand_over.is_some();
+        state.unsettled = self.unsettled;
         state.etcd_stays = self.etcd_stays == Some(true);
         if !self.resumed {
             // What somebody else's kubeadm left is not ours to mend.
@@ -251,7 +255,11 @@ impl<'a> Work<'a> {
 
     async fn one(&mut self, step: Step) -> Result<(), Failure> {
         let start = Instant::now();
-        let state = self.look().await?;
+        let mut state = self.look().await?;
+        if step == Step::HandOver && self.resumed && state.manifests.control_plane() {
+            self.unsettled = self.stand(&state.manifests).await.is_err();
+            state.unsettled = self.unsettled;
+        }
         if step == Step::HandOver && state.manifests.pods.contains_key("etcd") && !state.kubeadm_done(self.order.to) {
             self.ask_for_etcd(&state).await?;
         }

@@ -21,18 +21,23 @@ pub struct Answer {
     pub pending_since: Option<UnixSeconds>,
     /// Why it is not open, or will not stay so; the first ones.
     pub reasons: Vec<Reason>,
+    /// What does not keep it closed, and should be known: of a worker, what of kured would be a reason on a control plane node.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub advice: Vec<Reason>,
     /// Since when this is the answer.
     pub since: UnixSeconds,
 }
 
 impl Answer {
     /// The answer of a plan.
-    pub fn of(plan: &Plan, pending_since: Option<UnixSeconds>, now: UnixSeconds) -> Self {
-        let mut reasons: Vec<Reason> = plan.reasons.iter().take(REASONS).cloned().collect();
-        for reason in &mut reasons {
-            crate::report::shorten(&mut reason.detail, DETAIL);
-        }
-        Self { open: plan.open, pending_since: pending_since.filter(|_| plan.pending), reasons, since: now }
+    pub fn of(plan: &Plan, advice: &[Reason], pending_since: Option<UnixSeconds>, now: UnixSeconds) -> Self {
+        let first = |all: &[Reason]| {
+            let mut first: Vec<Reason> = all.iter().take(REASONS).cloned().collect();
+            first.iter_mut().for_each(|reason| crate::report::shorten(&mut reason.detail, DETAIL));
+            first
+        };
+        let pending_since = pending_since.filter(|_| plan.pending);
+        Self { open: plan.open, pending_since, reasons: first(&plan.reasons), advice: first(advice), since: now }
     }
 
     /// Whether it says the same, whenever that was: figures in it move with every look.
@@ -41,6 +46,7 @@ impl Answer {
         self.open == other.open
             && self.pending_since.is_some() == other.pending_since.is_some()
             && told(self) == told(other)
+            && self.advice == other.advice
     }
 }
 
@@ -56,9 +62,12 @@ mod tests {
             open: false,
             pending_since: None,
             reasons: vec![Reason::new(Code::Soak, detail)],
+            advice: Vec::new(),
             since: UnixSeconds(0),
         };
         assert!(of("k1 is up since 5 min").same(&of("k1 is up since 6 min")));
         assert!(!of("k1 is up since 5 min").same(&of("k2 is up since 5 min")));
+        let advice = vec![Reason::new(Code::KuredLockTtl, "--lock-ttl=30m")];
+        assert!(!of("k1 is up since 5 min").same(&Answer { advice, ..of("k1 is up since 5 min") }));
     }
 }

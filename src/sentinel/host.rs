@@ -3,7 +3,8 @@
 
 use super::reason::{Code, Reason};
 use crate::replace::replace;
-use quorum_safety::Fact;
+use jiff::Timestamp;
+use quorum_safety::{Fact, UnixSeconds};
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
@@ -34,6 +35,14 @@ impl Host {
     /// Whether the host wants a reboot.
     pub fn required(&self) -> Fact<bool> {
         exists(&self.here(&self.required), &self.required)
+    }
+
+    /// Since when it wants one: when its file was last written, as far as that can be told and is not to come; else now. A sentinel that is
+    /// restarted says what the one before it has said.
+    pub fn required_since(&self, now: UnixSeconds) -> UnixSeconds {
+        let written = fs::metadata(self.here(&self.required)).and_then(|file| file.modified());
+        let written = written.ok().and_then(|at| Timestamp::try_from(at).ok()).map(|at| UnixSeconds(at.as_second()));
+        written.filter(|written| *written <= now).unwrap_or(now)
     }
 
     /// Whether the gate's file is there, whoever made it.
@@ -128,6 +137,15 @@ mod tests {
         fs::create_dir_all(root.path().join("var/run")).unwrap();
         assert_eq!(host.test(), []);
         assert_eq!((host.required(), host.is_open()), (Fact::Known(false), Fact::Known(false)));
+        let now = UnixSeconds(Timestamp::now().as_second() + 1);
+        assert_eq!(host.required_since(now), now, "nobody has written it");
+        let file = fs::File::create(root.path().join("var/run/reboot-required")).unwrap();
+        let at = |seconds| std::time::UNIX_EPOCH + std::time::Duration::from_secs(seconds);
+        file.set_modified(at(1_000)).unwrap();
+        assert_eq!(host.required_since(now), UnixSeconds(1_000));
+        file.set_modified(at(1 << 40)).unwrap();
+        assert_eq!(host.required_since(now), now, "a clock that was ahead");
+        fs::remove_file(root.path().join("var/run/reboot-required")).unwrap();
         assert!(!host.close().unwrap());
         host.open("{}").unwrap();
         assert_eq!(host.is_open(), Fact::Known(true));

@@ -5,6 +5,7 @@ use super::reason::{Code, Reason};
 use super::window::Window;
 use crate::lock::kured::{containers, flag, switch};
 use k8s_openapi::api::apps::v1::DaemonSet;
+use regex_lite::Regex;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -166,44 +167,33 @@ fn dangers(set: &DaemonSet, period: &Result<Duration, String>) -> Vec<Reason> {
     dangers
 }
 
-/// The first alert of ours that would keep kured from acting.
+/// The first alert of ours that would keep kured from acting. Its expression may match anywhere in a name; without one every alert counts
+/// (kured, pkg/alerts, `matchesRegex`).
 fn alerts(set: &DaemonSet) -> Result<Option<Reason>, String> {
     if flag(set, "prometheus-url")?.is_none_or(|url| url.is_empty()) {
         return Ok(None);
     }
-    let expression = flag(set, "alert-filter-regexp")?.unwrap_or_default();
+    let expression = flag(set, "alert-filter-regexp")?;
     let only_those = switch(set, "alert-filter-match-only")?;
-    Ok(ALERTS.iter().find_map(|alert| {
-        let why = match (matches(&expression, alert), only_those) {
-            (Some(true), false) | (Some(false), true) => return None,
-            (None, _) => {
-                format!("whether {alert} blocks kured cannot be told from `{expression}`: name it there as it is")
-            }
-            (Some(_), false) => format!("{alert} blocks kured: put it into --alert-filter-regexp"),
-            (Some(_), true) => format!("{alert} blocks kured: take it out of --alert-filter-regexp"),
-        };
-        Some(Reason::new(Code::KuredAlerts, why))
-    }))
-}
-
-/// Whether an expression matches a name, where it is a list of names or of their beginnings; none where it is more than that.
-fn matches(expression: &str, name: &str) -> Option<bool> {
-    if expression.is_empty() {
-        return Some(false);
-    }
-    let bare = expression.trim_start_matches(['^', '(']).trim_end_matches(['$', ')']);
-    let mut unknown = false;
-    for one in bare.split('|') {
-        let one = one.trim_start_matches(['^', '(']).trim_end_matches(['$', ')']);
-        let begins = one.strip_suffix(".*");
-        let text = begins.unwrap_or(one);
-        if !text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') {
-            unknown = true;
-        } else if text == name || begins.is_some_and(|begins| name.starts_with(begins)) {
-            return Some(true);
+    let filter = match expression.as_deref().map(Regex::new).transpose() {
+        Ok(filter) => filter,
+        Err(error) => {
+            let why =
+                format!("whether {} block kured cannot be told: --alert-filter-regexp: {error}", ALERTS.join(" and "));
+            return Ok(Some(Reason::new(Code::KuredAlerts, why)));
         }
-    }
-    if unknown { None } else { Some(false) }
+    };
+    let blocks = |alert: &&&str| filter.as_ref().is_none_or(|filter| filter.is_match(alert) == only_those);
+    Ok(ALERTS.iter().find(blocks).map(|alert| {
+        let why = match (only_those, &expression) {
+            (true, Some(_)) => format!("{alert} blocks kured: take it out of --alert-filter-regexp"),
+            (true, None) => format!(
+                "{alert} blocks kured: --alert-filter-match-only without --alert-filter-regexp lets every alert count"
+            ),
+            (false, _) => format!("{alert} blocks kured: put it into --alert-filter-regexp"),
+        };
+        Reason::new(Code::KuredAlerts, why)
+    }))
 }
 
 /// A length of time as Go writes it: `1h30m`, `90s`, `0`.
@@ -332,8 +322,13 @@ mod tests {
         assert_eq!(told(&[prometheus, "--alert-filter-regexp=^(Watchdog|EtcdBackupStale|EtcdDrillStale)$"]), [""; 0]);
         assert_eq!(told(&[prometheus, "--alert-filter-regexp=^Watchdog$|^Etcd.*"]), [""; 0]);
         assert_eq!(told(&[prometheus, "--alert-filter-regexp=^(Watchdog|RebootRequired)$"]), ["S029"]);
-        assert_eq!(told(&[prometheus, "--alert-filter-regexp=^Etcd[A-Z]+$"]), ["S029"], "it cannot be told");
+        assert_eq!(told(&[prometheus, "--alert-filter-regexp=^Etcd[A-Z]+$"]), ["S029"]);
+        assert_eq!(told(&[prometheus, "--alert-filter-regexp=Stale"]), [""; 0], "anywhere in the name");
+        assert_eq!(told(&[prometheus, "--alert-filter-regexp=(?i)^etcd(backup|drill)stale$"]), [""; 0]);
+        assert_eq!(told(&[prometheus, "--alert-filter-regexp=\\QEtcd"]), ["S029"], "it cannot be told");
         let only = "--alert-filter-match-only=true";
+        assert_eq!(told(&[prometheus, only]), ["S029"], "without an expression every alert counts");
+        assert_eq!(told(&[prometheus, only, "--alert-filter-regexp=Drill"]), ["S029"], "anywhere in the name");
         assert_eq!(told(&[prometheus, only, "--alert-filter-regexp=^KernelPanic$"]), [""; 0]);
         assert_eq!(told(&[prometheus, only, "--alert-filter-regexp=^EtcdBackupStale$"]), ["S029"]);
         // All that are shipped.

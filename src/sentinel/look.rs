@@ -241,6 +241,13 @@ impl Look {
         reasons
     }
 
+    /// What of kured's configuration no worker has to wait for, and somebody should know all the same.
+    pub fn advice(&self, control_plane: bool) -> Vec<Reason> {
+        let kured = self.kured.as_ref().ok().and_then(Option::as_ref).filter(|_| !control_plane);
+        let dangers = kured.map(|kured| kured.settings.dangers.as_slice()).unwrap_or_default();
+        dangers.iter().filter(|reason| reason.code != Code::KuredAlerts.as_str()).cloned().collect()
+    }
+
     /// Why it is not the time of kured's window. Two of its periods must be left: one until it looks, one for it to act.
     pub fn about_window(&self, now: Timestamp) -> Option<Reason> {
         let settings = &self.kured.as_ref().ok()?.as_ref()?.settings;

@@ -18,11 +18,13 @@ use prometheus_client::registry::Registry;
 use quorum_safety::UnixSeconds;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 
 /// How long one who asks may take to do so.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long one look may take beside its interval: every request of it has its deadline, and proof that a Lease's holder is gone takes minutes.
+const LONGEST: Duration = Duration::from_secs(600);
 
 /// Shared between the loop that writes it and whoever asks.
 #[derive(Clone)]
@@ -34,7 +36,15 @@ pub struct Shown {
     observed: Gauge,
     looks: Counter,
     reasons: Family<OfCode, Gauge>,
-    not_ready: Arc<Mutex<Vec<String>>>,
+    health: Arc<Mutex<Health>>,
+}
+
+/// What readiness goes by.
+struct Health {
+    /// What of the sentinel itself is not as it must be.
+    broken: Vec<String>,
+    /// When it last looked, and how long it may take until the next time.
+    looked: Option<(Instant, Duration)>,
 }
 
 /// The label of a reason.
@@ -59,32 +69,37 @@ impl Default for Shown {
         registry.register("observed_seconds", "When it last saw the cluster; 0 before", observed.clone());
         registry.register("looks", "How often it has looked", looks.clone());
         registry.register("reason", "Why the gate is closed, one for each code", reasons.clone());
-        let not_ready = Arc::new(Mutex::new(vec!["it has not looked yet".to_owned()]));
-        Self { registry: Arc::new(registry), open, pending_since, last_check, observed, looks, reasons, not_ready }
+        let health = Arc::new(Mutex::new(Health { broken: Vec::new(), looked: None }));
+        Self { registry: Arc::new(registry), open, pending_since, last_check, observed, looks, reasons, health }
     }
 }
 
 impl Shown {
-    /// One look, and what came of it; `saw` is whether the cluster was seen.
-    pub fn look(&self, plan: &Plan, saw: bool, now: UnixSeconds) {
+    /// One look, and what came of it; `saw` is whether the cluster was seen, `interval` how long it pauses at most.
+    pub fn look(
+        &self,
+        plan: &Plan,
+        pending_since: Option<UnixSeconds>,
+        saw: bool,
+        now: UnixSeconds,
+        interval: Duration,
+    ) {
         self.looks.inc();
         self.open.set(i64::from(plan.open));
         self.last_check.set(now.0);
         if saw {
             self.observed.set(now.0);
         }
-        match (plan.pending, self.pending_since.get()) {
-            (true, 0) => drop(self.pending_since.set(now.0)),
-            (false, _) => drop(self.pending_since.set(0)),
-            (true, _) => {}
-        }
+        self.pending_since.set(pending_since.map_or(0, |since| since.0));
         self.reasons.clear();
         for reason in &plan.reasons {
             self.reasons.get_or_create(&OfCode { code: reason.code.clone() }).set(1);
         }
         let broken: Vec<String> =
             plan.reasons.iter().filter(|reason| is_own_trouble(reason)).map(ToString::to_string).collect();
-        *self.not_ready.lock().unwrap_or_else(PoisonError::into_inner) = broken;
+        let within = interval.saturating_mul(2).saturating_add(LONGEST);
+        *self.health.lock().unwrap_or_else(PoisonError::into_inner) =
+            Health { broken, looked: Some((Instant::now(), within)) };
     }
 
     /// The gate has just been opened, or closed: that is not told a look later.
@@ -149,8 +164,19 @@ impl Shown {
     }
 
     fn ready(&self) -> Result<(), String> {
-        let broken = self.not_ready.lock().unwrap_or_else(PoisonError::into_inner);
-        if broken.is_empty() { Ok(()) } else { Err(broken.join("; ")) }
+        self.health.lock().unwrap_or_else(PoisonError::into_inner).ready(Instant::now())
+    }
+}
+
+impl Health {
+    /// Whether it does what it is there for; else what it does not do. One that hangs looks no more, and its last answer says nothing of now.
+    fn ready(&self, now: Instant) -> Result<(), String> {
+        let Some((looked, within)) = self.looked else { return Err("it has not looked yet".to_owned()) };
+        let age = now.saturating_duration_since(looked);
+        if age > within {
+            return Err(format!("it last looked {} s ago: expected every {} s", age.as_secs(), within.as_secs()));
+        }
+        if self.broken.is_empty() { Ok(()) } else { Err(self.broken.join("; ")) }
     }
 }
 
@@ -170,12 +196,12 @@ mod tests {
         let shown = Shown::default();
         assert!(shown.ready().is_err(), "before the first look");
         let plan = |reasons| Plan { act: Act::Wait, open: false, pending: true, reasons };
-        shown.look(&plan(vec![Reason::new(Code::Soak, "k1")]), true, UnixSeconds(100));
-        shown.look(
-            &plan(vec![Reason::new(Code::NodeCordoned, "k1"), Reason::new(Code::NodeCordoned, "k2")]),
-            true,
-            UnixSeconds(160),
-        );
+        let look = |reasons, saw, now| {
+            let since = Some(UnixSeconds(100));
+            shown.look(&plan(reasons), since, saw, UnixSeconds(now), Duration::from_secs(300));
+        };
+        look(vec![Reason::new(Code::Soak, "k1")], true, 110);
+        look(vec![Reason::new(Code::NodeCordoned, "k1"), Reason::new(Code::NodeCordoned, "k2")], true, 160);
         assert_eq!(shown.ready(), Ok(()));
         let text = shown.metrics().unwrap();
         for line in [
@@ -189,9 +215,18 @@ mod tests {
             assert!(text.lines().any(|other| other == line), "no {line} in:\n{text}");
         }
         assert!(!text.contains("S013"), "{text}");
-        shown.look(&plan(vec![Reason::new(Code::FileNotWritable, "/run: denied")]), false, UnixSeconds(220));
+        look(vec![Reason::new(Code::FileNotWritable, "/run: denied")], false, 220);
         assert_eq!(shown.ready(), Err("S004-file-not-writable: /run: denied".to_owned()));
         assert!(is_own_trouble(&Reason::new(Code::EtcdFiles, "ca.crt")));
         assert!(shown.metrics().unwrap().contains("quorate_sentinel_observed_seconds 160\n"));
+    }
+
+    #[test]
+    fn a_sentinel_that_hangs_is_not_ready() {
+        let looked = Instant::now();
+        let health = Health { broken: Vec::new(), looked: Some((looked, Duration::from_secs(900))) };
+        assert_eq!(health.ready(looked + Duration::from_secs(900)), Ok(()));
+        let late = health.ready(looked + Duration::from_secs(901));
+        assert_eq!(late, Err("it last looked 901 s ago: expected every 900 s".to_owned()));
     }
 }

@@ -132,6 +132,7 @@ impl Fleet {
             match &row.answer {
                 Fact::Known(answer) => {
                     answer.reasons.iter().for_each(|reason| why.push_str(&format!("\n{}: {reason}", row.node)));
+                    answer.advice.iter().for_each(|one| why.push_str(&format!("\n{}: advice, {one}", row.node)));
                 }
                 Fact::Unknown(unknown) => why.push_str(&format!("\n{}: {unknown}", row.node)),
             }
@@ -156,7 +157,8 @@ mod tests {
         let node = |name: &str, annotations: serde_json::Value| -> Node {
             serde_json::from_value(json!({"metadata": {"name": name, "annotations": annotations}})).unwrap()
         };
-        let answer = json!({"open": false, "pendingSince": 400, "since": 500, "reasons": [{"code": "S013-soak", "detail": "k1 is up"}]});
+        let answer = json!({"open": false, "pendingSince": 400, "since": 500, "reasons": [{"code": "S013-soak", "detail": "k1 is up"}],
+            "advice": [{"code": "S022-kured-concurrency", "detail": "--concurrency=2: expected 1"}]});
         let nodes = [
             node("k1", json!({ANNOTATION: answer.to_string(), soak::BOOT: "{\"id\":\"b\",\"since\":40}"})),
             node("k2", json!({})),
@@ -177,6 +179,7 @@ mod tests {
             assert!(line("k1").contains(word), "no {word} in {text}");
         }
         assert!(line("k2").contains("not ready") && line("k2").contains("unknown"), "{text}");
+        assert!(text.contains("k1: advice, S022-kured-concurrency: --concurrency=2"), "{text}");
         assert!(
             text.contains("k1: S013-soak: k1 is up") && text.contains("k2: no sentinel has said anything"),
             "{text}"

@@ -18,6 +18,7 @@ use quorum_safety::{
     ApiserverView, Code as Rule, Disruption, Fact, InFlight, KillSwitch, Kured, Lock, Member, MemberId, Mine, NodeName,
     Permit, UnixSeconds, Verdict, judge,
 };
+use serde::Serialize;
 use std::collections::BTreeMap;
 
 /// Who asks, and about which node.
@@ -40,10 +41,24 @@ pub struct Question<'a> {
 pub struct Judged {
     /// Why not.
     pub reasons: Vec<Reason>,
-    /// Names what was seen.
-    pub digest: Option<ObservationDigest>,
+    /// What was seen, as the gate's file names it.
+    pub observed: Option<Observed>,
     /// What comes first.
     pub hand_over: Option<HandOver>,
+}
+
+/// On what a gate is opened.
+#[derive(Clone, Debug, Serialize)]
+#[serde(untagged)]
+pub enum Observed {
+    /// Of a control plane node: the name of the observation, which is published.
+    Whole(ObservationDigest),
+    /// Of a worker, which asks no etcd: the apiservers that were ready, each asked by itself.
+    #[serde(rename_all = "camelCase")]
+    Apiservers {
+        /// Their nodes.
+        ready_apiservers: Vec<NodeName>,
+    },
 }
 
 /// Leadership of etcd goes to another member before the node of the leader does: else its reboot costs everybody an election.
@@ -63,7 +78,7 @@ impl Question<'_> {
         seen.show(self.access).await;
         self.as_asked_for(&mut seen.in_flight);
         let wanted = Disruption::Reboot(self.node.clone());
-        let digest = Some(ObservationDigest::of(&seen.observation));
+        let observed = Some(Observed::Whole(ObservationDigest::of(&seen.observation)));
         let judged = match judge(&seen.observation, &seen.in_flight, &wanted, &self.config.policy()) {
             Verdict::Permitted(_) if closed => self.hand_over(&seen),
             Verdict::Permitted(_) => Ok(None),
@@ -73,7 +88,7 @@ impl Question<'_> {
             |reasons| (reasons.iter().map(Reason::from).collect(), None),
             |hand_over| (Vec::new(), hand_over),
         );
-        Judged { reasons, digest, hand_over }
+        Judged { reasons, observed, hand_over }
     }
 
     /// To whom leadership goes, where this node's member has it; else why it cannot go.
@@ -109,7 +124,10 @@ impl Question<'_> {
         let answers = apiserver::observe(self.access, &servers, self.config.times.answer.get()).await;
         let expected = nodes.iter().filter(|node| node.control_plane).count();
         let reasons = for_worker(&in_flight, &answers, expected, self.config.rule.worker_slots);
-        Judged { reasons: reasons.iter().map(Reason::from).collect(), digest: None, hand_over: None }
+        let ready = answers.iter().filter(|server| server.ready == Fact::Known(true));
+        let observed =
+            Some(Observed::Apiservers { ready_apiservers: ready.map(|server| server.node.clone()).collect() });
+        Judged { reasons: reasons.iter().map(Reason::from).collect(), observed, hand_over: None }
     }
 
     fn as_asked_for(&self, in_flight: &mut InFlight) {

@@ -8,7 +8,7 @@ use super::plan::{Facts, Plan, plan};
 use super::reason::{Code, Reason};
 use super::shown::Shown;
 use super::soak;
-use super::whole::{HandOver, Steady};
+use super::whole::{HandOver, Observed, Steady};
 use crate::access::Access;
 use crate::cli::Global;
 use crate::cli::sentinel::Run;
@@ -19,7 +19,6 @@ use crate::job::short_hash;
 use crate::lock::{Guard, Leases};
 use crate::observe::etcd::ClientFiles;
 use crate::place::{self, OwnPod};
-use crate::report::ObservationDigest;
 use anyhow::Context;
 use quorum_safety::lock::{Record, Step as LeaseStep};
 use quorum_safety::recovery::Stability;
@@ -137,13 +136,16 @@ struct Memory {
     /// The cluster was seen in this look.
     saw: bool,
     /// What was told last, without the figures in it.
-    told: Option<(bool, Vec<Reason>)>,
+    told: Option<(bool, Vec<Reason>, Vec<Reason>)>,
     pending_since: Option<UnixSeconds>,
     /// What is to be left on the Node, and what was left there last.
     answer: Option<Answer>,
     published: Option<Answer>,
     looks: u64,
-    digest: Option<ObservationDigest>,
+    /// What should be known of kured, as the last look has found it.
+    advice: Vec<Reason>,
+    /// On what the last look has judged.
+    judged: Option<Observed>,
 }
 
 /// All of one look that acts need.
@@ -266,7 +268,7 @@ impl Work<'_> {
 
     /// Nothing can be seen: what is open is closed. A Lease that is held is kept.
     fn blind(&mut self, required: Fact<bool>, file: Fact<bool>, why: Reason) -> Pause {
-        self.memory.digest = None;
+        self.memory.judged = None;
         let mut reasons = vec![why];
         let mut open = false;
         if file != Fact::Known(false) {

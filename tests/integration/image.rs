@@ -8,7 +8,8 @@ use std::process::Command;
 /// The promise of README.md.
 const MAX_BYTES: u64 = 16_000_000;
 
-fn dist(variable: &str, name: &str) -> PathBuf {
+/// A file that `make` has built.
+pub(crate) fn dist(variable: &str, name: &str) -> PathBuf {
     let path = std::env::var_os(variable)
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("dist").join(name), PathBuf::from);
     assert!(path.is_file(), "{} is not there: `make image` makes it", path.display());

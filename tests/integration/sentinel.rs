@@ -44,6 +44,7 @@ struct Fleet {
     namespace: &'static str,
     /// The gate, on the host.
     gate: &'static str,
+    program: PathBuf,
 }
 
 /// The fourth is a worker.
@@ -69,7 +70,8 @@ impl Fleet {
         let kubeconfig = stage.api.kubeconfig_for("quorate", "quorate-sentinel")?;
         let hosts = (0..4).map(|_| TempDir::new()).collect::<Result<Vec<_>, _>>()?;
         let sentinels = vec![None, None, None, None];
-        let fleet = Self { stage, kubeconfig, hosts, sentinels, starts: 0, namespace: "quorate", gate: GATE };
+        let program = PathBuf::from(env!("CARGO_BIN_EXE_quorate"));
+        let fleet = Self { stage, kubeconfig, hosts, sentinels, starts: 0, namespace: "quorate", gate: GATE, program };
         fleet.configure(CONFIG)?;
         for number in 1..=usize::from(control_plane) {
             fs::create_dir_all(fleet.host(number).join("var/run"))?;
@@ -163,7 +165,7 @@ impl Fleet {
             format!("QUORATE_POD_NAME={pod}"),
             format!("QUORATE_POD_UID={uid}"),
             "QUORATE_LOG=info,kube_client=off".to_owned(),
-            env!("CARGO_BIN_EXE_quorate").to_owned(),
+            self.program.display().to_string(),
             format!("--kubeconfig={}", self.kubeconfig.display()),
             "sentinel".to_owned(),
             "run".to_owned(),

@@ -56,7 +56,11 @@ fn a_file_in_which_something_is_wrong_is_refused_in_one_line() {
     assert_eq!(out.status.code(), Some(12), "{out:?}");
     assert!(said(&out.stdout).contains("checksum    none: a database out of a data directory"), "{out:?}");
 
-    for (path, what) in [(dir.path().to_path_buf(), "is no file"), (dir.path().join("missing"), "No such file")] {
+    for (path, what) in [
+        (dir.path().to_path_buf(), "is no file"),
+        (dir.path().join("missing"), "No such file"),
+        ("s3://bucket".into(), "error: s3://bucket: expected s3://BUCKET/KEY"),
+    ] {
         let out = verify(&path, &[]);
         assert_eq!(out.status.code(), Some(2), "{out:?}");
         assert!(said(&out.stderr).contains(what), "{out:?}");

@@ -121,6 +121,9 @@ pub fn shown(from: &str) -> String {
 
 async fn fetched(from: &str, spool: &Path, clock: Clock) -> anyhow::Result<(File, Option<Vec<u8>>)> {
     match Place::of(from) {
+        Place::Here(_) if from.starts_with("s3://") => {
+            Err(UsageError(format!("{from}: expected s3://BUCKET/KEY")).into())
+        }
         Place::Here(path) => here(&path),
         Place::Bucket { bucket, key } => of_bucket(from, bucket, key, spool, clock).await,
         Place::Url => of_url(from, spool).await,
@@ -277,14 +280,18 @@ async fn of_url(from: &str, spool: &Path) -> anyhow::Result<(File, Option<Vec<u8
     // A URL that is signed is signed for one file.
     let Some(beside) = beside(from).filter(|_| !from.contains('?')) else { return Ok((stored, None)) };
     let what = || format!("the manifest beside {address}");
-    let answer = get(beside).await.with_context(what)?;
+    let mut answer = get(beside).await.with_context(what)?;
     if answer.status() == reqwest::StatusCode::NOT_FOUND {
         return Ok((stored, None));
     }
     // Whether there is one is not known, and a file that differs from its manifest is not to pass for one that has none.
     anyhow::ensure!(answer.status().is_success(), "{}: {}", what(), answer.status());
-    let text = answer.bytes().await.map_err(reqwest::Error::without_url).with_context(what)?;
-    Ok((stored, Some(text.to_vec())))
+    let mut text = Vec::new();
+    while let Some(chunk) = answer.chunk().await.map_err(reqwest::Error::without_url).with_context(what)? {
+        text.extend_from_slice(&chunk);
+        anyhow::ensure!(text.len() as u64 <= SMALL, "{}: it is larger than {SMALL} bytes", what());
+    }
+    Ok((stored, Some(text)))
 }
 
 fn spooled(folder: &Path) -> anyhow::Result<File> {

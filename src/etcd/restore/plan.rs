@@ -4,6 +4,7 @@ use super::node::Peer;
 use super::step::Step;
 use super::tool::BUMP;
 use super::words;
+use crate::cli::etcd::restore::From;
 use crate::etcd::backup::manifest::Facts;
 use crate::etcd::members::words::data_dir;
 use quorum_safety::{API_VERSION, NodeName};
@@ -51,12 +52,15 @@ pub(super) struct Planned {
 }
 
 /// The plan for these nodes: `on` is restored, the others join it one after the other.
-pub(super) fn plan(from: &str, snapshot: &Facts, on: &Peer, others: &[Peer], nodes_from: &'static str) -> Plan {
+pub(super) fn plan(from: &From, snapshot: &Facts, on: &Peer, others: &[Peer], nodes_from: &'static str) -> Plan {
     let mut steps: Vec<Planned> = others.iter().map(stop).collect();
     steps.push(Planned {
         node: on.name.clone(),
         what: "it is restored, as a cluster of one member with an identity of its own".to_owned(),
-        commands: vec![format!("on {}, as root:", on.name), format!("  quorate etcd restore run {from} --here")],
+        commands: vec![
+            format!("on {}, as root:", on.name),
+            format!("  quorate etcd restore run {}--here", snapshot_words(from)),
+        ],
         parts: Step::ALL.iter().map(|step| part(*step, snapshot)).collect(),
         kept: vec![
             format!("the manifests, in /var/lib/quorate/aside/restore-{ID}"),
@@ -67,13 +71,18 @@ pub(super) fn plan(from: &str, snapshot: &Facts, on: &Peer, others: &[Peer], nod
     Plan {
         api_version: API_VERSION,
         kind: "RestorePlan",
-        from: from.to_owned(),
+        from: from.file.clone(),
         snapshot: snapshot.clone(),
         on: on.name.clone(),
         nodes_from,
         steps,
         back: back(on, others),
     }
+}
+
+/// What is typed of it on the node, a blank behind each: what opens it is needed there, too.
+fn snapshot_words(From { file, identity }: &From) -> String {
+    identity.iter().fold(format!("{file} "), |words, key| format!("{words}--identity {} ", key.display()))
 }
 
 fn stop(other: &Peer) -> Planned {
@@ -174,7 +183,8 @@ mod tests {
         let peers: Vec<Peer> =
             (1..=nodes).map(|n| Peer { name: NodeName(format!("k{n}")), address: format!("10.10.0.1{n}") }).collect();
         let (on, others) = peers.split_first().unwrap();
-        plan("/root/etcd.db", &facts(), on, others, "those of the API")
+        let from = From { file: "/root/etcd.db".to_owned(), identity: vec!["key.txt".into()] };
+        plan(&from, &facts(), on, others, "those of the API")
     }
 
     #[test]
@@ -201,7 +211,7 @@ mod tests {
             "everything that was written after the snapshot was taken is lost",
             "1. k2: it is stopped",
             "3. k1: it is restored",
-            "quorate etcd restore run /root/etcd.db --here",
+            "quorate etcd restore run /root/etcd.db --identity key.txt --here",
             "revision 738 becomes 1000000738",
             "4. k2: it joins",
             "quorate etcd restore join k2 --here",

@@ -56,6 +56,17 @@ fn a_control_plane_node_goes_through_all_of_it() {
     assert_eq!(todo(&node, &order(Mode::Apply)), all_but(&[Step::Empty]));
 }
 
+/// Killed between the restart of the kubelet and the end of what that does.
+#[test]
+fn a_run_that_finds_static_pods_about_to_be_replaced_hands_over_and_empties_nothing() {
+    let mut node = state("v1.36.3", "v1.36.3", Some("v1.36.3"));
+    assert_eq!(todo(&node, &order(Mode::Node)), [Step::Recovery]);
+    node.unsettled = true;
+    assert_eq!(todo(&node, &order(Mode::Node)), [Step::HandOver, Step::Recovery]);
+    node.handed_over = true;
+    assert_eq!(todo(&node, &order(Mode::Node)), [Step::HandOver, Step::Recovery, Step::HandBack]);
+}
+
 #[test]
 fn certificates_of_a_node_on_target_are_left_alone() {
     let mut node = state("v1.36.3", "v1.36.3", Some("v1.36.3"));

@@ -187,7 +187,7 @@ impl Work<'_> {
             "by": guard.identity().await,
             "node": self.pod.node.0,
             "at": self.clock.now().to_string(),
-            "judged": self.memory.digest,
+            "judged": self.memory.judged,
         });
         let now = self.clock.boottime();
         let opened = guard.act(limit, async { self.host.open(&format!("{text}\n")) }).await;

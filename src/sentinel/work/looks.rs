@@ -174,6 +174,7 @@ impl Work<'_> {
             Err(why) => facts.reasons.push(Reason::new(Code::WorkloadUnknown, why.clone())),
         }
         let control_plane = look.nodes.iter().any(|seen| seen.name == *node && seen.control_plane);
+        self.memory.advice = look.advice(control_plane);
         facts.reasons.extend(look.about_kured(self.host.gate(), control_plane));
         if !under_way {
             facts.reasons.extend(look.about_window(self.clock.now()));
@@ -246,7 +247,7 @@ impl Work<'_> {
         };
         facts.reasons.extend(judged.reasons);
         facts.whole = true;
-        self.memory.digest = judged.digest;
+        self.memory.judged = judged.observed;
         self.memory.hand_over = judged.hand_over;
     }
 

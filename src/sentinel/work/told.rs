@@ -54,12 +54,17 @@ impl Work<'_> {
     /// Tells the answer: always by the metrics, and in the log when it is another one.
     pub(super) fn tell(&mut self, plan: &Plan) {
         let now = self.clock.unix();
-        self.shown.look(plan, self.memory.saw, now);
-        self.memory.pending_since = self.memory.pending_since.or(Some(now)).filter(|_| plan.pending);
-        self.memory.answer = Some(Answer::of(plan, self.memory.pending_since, now));
-        let told = (plan.open, plan.reasons.iter().map(Reason::without_figures).collect());
+        let first = self.memory.pending_since.filter(|_| plan.pending);
+        self.memory.pending_since = first.or_else(|| plan.pending.then(|| self.host.required_since(now)));
+        self.shown.look(plan, self.memory.pending_since, self.memory.saw, now, self.config().sentinel.interval.get());
+        self.memory.answer = Some(Answer::of(plan, &self.memory.advice, self.memory.pending_since, now));
+        let advice = self.memory.advice.clone();
+        let told = (plan.open, plan.reasons.iter().map(Reason::without_figures).collect(), advice);
         if self.memory.told.as_ref() == Some(&told) {
             return;
+        }
+        if self.memory.told.as_ref().is_none_or(|before| before.2 != told.2) {
+            told.2.iter().for_each(|advice| tracing::warn!(%advice, "Of kured's configuration"));
         }
         let why: Vec<String> = plan.reasons.iter().map(ToString::to_string).collect();
         let why = why.join("; ");

@@ -106,6 +106,10 @@ fn a_plan_names_every_node_from_what_is_known_and_changes_nothing() -> Result<()
     // Without it, those that were typed, or the members that the snapshot names.
     let said = plan(&["--node=cp=10.0.0.1"])?.ended(0, "those that were typed");
     assert_eq!(order(&said), ["cp"]);
+    plan(&["--node=cp=10.0.0.1", "--node=cp=10.0.0.2"])?
+        .ended(2, "--node cp=10.0.0.2: its name or its address was typed before");
+    plan(&["--node=a=10.0.0.1", "--node=b=10.0.0.1"])?
+        .ended(2, "--node b=10.0.0.1: its name or its address was typed before");
     let nowhere = "--kubeconfig=/nowhere";
     let said = plan(&[nowhere])?.ended(0, "the members that the snapshot names");
     assert_eq!(order(&said), ["k2", "k3", "k1", "k2", "k3"]);

@@ -2,6 +2,52 @@
 
 use super::*;
 
+impl Fleet {
+    /// The old CronJobs, by what their account may: the Job of a backup is made from the base's template.
+    fn starts_backups(&self) -> Result<()> {
+        let api = &self.stage.api;
+        let line = r#"jsonpath={range .items[*]}{.metadata.name} {.spec.jobTemplate.spec.template.spec.containers[0].args[*]}{"\n"}{end}"#;
+        let old = api.kubectl(["get", "cronjobs", "-n", "default", "-o", line])?;
+        assert_eq!(old.lines().collect::<Vec<_>>(), ["backup-etcd etcd backup", "defrag-etcd etcd defrag"]);
+        let account = "--as=system:serviceaccount:default:quorate-defrag-all";
+        for right in ["list pods", "get pods --subresource=log", "get cronjobs/quorate-defrag"] {
+            let words = ["auth", "can-i"].into_iter().chain(right.split(' ')).chain(["-n", "quorate", account]);
+            assert_eq!(api.kubectl(words.collect::<Vec<_>>()).with_context(|| right)?.trim(), "yes");
+        }
+        let kubeconfig = api.kubeconfig_for("default", "quorate-defrag-all")?;
+        let words = [
+            "-u",
+            "KUBERNETES_SERVICE_HOST",
+            env!("CARGO_BIN_EXE_quorate"),
+            &format!("--kubeconfig={}", kubeconfig.display()),
+            "etcd",
+            "backup",
+        ];
+        let log = api.etcd().dir().join("backup-etcd.log");
+        let process =
+            Process::new("backup-etcd", "/usr/bin/env".into(), words.map(str::to_owned).to_vec(), log.clone());
+        process.start()?;
+        let job = [
+            "get",
+            "jobs",
+            "-n",
+            "quorate",
+            "-l",
+            "quorate.dev/operation=backup",
+            "-o",
+            "jsonpath={.items[*].metadata.name}",
+        ];
+        until("a backup's Job", PATIENCE, || {
+            process.running()?;
+            let made = api.kubectl(job)?;
+            let said = || anyhow!("{}", fs::read_to_string(&log).unwrap_or_default());
+            Ok(if made.is_empty() { ControlFlow::Continue(said()) } else { ControlFlow::Break(()) })
+        })?;
+        process.kill()?;
+        Ok(())
+    }
+}
+
 /// As an administrator sees it, and as the pod of a worker runs: its own namespace, its own account, the old file.
 #[test]
 fn the_drop_in_overlay_keeps_the_old_names_and_works_under_them() -> Result<()> {
@@ -37,6 +83,9 @@ fn the_drop_in_overlay_keeps_the_old_names_and_works_under_them() -> Result<()> 
         let may = api.kubectl(["auth", "can-i", "get", "pods", "-n", "kured", &account]);
         assert_eq!(may.with_context(|| account)?.trim(), "yes");
     }
+
+    fleet.starts_backups()?;
+    let api = &fleet.stage.api;
 
     // kured, as the pipeline had it.
     api.kubectl(["delete", "daemonset", "kured", "-n", "kube-system"])?;

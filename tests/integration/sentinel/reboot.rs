@@ -160,6 +160,13 @@ fn r25_a_worker_goes_by_its_own_slot_and_its_gate_closes_when_the_api_is_away() 
     fleet.kubeconfig = right;
     fleet.start(4)?;
     fleet.worker_opens()?;
+    let gate: Value = serde_json::from_str(&fs::read_to_string(fleet.host(4).join(GATE))?)?;
+    assert_eq!(gate["judged"], json!({"readyApiservers": ["k1", "k2", "k3"]}));
+    // What would be a reason on a control plane node is none here, and is said.
+    fleet.says(4, "Of kured's configuration advice=S026-kured-period: --period is 60 min")?;
+    let said = ["get", "node", "w1", "-o", "jsonpath={.metadata.annotations.quorate\\.dev/sentinel}"];
+    let said: Value = serde_json::from_str(&fleet.stage.api.kubectl(said)?)?;
+    assert_eq!(said["advice"][0]["code"], "S026-kured-period", "{said}");
     let slot = fleet.stage.api.kubectl(["get", "lease", "worker-disruption-0", "-n", "quorate", "-o", "json"])?;
     assert!(slot.contains("reboot/w1/") && slot.contains("open in boot boot1"), "{slot}");
     assert_eq!(fleet.stage.holder().unwrap_or_default(), "", "the control plane's is free");
@@ -204,6 +211,61 @@ fn r25_a_worker_goes_by_its_own_slot_and_its_gate_closes_when_the_api_is_away() 
     assert!(slot.contains("open in boot boot1"), "{slot}");
     fleet.stage.api.finish_pod_deletion("kube-system", "kured-x")?;
     fleet.slot_is_free()
+}
+
+/// A host's folder on a file system of its own.
+struct OwnFileSystem(PathBuf);
+
+impl OwnFileSystem {
+    fn mount(args: &[&str], at: &Path) -> Result<()> {
+        let mounted = Command::new("/bin/mount").args(args).arg(at).status()?;
+        anyhow::ensure!(mounted.success(), "mount {args:?} {}: {mounted}", at.display());
+        Ok(())
+    }
+
+    fn at(path: PathBuf) -> Result<Self> {
+        Self::mount(&["-t", "tmpfs", "tmpfs"], &path)?;
+        Ok(Self(path))
+    }
+
+    fn remount(&self, how: &str) -> Result<()> {
+        Self::mount(&["-o", &format!("remount,{how}")], &self.0)
+    }
+}
+
+impl Drop for OwnFileSystem {
+    fn drop(&mut self) {
+        // The folder's own removal would say that it is busy.
+        let _status = Command::new("/bin/umount").arg("--lazy").arg(&self.0).status();
+    }
+}
+
+/// What it opened under its Lease and cannot close any more is open: the Lease is kept, whoever waits for it, until the file is gone.
+#[test]
+fn r26_a_gate_that_cannot_be_removed_keeps_its_lease() -> Result<()> {
+    let mut fleet = Fleet::new()?;
+    fleet.kured(&["--period=10m", "--reboot-sentinel=/sentinel/quorate-reboot-required"])?;
+    let run = OwnFileSystem::at(fleet.host(2).join("var/run"))?;
+    fleet.wants_reboot(2)?;
+    (1..=3).try_for_each(|number| fleet.start(number))?;
+    assert_eq!(fleet.opens(&[2])?, 2);
+    run.remount("ro")?;
+    fleet.stage.api.kubectl(["cordon", "k1"])?;
+    fleet.says(2, "S003-file-stays")?;
+    fleet.says(2, "S012-node-cordoned: k1")?;
+    fleet.stage.api.kubectl(["uncordon", "k1"])?;
+    // It is renewed, and tried again: nobody takes it over, although nothing else stands in the way.
+    fleet.wants_reboot(3)?;
+    fleet.says(3, "Q070-lease-held")?;
+    fleet.has_looked(2, fleet.looks(2)? + 20)?;
+    assert!(fleet.is_open(2) && !fleet.is_open(3));
+    assert_eq!(fleet.step()?, "k2 open in boot boot1");
+    assert!(fleet.asked(2, "/metrics")?.contains("quorate_sentinel_open 1\n"));
+    assert!(fleet.asked(2, "/readyz")?.starts_with("HTTP/1.1 503"));
+    run.remount("rw")?;
+    fleet.closes(2)?;
+    assert_eq!(fleet.opens(&[3])?, 3, "what is closed is given back");
+    Ok(())
 }
 
 impl Fleet {

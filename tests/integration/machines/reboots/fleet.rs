@@ -1,6 +1,7 @@
 //! A cluster with sentinels and `kured_contract` on every node.
 
-use super::super::stage::{Said, Stage, dist, shop, stage};
+use super::super::stage::{Said, Stage, shop, stage};
+use crate::image::dist;
 use lab::kured::Step;
 use lab::{Machine, Spec};
 use serde_json::Value;
