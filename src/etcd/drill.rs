@@ -3,7 +3,7 @@
 
 use super::backup::list::Inventory;
 use super::backup::manifest::Facts;
-use super::backup::open::{self, NotVerified};
+use super::backup::open::{self, NotVerified, Opened};
 use super::backup::store::Store;
 use super::backup::take::blocking;
 use super::host::lock;
@@ -66,8 +66,19 @@ struct Rehearsed {
     /// The cluster that it is of, where that is told.
     #[serde(default)]
     cluster: Option<ClusterId>,
+    /// The version of the member that gave it, where that is told.
+    #[serde(default)]
+    etcd: Option<String>,
     /// When the drill began.
     began: jiff::Timestamp,
+}
+
+impl Rehearsed {
+    fn of(from: String, opened: &Opened, facts: Facts, contents: Contents, began: jiff::Timestamp) -> Self {
+        let manifest = opened.manifest.as_ref();
+        let (cluster, etcd) = (manifest.map(|it| it.cluster_id), manifest.map(|it| it.etcd_version.clone()));
+        Self { from, facts, contents, cluster, etcd, began }
+    }
 }
 
 /// Runs the command.
@@ -108,10 +119,17 @@ async fn fetch(global: &Global, drill: &Drill, scratch: &Path, clock: Clock) -> 
     let began = clock.now();
     let (from, proven) = proven(global, drill, scratch, clock).await?;
     let Proven { opened, facts, .. } = proven;
-    let cluster = opened.manifest.as_ref().map(|manifest| manifest.cluster_id);
-    let (contents, file) = contents(opened.file).await?;
+    if let Some(report) = lacks_room(scratch, &facts)? {
+        if drill.in_job {
+            report.leave()?;
+        } else {
+            output::answer(global.output, &report.document(), || report.text())?;
+        }
+        return Ok(report.outcome.status());
+    }
+    let (contents, file) = contents(opened.file.try_clone()?).await?;
     keep(file, snapshot(scratch), facts.sha256.clone()).await?;
-    let text = serde_json::to_vec(&Rehearsed { from, facts, contents, cluster, began })?;
+    let text = serde_json::to_vec(&Rehearsed::of(from, &opened, facts, contents, began))?;
     fs::write(rehearsed(scratch), text).context("keep what was fetched")?;
     Ok(ExitStatus::Ok)
 }
@@ -169,17 +187,12 @@ async fn whole(global: &Global, drill: &Drill, scratch: &Path, clock: Clock) -> 
     let began = clock.now();
     let (from, proven) = proven(global, drill, &folder.0, clock).await?;
     let Proven { opened, facts, .. } = proven;
-    let (_, free) = room(&folder.0)?;
-    let needed = facts.bytes.saturating_add(facts.total_size).saturating_add(super::restore::BESIDE);
-    if free < needed {
-        let summary =
-            format!("{} MiB are free at {}, and {} MiB are needed", free >> 20, scratch.display(), needed >> 20);
-        return Ok(Report::new(Outcome::Held, summary, &[]));
+    if let Some(report) = lacks_room(&folder.0, &facts)? {
+        return Ok(report);
     }
     tool::check(etcdutl, etcdutl.display().to_string()).await?;
-    let cluster = opened.manifest.as_ref().map(|manifest| manifest.cluster_id);
     let path = snapshot(&folder.0);
-    let (contents, file) = contents(opened.file).await?;
+    let (contents, file) = contents(opened.file.try_clone()?).await?;
     keep(file, path.clone(), facts.sha256.clone()).await?;
     let [client, peer] = [free_port()?, free_port()?].map(|port| format!("http://127.0.0.1:{port}"));
     let (data, name) = (folder.0.join("data"), NodeName(NAME.to_owned()));
@@ -187,7 +200,7 @@ async fn whole(global: &Global, drill: &Drill, scratch: &Path, clock: Clock) -> 
     let made = tool::restore(etcdutl, &path, &Alone { name: &name, peer_url: &peer, token: &token }, &data).await;
     made.map_err(|error| anyhow::anyhow!("{error}: {}", error.last_lines().join(" / ")))?;
     let mut server = Server::start(etcd, &data, &client, &peer)?;
-    let rehearsed = Rehearsed { from, facts, contents, cluster, began };
+    let rehearsed = Rehearsed::of(from, &opened, facts, contents, began);
     let judged = tokio::select! {
         judged = judged(&rehearsed, &client, clock) => judged,
         ended = server.0.wait() => {
@@ -197,6 +210,26 @@ async fn whole(global: &Global, drill: &Drill, scratch: &Path, clock: Clock) -> 
     };
     server.0.kill().await.context("end the etcd of the drill")?;
     Ok(report(&rehearsed, judged, drill.record.as_deref()))
+}
+
+/// What is said where the scratch space has no room for the snapshot and what etcd makes of it.
+fn lacks_room(scratch: &Path, facts: &Facts) -> anyhow::Result<Option<Report>> {
+    let (_, free) = room(scratch)?;
+    let needed = facts.bytes.saturating_add(facts.total_size).saturating_add(super::restore::BESIDE);
+    let words = || format!("{} MiB are free at {}, and {} MiB are needed", free >> 20, scratch.display(), needed >> 20);
+    Ok((free < needed).then(|| Report::new(Outcome::Held, words(), &[])))
+}
+
+/// Whether the etcd of the drill is of the cluster's minor version, which a restore would be made with.
+fn is_the_clusters(drills: &str, clusters: Option<&str>) -> Result<(), String> {
+    let minor = |version: &str| version.rsplit_once('.').map(|(minor, _)| minor.to_owned());
+    match clusters {
+        Some(clusters) if minor(drills).is_none() || minor(drills) != minor(clusters) => Err(format!(
+            "etcd of the drill is {drills}, and the cluster's was {clusters}: a restore would be made with another one; expected the image of the \
+             cluster's version"
+        )),
+        Some(_) | None => Ok(()),
+    }
 }
 
 /// What is said of it. A good one is put down, where that is wanted; of one that is not, the last good one is told.
@@ -209,10 +242,10 @@ fn report(of: &Rehearsed, judged: Result<Good, String>, record: Option<&Path>) -
             return Report::with_blockers(Outcome::NotVerified, summary, &[], &told);
         }
     };
-    let Good { from, revision, keys, prefixes, compared, seconds, .. } = &good;
+    let Good { from, revision, keys, prefixes, compared, etcd, seconds, .. } = &good;
     let summary = format!(
         "a restore of {from} works: revision {revision}, {keys} keys, as many below each of {prefixes} prefixes, and {compared} of them with the \
-         values that they have in the snapshot, in {seconds:.1} s from the store to an etcd that serves it"
+         values that they have in the snapshot, in {seconds:.1} s from the store to an etcd {etcd} that serves it"
     );
     match record.map_or(Ok(()), |path| good.keep(path)) {
         Ok(()) => Report::new(Outcome::Ok, summary, &[]),
@@ -224,6 +257,8 @@ fn report(of: &Rehearsed, judged: Result<Good, String>, record: Option<&Path>) -
 async fn judged(of: &Rehearsed, endpoint: &str, clock: Clock) -> Result<Good, String> {
     let (held, mut client) = served(&of.facts, endpoint, clock).await?;
     compare(&of.facts, of.cluster, &NodeName(NAME.to_owned()), &held)?;
+    let etcd = client.status().await.map_err(|error| words(&error))?.version().to_owned();
+    is_the_clusters(&etcd, of.etcd.as_deref())?;
     let at = clock.now();
     let seconds = at.duration_since(of.began).as_secs_f64();
     let same = same(&mut client, of).await;
@@ -235,6 +270,7 @@ async fn judged(of: &Rehearsed, endpoint: &str, clock: Clock) -> Result<Good, St
         keys: held.keys,
         prefixes: of.contents.prefixes.len(),
         compared: of.contents.sample.len(),
+        etcd,
         seconds,
     })
 }
@@ -322,5 +358,25 @@ impl Server {
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).kill_on_drop(true);
         let child = command.spawn().with_context(|| format!("start {}", etcd.display()))?;
         Ok(Self(child))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_drill_is_made_with_an_etcd_of_the_clusters_minor_version() {
+        for (drills, clusters, wanted) in [
+            ("3.6.15", Some("3.6.15"), true),
+            ("3.6.8", Some("3.6.15"), true),
+            ("3.5.21", Some("3.6.15"), false),
+            ("3.60.0", Some("3.6.15"), false),
+            ("", Some("3.6.15"), false),
+            ("3.6.8", Some("of today"), false),
+            ("3.6.8", None, true),
+        ] {
+            assert_eq!(is_the_clusters(drills, clusters).is_ok(), wanted, "{drills} {clusters:?}");
+        }
     }
 }

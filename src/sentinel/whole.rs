@@ -6,7 +6,7 @@ use super::soak;
 use crate::access::Access;
 use crate::clock::Clock;
 use crate::config::{Config, LoadBalancer as Kind};
-use crate::etcd::members::leadership::leader_on;
+use crate::etcd::members::leadership::{first_permitted, leader_on};
 use crate::lock;
 use crate::observe::{Sources, apiserver, leaders};
 use crate::report::ObservationDigest;
@@ -96,20 +96,15 @@ impl Question<'_> {
         let Some(own) = leader_on(seen, self.node) else { return Ok(None) };
         let list = seen.observation.etcd.membership.as_result();
         let list = list.map_err(|why| vec![quorum_safety::Reason::new(Rule::MembershipUnknown, why)])?;
-        let mut refused = Vec::new();
-        for voter in list.voters().filter(|voter| voter.id != own) {
-            let wanted = Disruption::MoveLeader(voter.id);
-            match judge(&seen.observation, &seen.in_flight, &wanted, &self.config.policy()) {
-                Verdict::Permitted(permit) => {
-                    return Ok(list.get(own).cloned().map(|from| HandOver { from, to: voter.id, permit }));
-                }
-                verdict => refused.extend(verdict.reasons().iter().cloned()),
+        let others = list.voters().map(|voter| voter.id).filter(|voter| *voter != own);
+        match first_permitted(seen, others, &self.config.policy()) {
+            Ok((to, permit)) => Ok(list.get(own).cloned().map(|from| HandOver { from, to, permit })),
+            Err(mut refused) => {
+                let nobody = format!("{}: nobody else may lead", self.node);
+                refused.push(quorum_safety::Reason::new(Rule::TargetLeads, nobody));
+                Err(refused)
             }
         }
-        refused.push(quorum_safety::Reason::new(Rule::TargetLeads, format!("{}: nobody else may lead", self.node)));
-        refused.sort();
-        refused.dedup();
-        Err(refused)
     }
 
     /// What a worker can tell without etcd's certificate: nobody else disrupts, and every apiserver is ready, which asks its own etcd.

@@ -8,6 +8,7 @@ use super::room;
 use crate::cli::node::HandOver;
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::etcd::members::leadership::first_permitted;
 use crate::etcd::members::list::{called, mebibytes};
 use crate::etcd::members::plan::{Change, leader};
 use crate::etcd::members::request as change;
@@ -303,32 +304,22 @@ impl Work<'_> {
     /// Moves leadership to another voter: a disruption of its own. Leaves nothing half done.
     async fn hand_over(&self, hold: &Hold, seen: &Seen, from: &Member) -> anyhow::Result<Result<(), Vec<Reason>>> {
         let policy = plan::policy_of_hand_over(self.config);
-        let mut refused = Vec::new();
-        for to in plan::successors(&seen.observation, from.id, &self.config.defrag) {
-            let permit = match judge(&seen.observation, &seen.in_flight, &Disruption::MoveLeader(to), &policy) {
-                Verdict::Permitted(permit) => permit,
-                verdict => {
-                    refused.extend(verdict.reasons().iter().cloned());
-                    continue;
-                }
-            };
-            hold.guard.step(Step::looking("move-leader")).await.context("the step could not be announced")?;
-            let begun = permit.begin();
-            self.say(&format!("{} leads: leadership goes to member {to}", called(from)));
-            tracing::info!(disruption = %begun.disruption(), "Moving leadership");
-            let deadline = self.config.times.answer.get() * 3;
-            let wanted = Change::MoveLeader(to);
-            let request = change::make(&self.sources.etcd, from, &wanted, deadline);
-            let moved = hold.guard.act(deadline * 2, request).await.context("the Lease does not last for a request")?;
-            let held = |why| vec![Reason::new(Code::TargetLeads, format!("{}: {why}", called(from)))];
-            return Ok(moved.map_err(held));
-        }
-        if refused.is_empty() {
-            refused.push(Reason::new(Code::TargetLeads, format!("{} leads, and nobody else may", called(from))));
-        }
-        refused.sort();
-        refused.dedup();
-        Ok(Err(refused))
+        let leads = |why: String| Reason::new(Code::TargetLeads, format!("{}: {why}", called(from)));
+        let successors = plan::successors(&seen.observation, from.id, &self.config.defrag);
+        let (to, permit) = match first_permitted(seen, successors, &policy) {
+            Ok(first) => first,
+            Err(refused) if refused.is_empty() => return Ok(Err(vec![leads("nobody else may lead".to_owned())])),
+            Err(refused) => return Ok(Err(refused)),
+        };
+        hold.guard.step(Step::looking("move-leader")).await.context("the step could not be announced")?;
+        let begun = permit.begin();
+        self.say(&format!("{} leads: leadership goes to member {to}", called(from)));
+        tracing::info!(disruption = %begun.disruption(), "Moving leadership");
+        let deadline = self.config.times.answer.get() * 3;
+        let wanted = Change::MoveLeader(to);
+        let request = change::make(&self.sources.etcd, from, &wanted, deadline);
+        let moved = hold.guard.act(deadline * 2, request).await.context("the Lease does not last for a request")?;
+        Ok(moved.map_err(|why| vec![leads(why.to_string())]))
     }
 
     /// Waits a moment when another look is worth it, and says why; else how it ends.

@@ -21,6 +21,9 @@ pub(super) struct Good {
     pub(super) prefixes: usize,
     /// Keys whose values were compared.
     pub(super) compared: usize,
+    /// The version of the etcd of the drill.
+    #[serde(default)]
+    pub(super) etcd: String,
     /// From the store to an etcd that serves it.
     pub(super) seconds: f64,
 }
@@ -76,6 +79,7 @@ mod tests {
             keys: 5,
             prefixes: 2,
             compared: 5,
+            etcd: "3.6.15".to_owned(),
             seconds: 1.5,
         };
         good.keep(&path).unwrap();

@@ -154,6 +154,10 @@ fn a_drill_takes_the_newest_backup_and_says_what_keeps_it_from_being_restored() 
     let older = host.stored(&first).display().to_string();
     scratch.drill(&host, None, &[&own, &older])?.ended(0, "5 keys");
 
+    // An etcd that a restore would not be made with.
+    let newer = Scratch::new(EtcdVersion::V3_7)?;
+    newer.drill(&host, None, &[&own])?.ended(21, "etcd of the drill is 3.7.");
+
     // A tool that restores something else than it was given.
     let other = scratch_db(&host, &own, &older)?;
     let tool = swapped(&host, version, &other)?;
