@@ -90,9 +90,11 @@ impl Scenario {
     }
 
     fn is_in_living_hands(&self, state: &State) -> bool {
+        // A sentinel that was told to stop comes back as another. Everybody else who was ends, also who does not know that it holds the Lease.
+        let told = |actor: usize| state.lease.is_some_and(|holder| holder.actor == actor && holder.released.is_some());
         let goes_on = |actor: usize| {
             let life = &state.lives[actor];
-            life.process && (life.left.is_none() || self.holds(state, actor))
+            life.process && (self.is_sentinel(actor) || self.holds(state, actor) || life.left.is_none() && !told(actor))
         };
         let actors = || 0..self.actors.len();
         let is_cared_for = |of: usize| {

@@ -104,10 +104,12 @@ pub const ADOPTED_IS_HALF_DONE: &str = "only what is half done is adopted";
 /// What an administrator has cordoned, and not uncordoned, we do not make schedulable.
 pub const THEIR_CORDONS_STAY: &str = "a cordon of somebody else stays";
 /// From every state: once machines run, nobody is cut off and hands are off, those who live and the next runs end everything that was
-/// begun. kured ends what it has its lock for, and begins nothing.
+/// begun. kured ends what it has its lock for, and begins nothing. The next run of a sentinel whose pod was deleted is its DaemonSet's next pod.
 pub const CAN_BE_ENDED: &str = "whatever is half done can be adopted and ended";
 /// From every state in which somebody lives, and was not told to stop, for everything that is under way: those end it as they are, and nobody
-/// is newly started but a sentinel in its pod. So no two of them wait for each other, and none for a next run.
+/// is newly started but a sentinel in its pod. So no two of them wait for each other, and none for a next run. Told to stop is also who does
+/// not know that the Lease names it, its answer lost: a step ends there, and `lease release` says that the next run goes on. A sentinel
+/// that was told comes back as another holder, and ends it all the same.
 pub const THE_LIVING_END: &str = "those who live end what is under way, with no next run";
 /// From every state with machines that are lost, as long as there is a majority: their members can be removed, and so can whoever was
 /// joining; a hand gives up what was half done before, by the real rules for that.

@@ -75,6 +75,7 @@ fn operations(few: &[Actor]) -> Vec<(&'static str, Scenario)> {
         ("power", scenario(3, &TWO, Budget { power_cuts: 1, ..NOTHING })),
         ("partitions", scenario(3, few, Budget { partitions: 1, deletions: 1, ..NOTHING })),
         ("hands", scenario(3, few, Budget { kills: 1, releases: 1, ..NOTHING })),
+        ("hands, and answers", scenario(3, &ONE, Budget { kills: 1, lost_answers: 1, releases: 1, ..NOTHING })),
         ("administrators", scenario(3, few, Budget { kills: 1, cordons: 2, ..NOTHING })),
         ("administrators drain", scenario(3, few, Budget { cordons: 1, drains: 1, ..NOTHING })),
         ("administrators, two nodes", scenario(3, &EACH, Budget { cordons: 2, drains: 1, ..NOTHING })),
@@ -132,6 +133,13 @@ fn sentinels() -> Vec<(&'static str, Scenario)> {
         ),
         ("a sentinel, power", flagged(&[0], scenario(3, &both[..1], Budget { power_cuts: 1, ..NOTHING }))),
         ("a sentinel, an administrator", flagged(&[0], scenario(3, &both, Budget { cordons: 1, ..NOTHING }))),
+        (
+            "a sentinel, a hand",
+            flagged(
+                &[0],
+                scenario(3, &[sentinel(0), TWO[2]], Budget { kills: 1, lost_answers: 1, releases: 1, ..NOTHING }),
+            ),
+        ),
         (
             "a sentinel's next pod",
             flagged(&[0], scenario(3, &[sentinel(0), sentinel(0)], Budget { deletions: 1, ..NOTHING })),
@@ -356,6 +364,7 @@ const fn scenario_of(defect: Defect) -> &'static str {
         Defect::WholenessNotAsked => "five voters, one of them dead",
         Defect::FileOfTheDeadIsNotLookedFor | Defect::FileBeforeTheLease | Defect::FileNotAnnounced => "sentinels",
         Defect::KuredThatHasLookedIsForgotten | Defect::SentinelWaitsForEver => "a sentinel and an upgrade",
+        Defect::ReleasedIsForEver => "a sentinel, a hand",
         Defect::VerdictNotWatched | Defect::FileSurvivesTheBoot | Defect::GateGivenBackOnReady => "a sentinel, power",
         Defect::LearnerCountedAsVoter => "two voters and a learner",
         Defect::JoinHoldsNobody => "three voters and a learner",
@@ -373,6 +382,7 @@ const fn shows_in_the_future(defect: Defect) -> bool {
         Defect::StaleBlockOfKuredStays
             | Defect::LocksInEitherOrder
             | Defect::WhoHasWaitedDoesNotAdopt
+            | Defect::ReleasedIsForEver
             | Defect::SentinelWaitsForEver
             | Defect::JoinHoldsRemovals
     )
