@@ -9,7 +9,7 @@ use quorum_safety::sentinel::Act;
 /// Nodes of the largest scenario.
 pub(crate) const NODES: usize = 5;
 /// Actors of the largest one, with the next run of each and the removals of a repair.
-pub(crate) const LIVES: usize = 10;
+pub(crate) const LIVES: usize = 11;
 
 /// Ticks for which a holder may act after it sent its last write.
 pub(crate) const LEASE: u8 = 3;
