@@ -1,12 +1,12 @@
 //! Everything that may happen to the rule and the lock protocol in a small cluster, searched through exhaustively.
 //!
-//! The decisions are the real ones: `judge`, `decide`, `by_hand`, `kured_step`, `Held`, `Sighting` and `sentinel::next` of `quorum-safety`. Around them is a
-//! world of nodes, members, actors, one Lease, kured's lock and its pods, in which any actor may be killed, paused for any length of time
-//! between a look and an act, cut off, or lose an answer; machines lose power and come back; an administrator cordons, drains and uncordons
-//! any node, those that we work on as well; a hand releases the Lease; kured reboots; etcd is restored from a snapshot while everything
-//! outside of it goes on. How much of that at most is a budget of each search; the order is any. A look is stale from the moment it was
-//! taken: only a write of the Lease has what was read as its precondition. In some searches a look is torn, too: one part of it is of
-//! before (`src/torn.rs`). A message may come as late as its deadline allows.
+//! The decisions are the real ones: `judge`, `decide`, `by_hand`, `kured_step`, `Held`, `Sighting`, `sentinel::next` and `asks_as` of
+//! `quorum-safety`. Around them is a world of nodes, members, actors, one Lease, kured's lock and its pods, in which any actor may be
+//! killed, paused for any length of time between a look and an act, cut off, or lose an answer; machines lose power and come back; an
+//! administrator cordons, drains and uncordons any node, those that we work on as well; a hand releases the Lease; kured reboots; etcd is
+//! restored from a snapshot while everything outside of it goes on. How much of that at most is a budget of each search; the order is any.
+//! A look is stale from the moment it was taken: only a write of the Lease has what was read as its precondition. In some searches a look
+//! is torn, too: one part of it is of before (`src/torn.rs`). A message may come as late as its deadline allows.
 //!
 //! What is assumed, and so not shown: the API's writes are linearizable; a request has its effect before its deadline or never, and so has
 //! a file that a sentinel creates; boot clocks drift by at most the margin within one Lease; what a process has sent before it ended, or
