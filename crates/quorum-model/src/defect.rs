@@ -59,6 +59,8 @@ pub enum Defect {
     VerdictNotWatched,
     /// A sentinel gives the Lease back when its node is Ready.
     GateGivenBackOnReady,
+    /// A sentinel that a hand has told to stop asks for the Lease under the same name.
+    ReleasedIsForEver,
     /// A sentinel waits for kured as long as it takes.
     SentinelWaitsForEver,
     /// A learner counts as a voter.
@@ -83,7 +85,7 @@ pub enum Defect {
 
 impl Defect {
     /// All of them.
-    pub const ALL: [Self; 38] = [
+    pub const ALL: [Self; 39] = [
         Self::ExpiryHandsOver,
         Self::HalfDoneIsTakenOver,
         Self::HostNotLookedAt,
@@ -112,6 +114,7 @@ impl Defect {
         Self::KuredThatHasLookedIsForgotten,
         Self::VerdictNotWatched,
         Self::GateGivenBackOnReady,
+        Self::ReleasedIsForEver,
         Self::SentinelWaitsForEver,
         Self::LearnerCountedAsVoter,
         Self::LearnerMayBeNeeded,

@@ -61,15 +61,26 @@ impl Scenario {
         self.ends.known(Tried::End, &calm, || {
             let mut calm = calm;
             let mut scenario = Self { torn: false, ..self.clone() };
-            for actor in self.operations() {
-                // Never on its target. A sentinel is started again where it was.
-                if actor.kind != Kind::Sentinel {
-                    scenario.actors.push(Actor { runner: (actor.target + 1) % self.nodes(), ..actor });
-                }
+            for (run, life) in self.next_runs(&calm) {
+                scenario.actors.push(run);
+                calm.lives.push(life);
             }
-            (calm.lives.len()..scenario.actors.len()).for_each(|_| calm.lives.push(Life::new()));
             scenario.runs_to_the_end(&calm)
         })
+    }
+
+    /// The next run of each operation, never on its target. A sentinel is started again where it was; its next pod is made once there is none.
+    fn next_runs(&self, state: &State) -> Vec<(Actor, Life)> {
+        let has_pod = |of: &Actor| {
+            let all = self.actors.iter().zip(state.lives.iter());
+            all.filter(|(other, _)| other.operation() == of.operation()).any(|(_, life)| life.pod != Pod::Missing)
+        };
+        let next = |actor: Actor| match actor.kind {
+            Kind::Sentinel if has_pod(&actor) => None,
+            Kind::Sentinel => Some((actor, Life::not_yet())),
+            _ => Some((Actor { runner: (actor.target + 1) % self.nodes(), ..actor }, Life::new())),
+        };
+        self.operations().into_iter().filter_map(next).collect()
     }
 
     /// The same with nobody newly started, from where everything that is under way is in the hands of those who live.
@@ -90,9 +101,11 @@ impl Scenario {
     }
 
     fn is_in_living_hands(&self, state: &State) -> bool {
+        // A sentinel that was told to stop comes back as another. Everybody else who was ends, also who does not know that it holds the Lease.
+        let told = |actor: usize| state.lease.is_some_and(|holder| holder.actor == actor && holder.released.is_some());
         let goes_on = |actor: usize| {
             let life = &state.lives[actor];
-            life.process && (life.left.is_none() || self.holds(state, actor))
+            life.process && (self.is_sentinel(actor) || self.holds(state, actor) || life.left.is_none() && !told(actor))
         };
         let actors = || 0..self.actors.len();
         let is_cared_for = |of: usize| {

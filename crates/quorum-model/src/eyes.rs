@@ -8,8 +8,9 @@ use ahash::HashMap;
 use quorum_safety::fixture::name;
 use quorum_safety::lock::{
     Claim, Decision, HolderFacts, KuredBlock, KuredStep, LeaseView, NodeState, PodRef, PodState, Proof, Record,
-    Release, Sighting, Stage, Timings, by_hand, decide, kured_step,
+    Release, Sighting, Stage, Timings, Wait, by_hand, decide, kured_step,
 };
+use quorum_safety::sentinel::asks_as;
 use quorum_safety::{Fact, UnixSeconds};
 use std::fmt::{self, Display, Formatter};
 use std::sync::{LazyLock, Mutex, PoisonError};
@@ -30,25 +31,29 @@ pub(crate) fn number(at: usize) -> u64 {
     u64::try_from(at).unwrap_or(u64::MAX).saturating_add(1)
 }
 
-/// The identity of a holder. A sentinel's is that of its pod and the boot, whichever of its processes it is.
+/// The identity of a holder. A sentinel's is that of its pod and the boot, whichever of its processes it is; behind it counts how often a hand
+/// has told such a holder to stop.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Identity {
     actor: usize,
     /// Of a sentinel only.
     boot: Option<u8>,
+    count: u8,
 }
 
 impl Display for Identity {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match self.boot {
+            Some(boot) if self.count > 0 => write!(f, "sentinel-{}-{boot}.{}", self.actor, self.count),
             Some(boot) => write!(f, "sentinel-{}-{boot}", self.actor),
             None => write!(f, "actor-{}", self.actor),
         }
     }
 }
 
-pub(crate) fn identity(scenario: &Scenario, actor: usize, boot: u8) -> Identity {
-    Identity { actor, boot: scenario.is_sentinel(actor).then_some(boot) }
+/// Of whoever is no sentinel: neither boot nor count is in it.
+fn identity(actor: usize) -> Identity {
+    Identity { actor, boot: None, count: 0 }
 }
 
 /// What is seen of the holder of the Lease.
@@ -98,12 +103,31 @@ fn step(step: Step) -> quorum_safety::lock::Step {
 
 impl Scenario {
     /// The identity that an actor has now.
-    fn me(&self, state: &State, actor: usize) -> Identity {
-        identity(self, actor, state.nodes[self.actors[actor].runner].boot)
+    pub(crate) fn me(&self, state: &State, actor: usize) -> Identity {
+        if !self.is_sentinel(actor) {
+            return identity(actor);
+        }
+        let boot = state.nodes[self.actors[actor].runner].boot;
+        Identity { actor, boot: Some(boot), count: self.count(state, actor) }
     }
 
-    fn holder_identity(&self, holder: &Holder) -> Identity {
-        identity(self, holder.actor, holder.boot)
+    /// As which holder of its pod and boot an actor asks.
+    pub(crate) fn count(&self, state: &State, actor: usize) -> u8 {
+        let boot = state.nodes[self.actors[actor].runner].boot;
+        let held = state.lease.filter(|holder| holder.actor == actor && holder.boot == boot);
+        let held = held.map(|holder| holder.count);
+        if !self.is_sentinel(actor) || self.is(Defect::ReleasedIsForEver) {
+            return held.unwrap_or(0);
+        }
+        let count = asks_as(held.map(u32::from), state.lives[actor].told.map(u32::from));
+        u8::try_from(count).unwrap_or(u8::MAX)
+    }
+
+    pub(crate) fn holder_identity(&self, holder: &Holder) -> Identity {
+        if !self.is_sentinel(holder.actor) {
+            return identity(holder.actor);
+        }
+        Identity { actor: holder.actor, boot: Some(holder.boot), count: holder.count }
     }
 
     fn claim(&self, state: &State, actor: usize) -> Claim {
@@ -249,7 +273,9 @@ impl Scenario {
                 "recover" => Decided::Adopt(Step::Recover),
                 _ => Decided::Take,
             }),
-            Decision::Wait(_) => None,
+            Decision::Wait(waits) => {
+                waits.iter().any(|wait| matches!(wait, Wait::MineReleased(_))).then_some(Decided::Told)
+            }
         }
     }
 
@@ -272,7 +298,7 @@ impl Scenario {
             KuredLock::Free => return None,
             // Never a sentinel's: its identity would change with the boot.
             KuredLock::Ours(of) => {
-                KuredBlock::ours(&operation(self.actors[of].kind), &identity(self, of, 0).to_string(), created)
+                KuredBlock::ours(&operation(self.actors[of].kind), &identity(of).to_string(), created)
             }
             KuredLock::Node(at) => KuredBlock { node_id: name(number(at)).0, holder: None, created, ttl: 0 },
         };
@@ -283,12 +309,12 @@ impl Scenario {
     pub(crate) fn kured_step(&self, state: &State, actor: usize) -> KuredStep {
         let mut live: Vec<String> = state.lease.iter().map(|holder| self.holder_identity(holder).to_string()).collect();
         if self.is(Defect::StaleBlockOfKuredStays) {
-            live = (0..self.actors.len()).map(|actor| identity(self, actor, 0).to_string()).collect();
+            live = (0..self.actors.len()).map(|actor| identity(actor).to_string()).collect();
         }
         if self.is(Defect::LocksInEitherOrder) {
             // Else whoever waits without the Lease loses its block to whoever holds it.
             let running = (0..self.actors.len()).filter(|of| state.lives[*of].process);
-            live.extend(running.map(|of| identity(self, of, 0).to_string()));
+            live.extend(running.map(|of| identity(of).to_string()));
         }
         kured_step(&Fact::Known(Some(self.kured(state.kured))), &self.me(state, actor).to_string(), &Fact::Known(live))
     }

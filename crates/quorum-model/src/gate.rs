@@ -174,7 +174,7 @@ impl Scenario {
         state.lease_written();
         state.done |= done;
         let life = &mut state.lives[actor];
-        *life = Life { pod: life.pod, rests: true, ..Life::new() };
+        *life = Life { pod: life.pod, told: life.told, rests: true, ..Life::new() };
         Some(())
     }
 

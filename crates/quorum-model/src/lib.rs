@@ -1,12 +1,12 @@
 //! Everything that may happen to the rule and the lock protocol in a small cluster, searched through exhaustively.
 //!
-//! The decisions are the real ones: `judge`, `decide`, `by_hand`, `kured_step`, `Held`, `Sighting` and `sentinel::next` of `quorum-safety`. Around them is a
-//! world of nodes, members, actors, one Lease, kured's lock and its pods, in which any actor may be killed, paused for any length of time
-//! between a look and an act, cut off, or lose an answer; machines lose power and come back; an administrator cordons, drains and uncordons
-//! any node, those that we work on as well; a hand releases the Lease; kured reboots; etcd is restored from a snapshot while everything
-//! outside of it goes on. How much of that at most is a budget of each search; the order is any. A look is stale from the moment it was
-//! taken: only a write of the Lease has what was read as its precondition. In some searches a look is torn, too: one part of it is of
-//! before (`src/torn.rs`). A message may come as late as its deadline allows.
+//! The decisions are the real ones: `judge`, `decide`, `by_hand`, `kured_step`, `Held`, `Sighting`, `sentinel::next` and `asks_as` of
+//! `quorum-safety`. Around them is a world of nodes, members, actors, one Lease, kured's lock and its pods, in which any actor may be
+//! killed, paused for any length of time between a look and an act, cut off, or lose an answer; machines lose power and come back; an
+//! administrator cordons, drains and uncordons any node, those that we work on as well; a hand releases the Lease; kured reboots; etcd is
+//! restored from a snapshot while everything outside of it goes on. How much of that at most is a budget of each search; the order is any.
+//! A look is stale from the moment it was taken: only a write of the Lease has what was read as its precondition. In some searches a look
+//! is torn, too: one part of it is of before (`src/torn.rs`). A message may come as late as its deadline allows.
 //!
 //! What is assumed, and so not shown: the API's writes are linearizable; a request has its effect before its deadline or never, and so has
 //! a file that a sentinel creates; boot clocks drift by at most the margin within one Lease; what a process has sent before it ended, or
@@ -104,10 +104,12 @@ pub const ADOPTED_IS_HALF_DONE: &str = "only what is half done is adopted";
 /// What an administrator has cordoned, and not uncordoned, we do not make schedulable.
 pub const THEIR_CORDONS_STAY: &str = "a cordon of somebody else stays";
 /// From every state: once machines run, nobody is cut off and hands are off, those who live and the next runs end everything that was
-/// begun. kured ends what it has its lock for, and begins nothing.
+/// begun. kured ends what it has its lock for, and begins nothing. The next run of a sentinel whose pod was deleted is its DaemonSet's next pod.
 pub const CAN_BE_ENDED: &str = "whatever is half done can be adopted and ended";
 /// From every state in which somebody lives, and was not told to stop, for everything that is under way: those end it as they are, and nobody
-/// is newly started but a sentinel in its pod. So no two of them wait for each other, and none for a next run.
+/// is newly started but a sentinel in its pod. So no two of them wait for each other, and none for a next run. Told to stop is also who does
+/// not know that the Lease names it, its answer lost: a step ends there, and `lease release` says that the next run goes on. A sentinel
+/// that was told comes back as another holder, and ends it all the same.
 pub const THE_LIVING_END: &str = "those who live end what is under way, with no next run";
 /// From every state with machines that are lost, as long as there is a majority: their members can be removed, and so can whoever was
 /// joining; a hand gives up what was half done before, by the real rules for that.

@@ -24,6 +24,10 @@ impl Scenario {
         let permitted = !self.is(Defect::JudgedBeforeTheLease) || self.permits(next, actor, true);
         let adopts = |decided: &Decided| matches!(decided, Decided::Adopt(_));
         let decided = self.decided(next, actor).filter(|one| permitted && !(waited && adopts(one)));
+        if decided == Some(Decided::Told) && self.is_sentinel(actor) {
+            next.lives[actor].told = Some(self.count(next, actor));
+        }
+        let decided = decided.filter(|one| *one != Decided::Told);
         next.lives[actor].phase = decided.map_or(Phase::Idle, Phase::Decided);
         next.lives[actor].fresh = decided.is_some();
         next.lives[actor].glimpse = None;
@@ -43,11 +47,12 @@ impl Scenario {
             Decided::Take => Step::Acquired,
             Decided::Adopt(step) => step,
             Decided::Mine => next.lease.map_or(Step::Acquired, |holder| holder.step),
+            Decided::Told => return None,
         };
         let boot = next.nodes[self.actors[actor].runner].boot;
         let was = next.lease.filter(|_| decided != Decided::Take).map(|holder| (step, holder.boot));
         next.wrong.ghost |= step != Step::Acquired && next.begun & self.bit(actor) == 0;
-        next.lease = Some(Holder { actor, boot, step, released: None });
+        next.lease = Some(Holder { actor, boot, count: self.count(next, actor), step, released: None });
         next.lease_written();
         let life = &mut next.lives[actor];
         // Its own clock was read before it sent this.

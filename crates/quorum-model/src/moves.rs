@@ -472,6 +472,7 @@ impl Scenario {
         life.fresh = false;
         life.sighted = None;
         life.glimpse = None;
+        life.told = None;
     }
 }
 

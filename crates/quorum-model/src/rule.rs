@@ -1,7 +1,7 @@
 //! The rule, asked about a moment.
 
 use crate::defect::Defect;
-use crate::eyes::{Identity, identity, number, operation};
+use crate::eyes::{Identity, number, operation};
 use crate::few::Few;
 use crate::torn::NodeSeen;
 use crate::world::{Actor, Change, Cordon, Kind, KuredLock, NODES, Plan, Role, Scenario, State, Step};
@@ -36,7 +36,7 @@ impl Scenario {
         let asked_for = own && wants.kind == Kind::Sentinel && kured == KuredLock::Node(wants.target);
         let asked = Asked {
             nodes: self.sees(state, actor),
-            lease: state.lease.map(|holder| (identity(self, holder.actor, holder.boot), self.actors[holder.actor])),
+            lease: state.lease.map(|holder| (self.holder_identity(&holder), self.actors[holder.actor])),
             kured: match kured {
                 _ if self.is(Defect::KuredIgnored) || asked_for => KuredOwner::Nobody,
                 KuredLock::Free => KuredOwner::Nobody,
@@ -44,7 +44,7 @@ impl Scenario {
                 KuredLock::Node(at) => KuredOwner::Node(at),
             },
             kill_switch: state.kill_switch,
-            me: identity(self, actor, state.nodes[wants.runner].boot),
+            me: self.me(state, actor),
             wants,
             change,
             adopted: adopted || self.is(Defect::WholenessNotAsked),

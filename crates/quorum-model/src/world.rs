@@ -9,7 +9,7 @@ use quorum_safety::sentinel::Act;
 /// Nodes of the largest scenario.
 pub(crate) const NODES: usize = 5;
 /// Actors of the largest one, with the next run of each and the removals of a repair.
-pub(crate) const LIVES: usize = 10;
+pub(crate) const LIVES: usize = 11;
 
 /// Ticks for which a holder may act after it sent its last write.
 pub(crate) const LEASE: u8 = 3;
@@ -284,6 +284,8 @@ pub(crate) enum Step {
 pub(crate) struct Holder {
     pub(crate) actor: usize,
     pub(crate) boot: u8,
+    /// Which holder of that pod and boot it is; only a sentinel's process comes back as the next one.
+    pub(crate) count: u8,
     pub(crate) step: Step,
     /// A hand has told it to stop; true inside once it is proven to have.
     pub(crate) released: Option<bool>,
@@ -321,6 +323,8 @@ pub(crate) enum Decided {
     Adopt(Step),
     /// It is mine: an answer was lost.
     Mine,
+    /// It would be mine, and a hand has told me to stop: never as this holder.
+    Told,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -396,6 +400,8 @@ pub(crate) struct Life {
     pub(crate) gives_up: bool,
     /// A sentinel's: it has had its try. What is left of its own node it takes up all the same.
     pub(crate) rests: bool,
+    /// A sentinel's: as which holder of its pod and boot it was last told to stop.
+    pub(crate) told: Option<u8>,
 }
 
 impl Life {
@@ -420,11 +426,12 @@ impl Life {
             owes_end: false,
             gives_up: false,
             rests: false,
+            told: None,
         }
     }
 
     /// A pod that is not there yet.
-    fn not_yet() -> Self {
+    pub(crate) fn not_yet() -> Self {
         Self { process: false, pod: Pod::NotYet, ..Self::new() }
     }
 }

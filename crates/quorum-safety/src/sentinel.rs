@@ -14,7 +14,7 @@
 //!   (`decide`), whoever has died.
 //! - *Its identity is that of its pod and the boot*, not of the process. A container that is started again in the same pod, in the same boot,
 //!   is the same holder: kubelet starts it when its predecessor has ended. With an identity of each process nothing would ever prove the
-//!   predecessor gone: its pod runs. A new boot id makes it another, which adopts.
+//!   predecessor gone: its pod runs. A new boot id makes it another, which adopts; so does a release by hand ([`asks_as`]).
 //! - *Who does not hold the Lease for sure has no file*: at its start, before anything else; when its deadline has passed; when the API is
 //!   away. That needs nobody.
 //! - *The file goes with the boot*: it lies on a tmpfs. Else kured finds it again after the reboot that it has asked for.
@@ -101,6 +101,19 @@ pub struct Seen {
     pub gives_up: bool,
     /// The node has recovered, by every clause.
     pub recovered: bool,
+}
+
+/// As which holder of its pod and boot a sentinel asks for the Lease, counted from 0. Whoever was told by hand to stop never goes on; the next
+/// one is another holder, which adopts after the silence of the one before. `held` is who holds it now, if that is one of these, whichever
+/// process it was; `told` is the one as whom this process was last told to stop.
+pub fn asks_as(held: Option<u32>, told: Option<u32>) -> u32 {
+    match (held, told) {
+        (Some(held), Some(told)) if told >= held => told.saturating_add(1),
+        (Some(held), _) => held,
+        // Nobody has it: whoever was told to stop may still be written there.
+        (None, Some(told)) => told.saturating_add(1),
+        (None, None) => 0,
+    }
 }
 
 /// What to do next.
@@ -190,6 +203,18 @@ mod tests {
                 recovered: bit(6),
             }
         })
+    }
+
+    #[test]
+    fn who_was_told_to_stop_asks_as_the_next_and_every_process_as_who_holds_it() {
+        assert_eq!(asks_as(None, None), 0);
+        assert_eq!(asks_as(Some(0), None), 0);
+        assert_eq!(asks_as(Some(3), None), 3, "of an earlier process");
+        assert_eq!(asks_as(Some(0), Some(0)), 1);
+        assert_eq!(asks_as(Some(1), Some(0)), 1, "it is this one's by now");
+        assert_eq!(asks_as(Some(1), Some(1)), 2);
+        assert_eq!(asks_as(Some(0), Some(1)), 2, "never as one that was told");
+        assert_eq!(asks_as(None, Some(0)), 1);
     }
 
     fn is_here(lock: Lock) -> bool {

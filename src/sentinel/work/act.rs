@@ -13,7 +13,7 @@ use crate::sentinel::whole::{HandOver, Steady};
 use quorum_safety::Fact;
 use quorum_safety::lock::{Step as LeaseStep, Wait};
 use quorum_safety::recovery::Stability;
-use quorum_safety::sentinel::{Act, Lease, Lock, Step};
+use quorum_safety::sentinel::{Act, Lease, Lock, Step, asks_as};
 use std::time::Duration;
 
 impl Work<'_> {
@@ -258,22 +258,14 @@ impl Work<'_> {
     }
 }
 
-/// As whom it asks. `own` is this boot of this pod; behind it counts how often a holder of that name was released by hand: whoever was told
-/// to stop never goes on, and another one that comes after its silence adopts. `holder` is who holds it for this node, and may be of this
-/// count, whichever process it was; `released` is the name under which it was last told to stop.
+/// As whom it asks. `own` is this boot of this pod; behind it counts how often a holder of that name was released by hand ([`asks_as`]).
+/// `holder` is who holds it for this node, and may be of this count; `released` is the name under which it was last told to stop.
 fn identity(own: &str, holder: Option<&str>, released: Option<&str>) -> String {
     let count = |name: &str| match name.strip_prefix(own)? {
         "" => Some(0),
         count => count.strip_prefix('.')?.parse::<u32>().ok(),
     };
-    let (held, told) = (holder.and_then(count), released.and_then(count));
-    let next = match (held, told) {
-        (Some(held), Some(told)) if told >= held => told.saturating_add(1),
-        (Some(held), _) => held,
-        // Nobody has it: whoever was told to stop may still be written there.
-        (None, Some(told)) => told.saturating_add(1),
-        (None, None) => 0,
-    };
+    let next = asks_as(holder.and_then(count), released.and_then(count));
     if next == 0 { own.to_owned() } else { format!("{own}.{next}") }
 }
 
