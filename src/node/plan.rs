@@ -172,6 +172,11 @@ impl State {
         self.running_kubelet.is_none_or(|running| (running.major, running.minor) != (to.major, to.minor))
     }
 
+    /// Whether static pods may still be replaced, and this run restarts none of them: an earlier one has restarted the kubelet that does so.
+    pub(super) fn is_left_to_the_kubelet(&self, to: Version) -> bool {
+        self.unsettled && self.kubeadm_done(to) && !self.kubelet_replaces_pods(to)
+    }
+
     /// Whether kubeadm has done its part. kubeadm is not asked: `kubeadm upgrade plan` names no target on a node that is done
     /// (incident R14). The kubelet's package comes after kubeadm in every run, so at the target's version it proves that
     /// kubeadm had ended well, its later phases included (the kubelet's configuration has no version of its own). So does
@@ -194,7 +199,9 @@ pub(super) fn need(step: Step, state: &State, order: &Upgrade) -> Need {
         Step::Repository => unless(!state.packages_behind(to), "packages are on target"),
         Step::KubeadmPackage => unless(state.package_at("kubeadm", to), "on target"),
         Step::HandOver if !state.manifests.control_plane() => Need::Skip("no apiserver here"),
-        Step::HandOver if state.kubeadm_done(to) && !state.kubelet_replaces_pods(to) && !state.unsettled => {
+        Step::HandOver
+            if state.kubeadm_done(to) && !state.kubelet_replaces_pods(to) && !state.is_left_to_the_kubelet(to) =>
+        {
             Need::Skip("nothing restarts")
         }
         Step::HandOver => unless(order.peers.is_empty(), "no peer was named"),
@@ -203,7 +210,7 @@ pub(super) fn need(step: Step, state: &State, order: &Upgrade) -> Need {
         Step::Empty if state.etcd_stays && !(state.kubelet_replaces_pods(to) && state.static_pods_on_target(to)) => {
             Need::Skip("etcd is left as it is")
         }
-        Step::Empty if state.unsettled && !state.kubelet_replaces_pods(to) => Need::Skip("the kubelet is at it"),
+        Step::Empty if state.is_left_to_the_kubelet(to) => Need::Skip("the kubelet is at it"),
         Step::Empty if state.running_kubelet.is_none() => Need::Skip("no kubelet runs that would start it again"),
         Step::Empty | Step::HandBack => unless(!state.handed_over, "not handed over"),
         Step::Kubeadm => unless(state.kubeadm_done(to), "done before"),

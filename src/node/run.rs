@@ -421,9 +421,11 @@ impl<'a> Work<'a> {
             Err(Absent::Impossible(why)) => self.report.hand_over.because = why,
             Err(error @ Absent::NoPeer(_)) => {
                 self.report.hand_over.because = "no peer is ready".to_owned();
-                // Of a node that serves nobody nothing is taken away; the kubelet's restart may be what mends it.
+                // Of a node that serves nobody nothing is taken away; the kubelet's restart may be what mends it. Nor is it where only the
+                // kubelet is at work, whoever waits.
                 let serves = self.probe().ready(own_apiserver(&state.manifests)?).await.is_ok();
-                if serves || !state.kubeadm_done(self.order.to) {
+                let takes_away = serves && !state.is_left_to_the_kubelet(self.order.to);
+                if takes_away || !state.kubeadm_done(self.order.to) {
                     return Err(Failure::tool(error.to_string()));
                 }
             }

@@ -17,7 +17,7 @@ const DETAIL: usize = 160;
 pub struct Answer {
     /// Whether the gate is open, or may be.
     pub open: bool,
-    /// Since when a reboot is wanted, as this process saw it; none while none is.
+    /// Since when a reboot is wanted at the latest: when the host's file was last written, or seen; none while none is.
     pub pending_since: Option<UnixSeconds>,
     /// Why it is not open, or will not stay so; the first ones.
     pub reasons: Vec<Reason>,

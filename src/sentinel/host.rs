@@ -37,12 +37,12 @@ impl Host {
         exists(&self.here(&self.required), &self.required)
     }
 
-    /// Since when it wants one: when its file was last written, as far as that can be told and is not to come; else now. A sentinel that is
-    /// restarted says what the one before it has said.
+    /// Since when it wants one at the latest: when its file was last written, as far as that can be told and is not to come; else now. Whatever
+    /// wants a reboot too may have written it again.
     pub fn required_since(&self, now: UnixSeconds) -> UnixSeconds {
-        let written = fs::metadata(self.here(&self.required)).and_then(|file| file.modified());
+        let written = fs::symlink_metadata(self.here(&self.required)).and_then(|file| file.modified());
         let written = written.ok().and_then(|at| Timestamp::try_from(at).ok()).map(|at| UnixSeconds(at.as_second()));
-        written.filter(|written| *written <= now).unwrap_or(now)
+        written.filter(|written| (1..=now.0).contains(&written.0)).unwrap_or(now)
     }
 
     /// Whether the gate's file is there, whoever made it.

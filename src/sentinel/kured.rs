@@ -31,6 +31,8 @@ pub struct Settings {
     pub window: Result<Window, String>,
     /// What it asks in the place of the file.
     pub command: Option<Reason>,
+    /// Why an alert of ours may keep it from acting, on any node.
+    pub alerts: Option<Reason>,
     /// What makes it dangerous to a control plane, each named.
     pub dangers: Vec<Reason>,
 }
@@ -42,7 +44,15 @@ impl Settings {
             None => Ok(PERIOD),
             Some(text) => duration(&text).ok_or_else(|| format!("--period of kured is `{text}`")),
         });
-        Self { file: file(set), command: command(set), dangers: dangers(set, &period), period, window: window(set) }
+        let alerts = alerts(set).unwrap_or_else(|why| Some(unreadable(why)));
+        Self {
+            file: file(set),
+            command: command(set),
+            alerts,
+            dangers: dangers(set, &period),
+            period,
+            window: window(set),
+        }
     }
 
     /// Why a gate at `file` would not be kured's; none when it would.
@@ -155,7 +165,6 @@ fn dangers(set: &DaemonSet, period: &Result<Duration, String>) -> Vec<Reason> {
         Ok(true) => dangers.push(Reason::new(Code::KuredForces, "--force-reboot: expected false")),
         Err(why) => dangers.push(unreadable(why)),
     }
-    dangers.extend(alerts(set).unwrap_or_else(|why| Some(unreadable(why))));
     match period {
         Ok(period) if *period <= LONGEST_PERIOD => {}
         Ok(period) => dangers.push(Reason::new(
@@ -175,11 +184,16 @@ fn alerts(set: &DaemonSet) -> Result<Option<Reason>, String> {
     }
     let expression = flag(set, "alert-filter-regexp")?;
     let only_those = switch(set, "alert-filter-match-only")?;
-    let filter = match expression.as_deref().map(Regex::new).transpose() {
-        Ok(filter) => filter,
-        Err(error) => {
-            let why =
-                format!("whether {} block kured cannot be told: --alert-filter-regexp: {error}", ALERTS.join(" and "));
+    let filter = expression.as_deref().map(|text| Some(text).filter(|text| is_read_alike(text)).map(Regex::new));
+    let filter = match filter {
+        None => None,
+        Some(Some(Ok(filter))) => Some(filter),
+        Some(Some(Err(_)) | None) => {
+            let why = format!(
+                "whether {} block kured cannot be told from `{}`: name them there as they are",
+                ALERTS.join(" and "),
+                expression.unwrap_or_default()
+            );
             return Ok(Some(Reason::new(Code::KuredAlerts, why)));
         }
     };
@@ -194,6 +208,37 @@ fn alerts(set: &DaemonSet) -> Result<Option<Reason>, String> {
         };
         Reason::new(Code::KuredAlerts, why)
     }))
+}
+
+/// Whether Go's `regexp` reads an expression as the one here does, as far as they are known to differ: it takes `\<` and `\b{` for something
+/// else, and a brace that is no repetition for itself; it has flags that this one does not have, and the other way round.
+fn is_read_alike(expression: &str) -> bool {
+    let count = |text: &str| text.parse::<u16>().is_ok_and(|count| count <= 1000);
+    let is_repetition = |rest: &str| match rest.split_once('}') {
+        Some((times, _)) => match times.split_once(',') {
+            Some((least, most)) => count(least) && (most.is_empty() || count(most)),
+            None => count(times),
+        },
+        None => false,
+    };
+    let mut letters = expression.chars();
+    while let Some(letter) = letters.next() {
+        let rest = letters.as_str();
+        let alike = match letter {
+            '\\' => match letters.next() {
+                Some('b') => !letters.as_str().starts_with('{'),
+                Some(escaped) => r".-+*?()|[]{}^$\/dDwWsSBAz".contains(escaped),
+                None => false,
+            },
+            '(' => !rest.starts_with('?') || ["?:", "?i)", "?i:", "?P<"].iter().any(|known| rest.starts_with(known)),
+            '{' => is_repetition(rest),
+            _ => true,
+        };
+        if !alike {
+            return false;
+        }
+    }
+    true
 }
 
 /// A length of time as Go writes it: `1h30m`, `90s`, `0`.
@@ -300,7 +345,8 @@ mod tests {
         assert!(settings.window.is_err());
         let codes = |reasons: Vec<Reason>| reasons.iter().map(|reason| reason.code[..4].to_owned()).collect::<Vec<_>>();
         assert_eq!(codes(settings.command.into_iter().collect()), ["S027"]);
-        assert_eq!(codes(settings.dangers), ["S027"; 4], "concurrency, lock-ttl, force-reboot, prometheus-url");
+        assert_eq!(codes(settings.dangers), ["S027"; 3], "concurrency, lock-ttl, force-reboot");
+        assert_eq!(codes(settings.alerts.into_iter().collect()), ["S027"], "prometheus-url");
         let unknown = Settings::of(&charts(&["--period=$(PERIOD)", "--reboot-sentinel=$(FILE)"]));
         assert!(unknown.period.is_err());
         assert_eq!(codes(unknown.elsewhere(Path::new("/run/gate")).into_iter().collect()), ["S027"]);
@@ -310,11 +356,9 @@ mod tests {
     fn r29_no_alert_that_quorate_ships_may_keep_kured_from_acting() {
         let told = |args: &[&str]| {
             let args: Vec<&str> = ["--period=1m"].iter().chain(args).copied().collect();
-            Settings::of(&charts(&args))
-                .dangers
-                .into_iter()
-                .map(|reason| reason.code[..4].to_owned())
-                .collect::<Vec<_>>()
+            let settings = Settings::of(&charts(&args));
+            assert_eq!(settings.dangers, []);
+            settings.alerts.into_iter().map(|reason| reason.code[..4].to_owned()).collect::<Vec<_>>()
         };
         let prometheus = "--prometheus-url=http://prometheus";
         assert_eq!(told(&[]), [""; 0], "it asks for no alerts");
@@ -325,7 +369,14 @@ mod tests {
         assert_eq!(told(&[prometheus, "--alert-filter-regexp=^Etcd[A-Z]+$"]), ["S029"]);
         assert_eq!(told(&[prometheus, "--alert-filter-regexp=Stale"]), [""; 0], "anywhere in the name");
         assert_eq!(told(&[prometheus, "--alert-filter-regexp=(?i)^etcd(backup|drill)stale$"]), [""; 0]);
-        assert_eq!(told(&[prometheus, "--alert-filter-regexp=\\QEtcd"]), ["S029"], "it cannot be told");
+        assert_eq!(told(&[prometheus, "--alert-filter-regexp=^Etcd[A-Z][a-z]{4,5}Stale$"]), [""; 0]);
+        assert_eq!(told(&[prometheus, "--alert-filter-regexp="]), [""; 0], "nothing is in every name");
+        for unlike in
+            [r"\QEtcd", r"\<Etcd", r"Etcd.*\b{end}", "Etcd.{1,2000}", "Etcd{ 1 }", "(?x)Etcd .*", "Etcd(", "Etcd\\"]
+        {
+            let told = told(&[prometheus, &format!("--alert-filter-regexp={unlike}")]);
+            assert_eq!(told, ["S029"], "{unlike}: it cannot be told");
+        }
         let only = "--alert-filter-match-only=true";
         assert_eq!(told(&[prometheus, only]), ["S029"], "without an expression every alert counts");
         assert_eq!(told(&[prometheus, only, "--alert-filter-regexp=Drill"]), ["S029"], "anywhere in the name");

@@ -229,23 +229,22 @@ impl Look {
         reasons.extend(kured.settings.command.clone());
         // It could not be ended.
         reasons.extend(kured.pods.as_ref().err().map(|why| Reason::new(Code::KuredUnreadable, why.clone())));
+        // It would wait for an alert of ours on any node, and for as long as that lasts (incident R29).
+        reasons.extend(kured.settings.alerts.clone());
         if control_plane {
             reasons.extend(kured.settings.dangers.clone());
         } else {
-            // It would wait for an alert of ours on any node, and for as long as that lasts (incident R29).
-            let of_alerts = |reason: &&Reason| reason.code == Code::KuredAlerts.as_str();
-            reasons.extend(kured.settings.dangers.iter().filter(of_alerts).cloned());
             let period = kured.settings.period.as_ref().err();
             reasons.extend(period.map(|why| Reason::new(Code::KuredUnreadable, why.clone())));
         }
         reasons
     }
 
-    /// What of kured's configuration no worker has to wait for, and somebody should know all the same.
-    pub fn advice(&self, control_plane: bool) -> Vec<Reason> {
-        let kured = self.kured.as_ref().ok().and_then(Option::as_ref).filter(|_| !control_plane);
+    /// What of kured's configuration is none of these reasons, on a worker, and would be one on a control plane node: somebody should know.
+    pub fn advice(&self, reasons: &[Reason]) -> Vec<Reason> {
+        let kured = self.kured.as_ref().ok().and_then(Option::as_ref);
         let dangers = kured.map(|kured| kured.settings.dangers.as_slice()).unwrap_or_default();
-        dangers.iter().filter(|reason| reason.code != Code::KuredAlerts.as_str()).cloned().collect()
+        dangers.iter().filter(|reason| !reasons.contains(reason)).cloned().collect()
     }
 
     /// Why it is not the time of kured's window. Two of its periods must be left: one until it looks, one for it to act.

@@ -23,7 +23,7 @@ use tokio::net::TcpListener;
 
 /// How long one who asks may take to do so.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How long one look may take beside its interval: every request of it has its deadline, and proof that a Lease's holder is gone takes minutes.
+/// How long the requests of one look may take, each of which has its deadline.
 const LONGEST: Duration = Duration::from_secs(600);
 
 /// Shared between the loop that writes it and whoever asks.
@@ -75,15 +75,9 @@ impl Default for Shown {
 }
 
 impl Shown {
-    /// One look, and what came of it; `saw` is whether the cluster was seen, `interval` how long it pauses at most.
-    pub fn look(
-        &self,
-        plan: &Plan,
-        pending_since: Option<UnixSeconds>,
-        saw: bool,
-        now: UnixSeconds,
-        interval: Duration,
-    ) {
+    /// One look, and what came of it; `saw` is whether the cluster was seen, `within` how long it may pause
+    /// and wait for a Lease.
+    pub fn look(&self, plan: &Plan, pending_since: Option<UnixSeconds>, saw: bool, now: UnixSeconds, within: Duration) {
         self.looks.inc();
         self.open.set(i64::from(plan.open));
         self.last_check.set(now.0);
@@ -97,7 +91,7 @@ impl Shown {
         }
         let broken: Vec<String> =
             plan.reasons.iter().filter(|reason| is_own_trouble(reason)).map(ToString::to_string).collect();
-        let within = interval.saturating_mul(2).saturating_add(LONGEST);
+        let within = within.saturating_add(LONGEST);
         *self.health.lock().unwrap_or_else(PoisonError::into_inner) =
             Health { broken, looked: Some((Instant::now(), within)) };
     }
@@ -174,7 +168,7 @@ impl Health {
         let Some((looked, within)) = self.looked else { return Err("it has not looked yet".to_owned()) };
         let age = now.saturating_duration_since(looked);
         if age > within {
-            return Err(format!("it last looked {} s ago: expected every {} s", age.as_secs(), within.as_secs()));
+            return Err(format!("it last looked {} s ago: expected within {} s", age.as_secs(), within.as_secs()));
         }
         if self.broken.is_empty() { Ok(()) } else { Err(self.broken.join("; ")) }
     }
@@ -223,10 +217,12 @@ mod tests {
 
     #[test]
     fn a_sentinel_that_hangs_is_not_ready() {
-        let looked = Instant::now();
-        let health = Health { broken: Vec::new(), looked: Some((looked, Duration::from_secs(900))) };
-        assert_eq!(health.ready(looked + Duration::from_secs(900)), Ok(()));
-        let late = health.ready(looked + Duration::from_secs(901));
-        assert_eq!(late, Err("it last looked 901 s ago: expected every 900 s".to_owned()));
+        let shown = Shown::default();
+        let plan = Plan { act: Act::Wait, open: false, pending: false, reasons: Vec::new() };
+        let before = Instant::now();
+        shown.look(&plan, None, true, UnixSeconds(100), Duration::from_secs(300));
+        let ready = |after| shown.health.lock().unwrap().ready(before + Duration::from_secs(after));
+        assert_eq!(ready(900), Ok(()));
+        assert!(ready(960).unwrap_err().ends_with(" s ago: expected within 900 s"));
     }
 }

@@ -205,6 +205,8 @@ impl Work<'_> {
             return self.close_without_lease(required, file);
         }
         if required == Fact::Known(false) && self.is_quiet() {
+            // Nobody looks at kured meanwhile.
+            self.memory.advice.clear();
             self.tell(&Plan { act: Act::Wait, open: false, pending: false, reasons: self.host.test() });
             self.publish_while_quiet().await;
             return Pause::Interval;

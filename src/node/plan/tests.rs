@@ -65,6 +65,10 @@ fn a_run_that_finds_static_pods_about_to_be_replaced_hands_over_and_empties_noth
     assert_eq!(todo(&node, &order(Mode::Node)), [Step::HandOver, Step::Recovery]);
     node.handed_over = true;
     assert_eq!(todo(&node, &order(Mode::Node)), [Step::HandOver, Step::Recovery, Step::HandBack]);
+    // Killed inside kubeadm, which restarts etcd still: its apiserver must have no clients then, whatever the kubelet does.
+    let mut node = state("v1.36.1", "v1.36.1", Some("v1.36.1"));
+    (node.unsettled, node.handed_over) = (true, true);
+    assert!(todo(&node, &order(Mode::Node)).contains(&Step::Empty));
 }
 
 #[test]

@@ -20,15 +20,22 @@ impl Work<'_> {
     /// Asks for the Lease: a new one when this node may go, or the one that an earlier process of this node left.
     pub(super) async fn ask_for_lease(&mut self, seen: &Seen) -> Pause {
         let node = &self.pod.node;
-        let Fact::Known(boot_id) = &seen.own.boot_id else { return Pause::Interval };
+        let Fact::Known(boot_id) = &seen.own.boot_id else {
+            return self
+                .cannot_ask(Reason::new(Code::NodeUnknown, format!("{node} reports no boot id")), Pause::Interval);
+        };
         let own = (seen.link.pods(), self.pod.name.as_str());
         let who = Claimant::in_pod(&seen.leases, own, (OPERATION, node), "sentinel").await;
         let mut who = match who {
             Ok(who) if who.node == *node && who.boot_id == *boot_id => who,
-            Ok(_) => return Pause::Watch,
+            Ok(who) => {
+                let why =
+                    format!("its pod is on {} in boot {}, and not on {node} in boot {boot_id}", who.node, who.boot_id);
+                return self.cannot_ask(Reason::new(Code::Undone, why), Pause::Watch);
+            }
             Err(why) => {
-                tracing::error!(why, "The sentinel cannot say who it is");
-                return Pause::Interval;
+                let why = format!("the sentinel cannot say who it is: {why}");
+                return self.cannot_ask(Reason::new(Code::Undone, why), Pause::Interval);
             }
         };
         // One boot of one pod is one holder, whichever of its processes it is.
@@ -59,6 +66,12 @@ impl Work<'_> {
         if seen.held.is_some() { Pause::Watch } else { Pause::Interval }
     }
 
+    /// Why the Lease is not even asked for.
+    fn cannot_ask(&mut self, why: Reason, pause: Pause) -> Pause {
+        self.tell(&Plan { act: Act::Wait, open: false, pending: true, reasons: vec![why] });
+        pause
+    }
+
     /// The Lease is held. What it says of the past decides what comes next.
     async fn got(&mut self, guard: Guard, boot_id: &str) -> Pause {
         let step = guard.step_so_far().await;
@@ -75,8 +88,7 @@ impl Work<'_> {
                 tracing::info!("The node has been down under an open gate");
                 self.memory.owes_end = false;
                 if let Err(error) = guard.step(LeaseStep::touching(RECOVER)).await {
-                    tracing::error!(%error, "The Lease could not be written");
-                    return Pause::Watch;
+                    return self.cannot_ask(Reason::new(Code::Undone, format!("the Lease: {error}")), Pause::Watch);
                 }
             }
             // An earlier process of this boot may have had a file.

@@ -174,8 +174,9 @@ impl Work<'_> {
             Err(why) => facts.reasons.push(Reason::new(Code::WorkloadUnknown, why.clone())),
         }
         let control_plane = look.nodes.iter().any(|seen| seen.name == *node && seen.control_plane);
-        self.memory.advice = look.advice(control_plane);
-        facts.reasons.extend(look.about_kured(self.host.gate(), control_plane));
+        let about_kured = look.about_kured(self.host.gate(), control_plane);
+        self.memory.advice = look.advice(&about_kured);
+        facts.reasons.extend(about_kured);
         if !under_way {
             facts.reasons.extend(look.about_window(self.clock.now()));
         }

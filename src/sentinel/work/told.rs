@@ -2,6 +2,7 @@
 
 use super::{Memory, Work};
 use crate::event::{self, Told};
+use crate::lock;
 use crate::lock::lease::FIELD_MANAGER;
 use crate::observe::cluster::within;
 use crate::sentinel::answer::{ANNOTATION, Answer};
@@ -54,9 +55,14 @@ impl Work<'_> {
     /// Tells the answer: always by the metrics, and in the log when it is another one.
     pub(super) fn tell(&mut self, plan: &Plan) {
         let now = self.clock.unix();
-        let first = self.memory.pending_since.filter(|_| plan.pending);
-        self.memory.pending_since = first.or_else(|| plan.pending.then(|| self.host.required_since(now)));
-        self.shown.look(plan, self.memory.pending_since, self.memory.saw, now, self.config().sentinel.interval.get());
+        self.memory.pending_since = plan.pending.then(|| {
+            let since = self.host.required_since(now);
+            self.memory.pending_since.map_or(since, |first| first.min(since))
+        });
+        let config = self.config();
+        let proof = lock::timings(&config).silence();
+        let within = config.sentinel.interval.get().saturating_mul(2).saturating_add(proof);
+        self.shown.look(plan, self.memory.pending_since, self.memory.saw, now, within);
         self.memory.answer = Some(Answer::of(plan, &self.memory.advice, self.memory.pending_since, now));
         let advice = self.memory.advice.clone();
         let told = (plan.open, plan.reasons.iter().map(Reason::without_figures).collect(), advice);
