@@ -3,9 +3,9 @@
 use anyhow::{Context, Result, anyhow};
 use lab::api::{Api, Spec};
 use lab::process::until;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::time::Duration;
 
@@ -35,7 +35,7 @@ fn fenced() -> Result<Api> {
          subjects: [{kind: ServiceAccount, name: kured, namespace: kured}]\n",
     )?;
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("kustomize/components/fence");
-    for file in ["lease.yaml", "kured.yaml", "people.yaml"] {
+    for file in ["lease.yaml", "kured.yaml", "people.yaml", "sentinel.yaml"] {
         api.apply(&std::fs::read_to_string(folder.join(file))?)?;
     }
     Ok(api)
@@ -120,4 +120,73 @@ fn h04_kured_may_cordon_a_control_plane_node_only_while_the_lease_names_it() -> 
     let said = api.kubectl(["label", "node", "k1", "still=here"]).context("an update of a Node")?;
     assert!(said.contains("labeled"), "{said}");
     Ok(())
+}
+
+/// The account of a sentinel as its pod on a node has it: the token is that pod's, and names its node.
+fn sentinel_on(api: &Api, node: &str) -> Result<PathBuf> {
+    let name = format!("sentinel-{node}");
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "quorate"},
+        "spec": {"nodeName": node, "serviceAccountName": "quorate-sentinel",
+            "containers": [{"name": "quorate", "image": "localhost/quorate:dev"}]}});
+    api.apply(&pod.to_string())?;
+    let bound = ["--bound-object-kind=Pod", &format!("--bound-object-name={name}")];
+    let token = api.kubectl([&["create", "token", "quorate-sentinel", "-n", "quorate"], &bound[..]].concat())?;
+    let mut config: Value =
+        serde_json::from_slice(&std::fs::read(api.kubeconfig_for("quorate", "quorate-sentinel")?)?)?;
+    config["users"][0]["user"]["token"] = json!(token.trim());
+    let file = api.etcd().dir().join(format!("{name}.conf"));
+    std::fs::write(&file, config.to_string())?;
+    Ok(file)
+}
+
+#[test]
+fn a_sentinel_may_write_annotations_of_its_own_node_and_end_pods_there_and_nothing_else() -> Result<()> {
+    let api = fenced()?;
+    for namespace in ["quorate", "kube-system"] {
+        let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default", "namespace": namespace}});
+        api.apply(&account.to_string())?;
+    }
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("kustomize/components/sentinel");
+    for file in ["account.yaml", "rbac.yaml"] {
+        api.kubectl(["apply", "-f", &folder.join(file).display().to_string()])?;
+    }
+    for node in ["k1", "k2"] {
+        let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": format!("kured-{node}"), "namespace": "kube-system"},
+            "spec": {"nodeName": node, "containers": [{"name": "kured", "image": "ghcr.io/kubereboot/kured:1.23.0"}]}});
+        api.apply(&pod.to_string())?;
+    }
+    let own = sentinel_on(&api, "k1")?;
+    let says = |who: &Path, words: &str| -> Result<(bool, String)> {
+        let said: Output = api.kubectl_as(who, words.split(' '))?;
+        let text = format!("{}{}", String::from_utf8_lossy(&said.stdout), String::from_utf8_lossy(&said.stderr));
+        Ok((said.status.success(), text))
+    };
+    let denied = |who: &Path, words: &str, why: &str| {
+        becomes(&format!("`{words}` to be denied"), || {
+            let (done, said) = says(who, words)?;
+            Ok((!done && said.contains(why), said))
+        })
+    };
+    denied(
+        &own,
+        "annotate --overwrite node k2 quorate.dev/sentinel=x",
+        "k2 is not the node of this sentinel, which is k1",
+    )?;
+    denied(&own, "delete pod -n kube-system kured-k2 --wait=false", "kured-k2 is not on the node of this sentinel")?;
+    denied(&own, "label --overwrite node k1 a=b", "annotations of its node and nothing else")?;
+    let cordon = r#"patch node k1 -p {"spec":{"unschedulable":true}}"#;
+    denied(&own, cordon, "annotations of its node and nothing else")?;
+    // A token that names no node, as whoever may make one for the account gets it.
+    let stray = api.kubeconfig_for("quorate", "quorate-sentinel")?;
+    denied(&stray, "annotate --overwrite node k1 quorate.dev/sentinel=x", "which is not told")?;
+    for granted in
+        ["annotate --overwrite node k1 quorate.dev/sentinel=x", "delete pod -n kube-system kured-k1 --wait=false"]
+    {
+        let (done, said) = says(&own, granted)?;
+        assert!(done, "{granted}: {said}");
+    }
+    // Of anybody else's nothing is denied.
+    api.kubectl(["annotate", "node", "k2", "still=here"])?;
+    api.kubectl(["label", "node", "k2", "still=here"])?;
+    api.kubectl(["delete", "pod", "-n", "kube-system", "kured-k2", "--wait=false"]).map(drop)
 }

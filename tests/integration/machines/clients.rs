@@ -6,6 +6,9 @@ use super::story::story;
 use lab::prober::{Class, Report};
 use std::process::Stdio;
 
+/// The rates of `make demo`: at a few requests a second the longest gap is little more than the pause between two.
+pub(super) const RATES: &str = "--new-rate 15 --kept-rate 15 --http2-rate 10 --write-rate 5 --connections 6";
+
 /// Runs something beside a prober that asks through the balancer, a few times a second, without any retry.
 pub(super) fn probed<T>(stage: &Stage, work: impl FnOnce() -> T) -> (T, Report) {
     probed_at(stage, "--new-rate 4 --kept-rate 2 --http2-rate 2 --write-rate 2 --connections 3", work)

@@ -1,7 +1,7 @@
 //! The experiments of docs/zero-downtime.md: what clients see when one thing is done to the control plane, without quorate in the way.
 //! Each prints a line of that page's tables. What is asserted is only what the design rests on; the rest are figures.
 
-use super::clients::probed_at;
+use super::clients::{RATES, probed_at};
 use super::stage::{Stage, machines, stage, until};
 use lab::prober::{Class, Report};
 use lab::{ETCD_CLIENT, Machine, Spec};
@@ -13,8 +13,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-/// The rates of `make demo`.
-const RATES: &str = "--new-rate 15 --kept-rate 15 --http2-rate 10 --write-rate 5 --connections 6";
 /// So many writes that some are under way in the milliseconds in which leadership moves.
 const WRITES: &str = "--new-rate 5 --kept-rate 5 --http2-rate 5 --write-rate 100 --connections 6";
 /// How long a static pod is out.

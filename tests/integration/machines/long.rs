@@ -30,7 +30,7 @@ fn upgraded(spec: Spec, prepare: impl FnOnce(&Stage)) -> (Stage, Upgraded) {
     prepare(&stage);
     stage.whole();
     let monitor = Monitor::start(&stage.lab, LEASES).unwrap();
-    let (said, clients) = clients::probed(&stage, || stage.quorate(["upgrade", "--to", TO]));
+    let (said, clients) = clients::probed_at(&stage, clients::RATES, || stage.quorate(["upgrade", "--to", TO]));
     let monitored = monitor.stop().unwrap();
     assert_eq!(said.code, 0, "{said:?}");
     let kubelets = stage.get(["nodes"]);

@@ -45,7 +45,7 @@ impl Fleet {
         put(
             "kustomization.yaml",
             "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources: [../lab]\n\
-             components: [../../components/sentinel]\npatches: [{path: config.yaml}]\n"
+             components: [../../components/sentinel, ../../components/fence]\npatches: [{path: config.yaml}]\n"
                 .to_owned(),
         );
         stage.kubectl(["apply", "-k", folder.path().to_str().unwrap()]);
