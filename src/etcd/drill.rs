@@ -88,7 +88,10 @@ impl Rehearsed {
 pub(super) async fn run(global: &Global, drill: &Drill, clock: Clock) -> anyhow::Result<ExitStatus> {
     let scratch = drill.scratch.clone().unwrap_or_else(std::env::temp_dir);
     let report = match drill.only {
-        Some(Part::Fetch) => return fetch(global, drill, &scratch, clock).await,
+        Some(Part::Fetch) => match fetch(global, drill, &scratch, clock).await? {
+            Some(report) => report,
+            None => return Ok(ExitStatus::Ok),
+        },
         Some(Part::Compare) => {
             let text = fs::read(rehearsed(&scratch)).context("what was fetched")?;
             let rehearsed = serde_json::from_slice(&text)?;
@@ -114,24 +117,19 @@ fn rehearsed(scratch: &Path) -> PathBuf {
     scratch.join("rehearsed.json")
 }
 
-/// The first part, in a pod.
-async fn fetch(global: &Global, drill: &Drill, scratch: &Path, clock: Clock) -> anyhow::Result<ExitStatus> {
+/// The first part, in a pod; what is said where it ends there.
+async fn fetch(global: &Global, drill: &Drill, scratch: &Path, clock: Clock) -> anyhow::Result<Option<Report>> {
     let began = clock.now();
     let (from, proven) = proven(global, drill, scratch, clock).await?;
     let Proven { opened, facts, .. } = proven;
     if let Some(report) = lacks_room(scratch, &facts)? {
-        if drill.in_job {
-            report.leave()?;
-        } else {
-            output::answer(global.output, &report.document(), || report.text())?;
-        }
-        return Ok(report.outcome.status());
+        return Ok(Some(report));
     }
     let (contents, file) = contents(opened.file.try_clone()?).await?;
     keep(file, snapshot(scratch), facts.sha256.clone()).await?;
     let text = serde_json::to_vec(&Rehearsed::of(from, &opened, facts, contents, began))?;
     fs::write(rehearsed(scratch), text).context("keep what was fetched")?;
-    Ok(ExitStatus::Ok)
+    Ok(None)
 }
 
 /// What is compared of the keys in a snapshot that was proven.

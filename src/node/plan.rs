@@ -172,9 +172,14 @@ impl State {
         self.running_kubelet.is_none_or(|running| (running.major, running.minor) != (to.major, to.minor))
     }
 
+    /// Whether no static pod is restarted by what is left to do.
+    fn restarts_nothing(&self, to: Version) -> bool {
+        self.kubeadm_done(to) && !self.kubelet_replaces_pods(to)
+    }
+
     /// Whether static pods may still be replaced, and this run restarts none of them: an earlier one has restarted the kubelet that does so.
     pub(super) fn is_left_to_the_kubelet(&self, to: Version) -> bool {
-        self.unsettled && self.kubeadm_done(to) && !self.kubelet_replaces_pods(to)
+        self.unsettled && self.restarts_nothing(to)
     }
 
     /// Whether kubeadm has done its part. kubeadm is not asked: `kubeadm upgrade plan` names no target on a node that is done
@@ -199,11 +204,7 @@ pub(super) fn need(step: Step, state: &State, order: &Upgrade) -> Need {
         Step::Repository => unless(!state.packages_behind(to), "packages are on target"),
         Step::KubeadmPackage => unless(state.package_at("kubeadm", to), "on target"),
         Step::HandOver if !state.manifests.control_plane() => Need::Skip("no apiserver here"),
-        Step::HandOver
-            if state.kubeadm_done(to) && !state.kubelet_replaces_pods(to) && !state.is_left_to_the_kubelet(to) =>
-        {
-            Need::Skip("nothing restarts")
-        }
+        Step::HandOver if state.restarts_nothing(to) && !state.unsettled => Need::Skip("nothing restarts"),
         Step::HandOver => unless(order.peers.is_empty(), "no peer was named"),
         // The apiserver's own restart sends its connections away; only under an etcd that goes too would they hang.
         // So it does not where kubeadm has nothing left to write, and the kubelet takes all of them at once.

@@ -184,16 +184,12 @@ fn alerts(set: &DaemonSet) -> Result<Option<Reason>, String> {
     }
     let expression = flag(set, "alert-filter-regexp")?;
     let only_those = switch(set, "alert-filter-match-only")?;
-    let filter = expression.as_deref().map(|text| Some(text).filter(|text| is_read_alike(text)).map(Regex::new));
-    let filter = match filter {
+    let filter = match expression.as_deref().map(|text| (text, filter(text))) {
         None => None,
-        Some(Some(Ok(filter))) => Some(filter),
-        Some(Some(Err(_)) | None) => {
-            let why = format!(
-                "whether {} block kured cannot be told from `{}`: name them there as they are",
-                ALERTS.join(" and "),
-                expression.unwrap_or_default()
-            );
+        Some((_, Some(filter))) => Some(filter),
+        Some((text, None)) => {
+            let alerts = ALERTS.join(" and ");
+            let why = format!("whether {alerts} block kured cannot be told from `{text}`: name them there as they are");
             return Ok(Some(Reason::new(Code::KuredAlerts, why)));
         }
     };
@@ -208,6 +204,11 @@ fn alerts(set: &DaemonSet) -> Result<Option<Reason>, String> {
         };
         Reason::new(Code::KuredAlerts, why)
     }))
+}
+
+/// The expression, where it is known what Go makes of it.
+fn filter(expression: &str) -> Option<Regex> {
+    if is_read_alike(expression) { Regex::new(expression).ok() } else { None }
 }
 
 /// Whether Go's `regexp` reads an expression as the one here does, as far as they are known to differ: it takes `\<` and `\b{` for something

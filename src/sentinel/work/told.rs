@@ -59,8 +59,8 @@ impl Work<'_> {
             let since = self.host.required_since(now);
             self.memory.pending_since.map_or(since, |first| first.min(since))
         });
-        let config = self.config();
-        let proof = lock::timings(&config).silence();
+        let config = &self.memory.config;
+        let proof = lock::timings(config).silence();
         let within = config.sentinel.interval.get().saturating_mul(2).saturating_add(proof);
         self.shown.look(plan, self.memory.pending_since, self.memory.saw, now, within);
         self.memory.answer = Some(Answer::of(plan, &self.memory.advice, self.memory.pending_since, now));

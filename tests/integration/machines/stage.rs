@@ -5,7 +5,7 @@ use lab::{Lab, Machine, Spec};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -350,7 +350,7 @@ pub(super) fn stage(spec: Spec) -> Stage {
     let lab = Lab::up(spec).unwrap();
     lab.load_image(&dist("QUORATE_IMAGE", "quorate-image.tar")).unwrap();
     let stage = Stage { lab, binary: dist("QUORATE_BIN", "quorate") };
-    let overlay = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("kustomize/overlays/lab");
+    let overlay = Path::new(env!("CARGO_MANIFEST_DIR")).join("kustomize/overlays/lab");
     stage.kubectl(["apply", "-k", overlay.to_str().unwrap()]);
     // By hand only: what is left half done here is looked at before anybody finishes it.
     stage.kubectl(["-n", "quorate", "patch", "cronjob", "quorate-reconcile", "-p", r#"{"spec":{"suspend":true}}"#]);
