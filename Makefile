@@ -61,7 +61,7 @@ test: setup lab-down ready
 
 ## make test-long  what takes longer than make test may
 test-long: setup lab-down ready
-	PROPTEST_CASES=10000 scripts/test --include-ignored
+	PROPTEST_CASES=10000 QUORATE_LONG=1 scripts/test --include-ignored
 	scripts/fuzz
 
 ## make fuzz       damaged snapshots for the snapshot reader, ten minutes of them (SECONDS=)
@@ -78,9 +78,9 @@ built: setup ours
 	$(MAKE) --no-print-directory image kured-contract-image; image=$$?; \
 	wait $$tests && exit $$image
 
-## make faults     upgrades under faults drawn from a seed (ROUNDS=, SEED=, FIRST=), or named ones (FAULTS=), ended by BY=; kept in docs/faults.jsonl
+## make faults     upgrades under faults drawn from a seed (ROUNDS=, SEED=, FIRST=), or named ones (FAULTS=), from version FROM=, ended by BY=; kept in docs/faults.jsonl
 faults: setup lab-down ready
-	FAULT_RECORD=1 FAULT_ROUNDS=$(or $(ROUNDS),1) FAULT_SEED=$(or $(SEED),$(shell date +%s)) FAULT_FIRST=$(FIRST) FAULTS="$(FAULTS)" FAULT_BY=$(BY) \
+	FAULT_RECORD=1 FAULT_ROUNDS=$(or $(ROUNDS),1) FAULT_SEED=$(or $(SEED),$(shell date +%s)) FAULT_FIRST=$(FIRST) FAULTS="$(FAULTS)" FAULT_BY=$(BY) FAULT_FROM=$(FROM) \
 	  scripts/test --only machines::faults::faults_drawn_from_a_seed_are_survived
 	$(LAB) down
 

@@ -1,7 +1,7 @@
 //! The node's own apiserver: sends away the connections it has, and waits until it is ready again.
 
 use super::command::Deadline;
-use super::connections;
+use super::connections::{self, Quiet};
 use super::probe::Probe;
 use super::program;
 use crate::output;
@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// How long clients may take to come to rest before it is told to stop.
 const LEAVING: Duration = Duration::from_secs(3);
@@ -27,6 +28,8 @@ const BACK: Duration = Duration::from_secs(180);
 const STABLE: Duration = Duration::from_secs(3);
 /// Between two looks.
 const POLL: Duration = Duration::from_millis(500);
+/// Between two looks for connections that rest: one that is used often does so for moments.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// Waits until the apiserver at its own address has been ready for `stable` without a break.
 pub(super) async fn wait_ready(
@@ -84,11 +87,12 @@ pub(super) async fn see_off(address: SocketAddr, deadline: Deadline) -> Result<(
 /// Only a help: what keeps it from that is told, and the apiserver's own stop ends them.
 async fn send_away(apiserver: Pid, address: SocketAddr, until: Deadline, over: impl AsyncFn(usize) -> bool) {
     let mut these: Option<BTreeSet<u64>> = connections::there(address).map_err(|why| cannot_send_away(&why)).ok();
-    let mut ended = 0;
+    let (began, mut ended) = (Instant::now(), 0);
+    let mut ask = began;
     loop {
         let mut left = 0;
         if let Some(known) = &these {
-            match connections::end_idle(apiserver, address, known) {
+            match connections::end_idle(apiserver, address, known, Quiet::after(began.elapsed())) {
                 Ok(seen) => (ended, left) = (ended + seen.ended, seen.left),
                 Err(why) => {
                     cannot_send_away(&why);
@@ -96,10 +100,14 @@ async fn send_away(apiserver: Pid, address: SocketAddr, until: Deadline, over: i
                 }
             }
         }
-        if over(left).await || until.passed() {
-            break;
+        // Not at each look: that may be a connection, too.
+        if Instant::now() >= ask {
+            if over(left).await || until.passed() {
+                break;
+            }
+            ask = Instant::now() + POLL;
         }
-        tokio::time::sleep(POLL).await;
+        tokio::time::sleep(if left == 0 { POLL } else { LOOK }).await;
     }
     if ended > 0 {
         output::progress(&format!("kube-apiserver: {ended} idle connections from outside were ended"));

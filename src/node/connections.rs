@@ -12,11 +12,29 @@ use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open}
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
+use std::time::Duration;
 
-/// For how many milliseconds the apiserver must have had the last word on a connection that counts as idle.
-const IDLE: u32 = 200;
-/// The same where it cannot be told who had it: the kernel's clock for this has steps of some milliseconds.
-const IDLE_FOR_LONG: u32 = 1000;
+/// What makes a connection idle, in milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Quiet {
+    /// For how long the apiserver must have had the last word.
+    rests: u32,
+    /// The same where it cannot be told who had it: the kernel's clock for this has steps of some milliseconds.
+    unclear: u32,
+}
+
+impl Quiet {
+    /// The less, the longer its clients were waited for: one that asks every 150 ms never rests for 200, and once the apiserver is told to
+    /// stop it answers what comes on such a connection with "apiserver is shutting down". Never so little that a request on HTTP/2 that is
+    /// being worked on would often be taken for none: most take some tens of milliseconds at most.
+    pub(super) const fn after(waited: Duration) -> Self {
+        match waited.as_millis() {
+            0..1000 => Self { rests: 200, unclear: 1000 },
+            1000..2000 => Self { rests: 100, unclear: 200 },
+            _ => Self { rests: 50, unclear: 100 },
+        }
+    }
+}
 
 /// What became of the connections from outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,9 +64,9 @@ impl Connection {
     /// Whether it looks as if nobody waits for anything on it: the apiserver spoke last, a while ago. A request on HTTP/1.1 that is being
     /// worked on came later than the answer before it. On HTTP/2 that cannot be told: there a request that takes longer than this, beside
     /// a watch that has just had an event, is not seen.
-    const fn idle(&self) -> bool {
+    const fn idle(&self, quiet: Quiet) -> bool {
         let (rests, unclear) = (self.sent < self.came, self.sent == self.came);
-        self.queued == 0 && (rests && self.sent >= IDLE || unclear && self.sent >= IDLE_FOR_LONG)
+        self.queued == 0 && (rests && self.sent >= quiet.rests || unclear && self.sent >= quiet.unclear)
     }
 }
 
@@ -63,16 +81,22 @@ pub(super) fn there(own: SocketAddr) -> Result<BTreeSet<u64>, String> {
 ///
 /// A request that comes between the look and the end is lost, so the end is at hand before a last look at that one connection: a moment
 /// lies between them.
-pub(super) fn end_idle(apiserver: Pid, own: SocketAddr, these: &BTreeSet<u64>) -> Result<SentAway, String> {
-    end_idle_of(apiserver, these, || outside(own))
+pub(super) fn end_idle(
+    apiserver: Pid,
+    own: SocketAddr,
+    these: &BTreeSet<u64>,
+    quiet: Quiet,
+) -> Result<SentAway, String> {
+    end_idle_of(apiserver, these, quiet, || outside(own))
 }
 
 fn end_idle_of(
     process: Pid,
     these: &BTreeSet<u64>,
+    quiet: Quiet,
     look: impl Fn() -> Result<Vec<Connection>, String>,
 ) -> Result<SentAway, String> {
-    let idle = |connection: &&Connection| these.contains(&connection.inode) && connection.idle();
+    let idle = |connection: &&Connection| these.contains(&connection.inode) && connection.idle(quiet);
     let now = look()?;
     let mut sockets = sockets(process, &now.iter().filter(idle).map(|connection| connection.inode).collect())?;
     let asking = Asking::new().map_err(|error| cannot_list(&error))?;
@@ -80,7 +104,7 @@ fn end_idle_of(
     for connection in now.iter().filter(idle) {
         let Some(socket) = sockets.remove(&connection.inode) else { continue };
         let last = asking.again(connection).map_err(|error| cannot_list(&error))?;
-        if last.is_some_and(|last| last.idle()) && socket.shutdown(Shutdown::Read).is_ok() {
+        if last.is_some_and(|last| last.idle(quiet)) && socket.shutdown(Shutdown::Read).is_ok() {
             ended += 1;
         }
     }
@@ -236,19 +260,24 @@ mod tests {
     use super::*;
     use std::io::{Read, Write};
     use std::net::TcpListener;
-    use std::time::{Duration, Instant};
+    use std::time::Instant;
 
     #[test]
     fn a_connection_is_idle_when_the_server_spoke_last_and_a_while_ago() {
         let (local, remote) = (IpAddr::from([10, 10, 0, 11]), IpAddr::from([10, 10, 0, 12]));
         let id = SocketId::new_v4();
         let seen = |queued, sent, came| Connection { id: id.clone(), local, remote, inode: 4711, queued, sent, came };
-        assert!(seen(0, IDLE, IDLE + 1).idle());
-        assert!(!seen(1, IDLE, IDLE + 1).idle());
-        assert!(!seen(0, IDLE - 1, 2 * IDLE).idle());
-        assert!(!seen(0, 2 * IDLE, IDLE).idle(), "a request that is being worked on");
-        assert!(!seen(0, IDLE_FOR_LONG - 1, IDLE_FOR_LONG - 1).idle(), "an answer, or the next request?");
-        assert!(seen(0, IDLE_FOR_LONG, IDLE_FOR_LONG).idle());
+        for (waited, rests, unclear) in
+            [(0, 200, 1000), (999, 200, 1000), (1000, 100, 200), (2000, 50, 100), (60_000, 50, 100)]
+        {
+            let quiet = Quiet::after(Duration::from_millis(waited));
+            assert!(seen(0, rests, rests + 1).idle(quiet), "{waited}");
+            assert!(!seen(1, rests, rests + 1).idle(quiet), "{waited}");
+            assert!(!seen(0, rests - 1, 2 * rests).idle(quiet), "{waited}");
+            assert!(!seen(0, 2 * rests, rests).idle(quiet), "a request that is being worked on");
+            assert!(!seen(0, unclear - 1, unclear - 1).idle(quiet), "an answer, or the next request?");
+            assert!(seen(0, unclear, unclear).idle(quiet), "{waited}");
+        }
     }
 
     fn established(port: u16) -> std::io::Result<Vec<Connection>> {
@@ -332,7 +361,7 @@ mod tests {
             let these = BTreeSet::from([inode(&idle), inode(&busy)]);
             let end = Instant::now() + Duration::from_secs(20);
             let sent = loop {
-                let sent = end_idle_of(rustix::process::getpid(), &these, look).unwrap();
+                let sent = end_idle_of(rustix::process::getpid(), &these, Quiet::after(Duration::ZERO), look).unwrap();
                 if sent.ended > 0 {
                     break sent;
                 }
@@ -347,6 +376,42 @@ mod tests {
             waits.read_exact(&mut [0]).unwrap();
             assert!(look().unwrap().iter().any(|it| it.inode == inode(&late)), "it came later, and stays");
         }
+    }
+
+    /// One that is asked every 120 ms never rests for 200.
+    #[test]
+    fn a_connection_that_is_asked_often_is_ended_in_a_moment_of_rest() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let mut client = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        let mut server = listener.accept().unwrap().0;
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                // As an apiserver: each request is answered, and an end of the requests is an end of the answers.
+                while server.read(&mut [0]).unwrap() > 0 {
+                    server.write_all(b"!").unwrap();
+                }
+                server.shutdown(Shutdown::Both).unwrap();
+            });
+            let asks = scope.spawn(move || {
+                loop {
+                    // An answer to each request, or the end before it.
+                    if client.write_all(b"?").is_err() || client.read(&mut [0]).unwrap_or(0) == 0 {
+                        return;
+                    }
+                    std::thread::sleep(Duration::from_millis(120));
+                }
+            });
+            let look = || established(port).map_err(|error| error.to_string());
+            let these: BTreeSet<u64> = look().unwrap().iter().map(|connection| connection.inode).collect();
+            let end = Instant::now() + Duration::from_secs(20);
+            let quiet = Quiet::after(Duration::from_secs(2));
+            while end_idle_of(rustix::process::getpid(), &these, quiet, look).unwrap().ended == 0 {
+                assert!(Instant::now() < end, "{:?}", look());
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            asks.join().unwrap();
+        });
     }
 
     #[test]

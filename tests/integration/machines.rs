@@ -13,9 +13,9 @@ mod looks;
 mod members;
 mod reboots;
 mod restore;
-mod rights;
 mod stage;
 mod story;
+mod templates;
 
 use lab::prober::monitor::rule;
 use serde_json::Value;
@@ -178,19 +178,6 @@ fn a_node_step_that_fails_names_the_sub_step_and_the_last_lines_of_the_tool() {
     assert!(report["message"].as_str().unwrap().contains("apt-get install"), "{report}");
     let last = report["lastLines"].to_string();
     assert!(last.contains("no space is left, says the disk"), "{report}");
-}
-
-#[test]
-fn the_gate_is_asked_with_kubectl_alone() {
-    let document = story()
-        .by_hand
-        .lines()
-        .rev()
-        .find(|line| line.starts_with('{'))
-        .unwrap_or_else(|| panic!("{:?}", story().by_hand));
-    let status: Value = serde_json::from_str(document).unwrap();
-    assert_eq!(status["kind"], "Status", "{status}");
-    assert_eq!(status["nodes"].as_array().unwrap().len(), 4, "{status}");
 }
 
 #[test]

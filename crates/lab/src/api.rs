@@ -15,9 +15,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde_json::{Value, json};
 
+use crate::audit;
 use crate::binaries;
 use crate::etcd::{self, Etcd, EtcdVersion};
 use crate::https::{Https, text};
+use crate::output;
 use crate::pki::{Authority, ONE_YEAR, Pair, Subject, service_account_keys};
 use crate::process::{Process, until};
 
@@ -86,6 +88,19 @@ struct Server {
     url: String,
     kubeconfig: PathBuf,
     audit: Option<PathBuf>,
+}
+
+impl Drop for Api {
+    /// Leaves what was asked to the whole run. A line that an apiserver is just writing is whole in a moment, and none of a test's.
+    fn drop(&mut self) {
+        let logs = self.servers.iter().filter_map(|server| server.audit.as_ref());
+        let texts: Vec<String> = logs.filter_map(|log| fs::read_to_string(log).ok()).collect();
+        let events: Vec<Value> =
+            texts.iter().flat_map(|text| text.lines()).filter_map(|line| serde_json::from_str(line).ok()).collect();
+        if let Err(error) = audit::keep(&events) {
+            output::say(format_args!("what was asked is not kept: {error:#}"));
+        }
+    }
 }
 
 /// The authorities and client pairs that every component takes its certificates from.

@@ -18,6 +18,7 @@
 
 pub mod account;
 pub mod api;
+pub mod audit;
 pub mod binaries;
 pub mod build;
 pub mod cache;

@@ -10,7 +10,7 @@ static API: Shared = Shared::new();
 fn api() -> Arc<Api> {
     // Nobody renews the nodes' heartbeats.
     let args = vec!["--node-monitor-grace-period=2h".to_owned()];
-    API.get(Spec { controllers: true, controller_manager_args: args, ..Spec::default() })
+    API.get(Spec { controllers: true, controller_manager_args: args, audit: true, ..Spec::default() })
 }
 
 /// A Deployment on the test's nodes with a budget that wants this many of its replicas.
@@ -201,9 +201,15 @@ fn r33_delete_after_half_never_touches_a_degraded_workload() {
     api.kubectl(["cordon", "half"]).unwrap();
     let options = Options { deadline: Duration::from_secs(12), namespaces: deleting_after_half(ns), ..options() };
     let mut watcher = Watcher::new();
+    // By the account of a step: past a budget it deletes.
+    api.kubectl(["apply", "-k", concat!(env!("CARGO_MANIFEST_DIR"), "/manifests")]).unwrap();
+    let account = api.kubeconfig_for(QUORATE, "quorate-step").unwrap();
     let begin = Instant::now();
     let error = confirm_deletions(&api, ns, Bound::StaysPending, || {
-        run(async { drain(&access(&api).await, "half", &options, &Lives::for_ever(), &mut watcher).await.unwrap_err() })
+        run(async {
+            let access = Access::from_file(&account, QUORATE).await.unwrap();
+            drain(&access, "half", &options, &Lives::for_ever(), &mut watcher).await.unwrap_err()
+        })
     });
     assert!(begin.elapsed() >= Duration::from_secs(12));
     let deleted: Vec<_> = watcher

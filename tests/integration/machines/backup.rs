@@ -15,18 +15,7 @@ pub(super) fn somewhere_to_go(stage: &Stage) {
         {"op": "add", "path": "/spec/jobTemplate/spec/template/spec/containers/0/volumeMounts/-",
         "value": {"name": "backup", "mountPath": "/backup"}}]"#;
     stage.kubectl(["-n", "quorate", "patch", "cronjob", "quorate-backup", "--type=json", "-p", patch]);
-    configure(stage, "backup: {directory: /backup, compression: none}");
-}
-
-/// Writes this line into the configuration, in the place of what it said of backups.
-fn configure(stage: &Stage, line: &str) {
-    let map = stage.get(["configmap", "quorate-config", "-n", "quorate"]);
-    let config = map["data"]["config.yaml"].as_str().unwrap();
-    let mut lines: Vec<&str> = config.lines().filter(|line| !line.starts_with("backup:")).collect();
-    lines.extend([line, ""]);
-    let config = lines.join("\n");
-    let patch = serde_json::json!({"data": {"config.yaml": config}}).to_string();
-    stage.kubectl(["-n", "quorate", "patch", "configmap", "quorate-config", "--type=merge", "-p", &patch]);
+    stage.configure("backup: {directory: /backup, compression: none}");
 }
 
 /// The manifests in the folders of all machines that are on, each with its node.
@@ -47,7 +36,7 @@ fn stored(stage: &Stage) -> Vec<(String, String)> {
 #[ignore = "a cluster of its own: 10 minutes"]
 fn r32_backups_are_taken_by_jobs_whichever_node_is_drained() {
     let _alone = machines();
-    let stage = stage(Spec::default());
+    let stage = stage(Spec { audit: true, ..Spec::default() });
     stage.whole();
     somewhere_to_go(&stage);
     let said = stage.quorate(["etcd", "backup", "-o", "json"]);
@@ -85,6 +74,7 @@ fn r32_backups_are_taken_by_jobs_whichever_node_is_drained() {
     run(&stage, "quorate-drill", "drill");
     let said = stage.kubectl(["-n", "quorate", "logs", "job/drill", "-c", "quorate"]);
     assert!(said.contains(manifest.trim_end_matches(".json")), "{said}");
+    stage.keep_what_was_asked();
     Lab::down().unwrap();
 }
 

@@ -60,7 +60,7 @@ fn due(plan: &Value) -> Vec<&Value> {
 #[ignore = "a cluster of its own: 10 minutes"]
 fn fragmented_databases_shrink_under_load_and_no_request_fails() {
     let _alone = machines();
-    let stage = stage(Spec::default());
+    let stage = stage(Spec { audit: true, ..Spec::default() });
     stage.whole();
     write(&stage, 600, &format!("{FILL}{FREE}"));
     // What is deleted lies free once the members have compacted.
@@ -94,5 +94,6 @@ fn fragmented_databases_shrink_under_load_and_no_request_fails() {
         assert!(report.classes[&class].requests > 20, "{report:?}");
         assert_eq!(report.failed(class), Some(0), "{class:?}: {:?}", report.failures);
     }
+    stage.keep_what_was_asked();
     Lab::down().unwrap();
 }

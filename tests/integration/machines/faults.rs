@@ -9,7 +9,9 @@ mod fault;
 mod record;
 mod round;
 
+use super::long::MINOR_BEFORE;
 use draw::Planned;
+use lab::{Spec, Version};
 use record::Line;
 use round::By;
 
@@ -32,6 +34,11 @@ fn commit() -> String {
     said.map_or_else(|_| "unknown".to_owned(), |said| String::from_utf8_lossy(&said.stdout).trim().to_owned())
 }
 
+/// The version that an upgrade begins with where nobody says another.
+fn from() -> Version {
+    Spec::default().version
+}
+
 /// Rounds that were played.
 #[derive(Default)]
 struct Played {
@@ -39,8 +46,8 @@ struct Played {
     wrong: Vec<String>,
 }
 
-fn play(seed: Option<u64>, number: usize, plan: &[Planned], by: By) -> Played {
-    let (lines, wrong) = round::play(&commit(), seed, number, plan, by);
+fn play(seed: Option<u64>, number: usize, plan: &[Planned], who: (Version, By)) -> Played {
+    let (lines, wrong) = round::play(&commit(), seed, number, plan, who);
     record::keep(&lines);
     Played { lines, wrong }
 }
@@ -64,16 +71,17 @@ fn named(text: &str) -> Vec<Planned> {
 }
 
 /// `FAULT_SEED` and `FAULT_ROUNDS` choose the rounds, `FAULT_FIRST` the one to begin with; `FAULTS` names faults instead, those of one
-/// round and the next apart by `/`; `FAULT_BY` is `upgrade` or `reconcile`.
+/// round and the next apart by `/`; `FAULT_BY` is `upgrade` or `reconcile`, `FAULT_FROM` the version to begin with.
 #[test]
 #[ignore = "hours on the machines: make faults, make test-long"]
 fn faults_drawn_from_a_seed_are_survived() {
     let by = set("FAULT_BY")
         .map_or(By::Hand, |text| By::named(&text).unwrap_or_else(|| panic!("FAULT_BY={text} is nobody")));
+    let who = (set("FAULT_FROM").map_or_else(from, |text| text.parse().unwrap()), by);
     let mut all = Played::default();
     if let Some(asked) = set("FAULTS") {
         for (number, round) in asked.split('/').enumerate() {
-            all.add(play(None, number, &named(round), by));
+            all.add(play(None, number, &named(round), who));
         }
         return all.assert_done();
     }
@@ -82,7 +90,7 @@ fn faults_drawn_from_a_seed_are_survived() {
     let plans = draw::rounds(seed, end);
     // All of them, also after one that failed.
     for (round, plan) in plans.iter().enumerate().take(end).skip(first) {
-        all.add(play(Some(seed), round, plan, by));
+        all.add(play(Some(seed), round, plan, who));
     }
     all.assert_done();
 }
@@ -92,7 +100,22 @@ fn faults_drawn_from_a_seed_are_survived() {
 fn faults_of_a_short_choice_are_survived() {
     let plan =
         named("kill-step@1:lease:drain stop-etcd-bystander@2:host:kubeadm power-cut-target@3:host:kubelet-packages");
-    let played = play(None, 0, &plan, By::Hand);
+    let played = play(None, 0, &plan, (from(), By::Hand));
     assert!(played.lines.iter().all(|line| line.struck.is_some()), "{:#?}", played.lines);
     played.assert_done();
+}
+
+/// A kubelet of another minor version replaces all static pods once it is started. Whoever goes on with a step that was killed under it
+/// restarts nothing, and hands new connections over all the same.
+#[test]
+#[ignore = "an upgrade to another minor version: 10 minutes"]
+fn r14_a_step_killed_while_the_kubelet_replaces_static_pods_hands_over_again() {
+    const NUMBER: usize = 1000;
+    let played = play(None, NUMBER, &named("kill-unit@1:host:recovery"), (MINOR_BEFORE.parse().unwrap(), By::Hand));
+    played.assert_done();
+    let node = played.lines[0].node.as_deref().unwrap();
+    let journal = std::fs::read_to_string(round::logs(None, NUMBER).join(format!("{node}-unit.txt"))).unwrap();
+    let (_, after) = journal.split_once("recovery: begins").unwrap_or_else(|| panic!("{journal}"));
+    assert!(after.contains("hand-over: done"), "{journal}");
+    assert!(after.contains("empty: skipped, the kubelet is at it"), "{journal}");
 }

@@ -144,6 +144,7 @@ fn tell() -> Story {
     });
     let faults = watched(&fleet, |monitor| round::play(&fleet, monitor, &SHORT));
     at_rest(&fleet);
+    fleet.stage.keep_what_was_asked();
     Lab::down().unwrap();
     Story { plain, faults }
 }

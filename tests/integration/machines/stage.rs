@@ -224,6 +224,22 @@ impl Stage {
         asked
     }
 
+    /// Leaves what they asked to the test that reads all of it at the end of a run (incident R03).
+    pub(super) fn keep_what_was_asked(&self) {
+        lab::audit::keep(&self.asked()).unwrap();
+    }
+
+    /// Writes this line into the configuration, in the place of the one that said something else of the same.
+    pub(super) fn configure(&self, line: &str) {
+        let key = line.split_inclusive(':').next().unwrap();
+        let map = self.get(["configmap", "quorate-config", "-n", "quorate"]);
+        let config = map["data"]["config.yaml"].as_str().unwrap();
+        let mut lines: Vec<&str> = config.lines().filter(|line| !line.starts_with(key)).collect();
+        lines.extend([line, ""]);
+        let patch = serde_json::json!({"data": {"config.yaml": lines.join("\n")}}).to_string();
+        self.kubectl(["-n", "quorate", "patch", "configmap", "quorate-config", "--type=merge", "-p", &patch]);
+    }
+
     /// Writes beyond our own namespace, and to Leases in it. Dry runs change nothing.
     pub(super) fn writes(&self) -> Vec<String> {
         let mut writes = Vec::new();

@@ -5,8 +5,8 @@ use super::etcd::{self, Etcd};
 use super::left::{self, Left, Pass};
 use super::looks::{self, Looks};
 use super::members::{self, Members};
-use super::rights;
 use super::stage::{LEASES, Said, Stage, kured, machines, shop, stage, until};
+use super::templates::{self, Templates};
 use lab::prober::monitor::rule::{Hit, Part};
 use lab::prober::monitor::{Account, Monitor};
 use lab::{Lab, Spec};
@@ -70,7 +70,7 @@ pub(super) struct Story {
     pub(super) nodes_before_refusals: Value,
     pub(super) nodes_after_refusals: Value,
     pub(super) single: Single,
-    pub(super) by_hand: String,
+    pub(super) templates: Templates,
     pub(super) left: Left,
     pub(super) etcd: Etcd,
     /// Jobs of the runs that were refused.
@@ -112,8 +112,6 @@ pub(super) struct Story {
     pub(super) untouched_before: Value,
     pub(super) untouched_after: Value,
     pub(super) denied: (BTreeSet<String>, usize),
-    /// What our accounts may do and never did.
-    pub(super) unused_rights: BTreeSet<String>,
     pub(super) writes_of_first_run: usize,
     pub(super) writes_of_second_run: Vec<String>,
 }
@@ -150,7 +148,7 @@ fn tell() -> Story {
     let nodes_after_refusals = stage.nodes();
     let members = members::members(&stage);
 
-    let by_hand = by_hand(&stage);
+    let templates = templates::templates(&stage);
     let left = left::left(&stage);
     let mut etcd = etcd::prepare(&stage);
 
@@ -189,7 +187,8 @@ fn tell() -> Story {
     let untouched_before = stage.at_rest(Stage::untouched);
     let again = stage.quorate(["upgrade", "--to", TO]);
     let untouched_after = stage.untouched();
-    let (denied, unused_rights) = (stage.denied(), rights::unused(&stage));
+    let denied = stage.denied();
+    stage.keep_what_was_asked();
     let writes_of_second_run = stage.writes().into_iter().filter(|write| !first.contains(write)).collect();
     Story {
         here,
@@ -206,7 +205,7 @@ fn tell() -> Story {
         nodes_before_refusals,
         nodes_after_refusals,
         single,
-        by_hand,
+        templates,
         left,
         etcd,
         jobs_of_refusals,
@@ -238,7 +237,6 @@ fn tell() -> Story {
         untouched_before,
         untouched_after,
         denied,
-        unused_rights,
         writes_of_first_run: first.len(),
         writes_of_second_run,
     }
@@ -385,13 +383,6 @@ fn tool_failed(stage: &Stage) -> (Value, Value) {
     let end = &pods["items"][0]["status"]["containerStatuses"][0]["state"]["terminated"];
     let report = end["message"].as_str().unwrap_or_else(|| panic!("{pods}"));
     (serde_json::from_str(report).unwrap(), end["exitCode"].clone())
-}
-
-/// The gate as whoever has only kubectl asks it.
-fn by_hand(stage: &Stage) -> String {
-    stage.kubectl(["-n", "quorate", "create", "job", "--from=cronjob/quorate-gate", "by-hand"]);
-    stage.kubectl(["-n", "quorate", "wait", "--for=condition=complete", "job/by-hand", "--timeout=180s"]);
-    stage.kubectl(["-n", "quorate", "logs", "job/by-hand"])
 }
 
 /// The hand-over rule of a machine, as nft lists it.

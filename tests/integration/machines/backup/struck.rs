@@ -4,7 +4,7 @@
 use super::super::defrag::fill;
 use super::super::items;
 use super::super::stage::{Stage, machines, stage, until};
-use super::{FOLDER, configure, ended, somewhere_to_go, stored};
+use super::{FOLDER, ended, somewhere_to_go, stored};
 use lab::{Lab, Machine, Spec};
 use serde_json::{Value, json};
 
@@ -93,7 +93,7 @@ fn a_member_that_is_struck_in_mid_stream_costs_a_try_and_another_one_gives_the_s
     let stage = stage(Spec::default());
     stage.whole();
     somewhere_to_go(&stage);
-    configure(&stage, "backup: {directory: /backup, compression: none, stall: 5s}");
+    stage.configure("backup: {directory: /backup, compression: none, stall: 5s}");
     fill(&stage, VALUES);
     for (number, fault) in [Fault::Killed, Fault::Paused, Fault::Cut].into_iter().enumerate() {
         stage.whole();

@@ -25,11 +25,11 @@ impl Planned {
         Some(Self { fault: Fault::named(fault)?, nth: nth.parse().ok()?, at: Boundary::named(at)? })
     }
 
-    /// The sub-step on the host at which a kill of a pod strikes. Nothing else waits for it: a host that stands still would change what
+    /// The sub-step on the host at which a kill strikes. Nothing else waits for it: a host that stands still would change what
     /// the fault finds there.
     pub(super) fn held_on_host(self) -> Option<Step> {
         match (self.fault, self.at) {
-            (Fault::StepKilled | Fault::NodePodKilled, Boundary::Host(step)) => Some(step),
+            (Fault::StepKilled | Fault::NodePodKilled | Fault::UnitKilled, Boundary::Host(step)) => Some(step),
             _ => None,
         }
     }

@@ -53,6 +53,8 @@ pub(super) enum Fault {
     StepKilled,
     /// SIGKILL of the node Job's pod.
     NodePodKilled,
+    /// SIGKILL of what works on the host, which systemd ends all of then: the kernel out of memory.
+    UnitKilled,
     /// SIGSTOP of the step, for longer than its Lease.
     StepStopped,
     /// SIGSTOP of another process.
@@ -134,6 +136,7 @@ const TEAR: &str =
 systemctl kill --kill-whom=all --signal=KILL quorate-node-step";
 /// The static pods that are lost so. Without etcd or the apiserver their kubelet hears of no pod.
 const TORN: [&str; 3] = ["kube-scheduler", "kube-apiserver", "etcd"];
+const KILL_UNIT: [&str; 5] = ["systemctl", "kill", "--kill-whom=main", "--signal=KILL", "quorate-node-step"];
 /// kubeadm has at most so long to begin.
 const KUBEADM_BEGINS: Duration = Duration::from_secs(120);
 const PATIENCE: Duration = Duration::from_secs(180);
@@ -151,6 +154,7 @@ impl Fault {
         all.extend([
             Self::StepKilled,
             Self::NodePodKilled,
+            Self::UnitKilled,
             Self::StepStopped,
             Self::OneWayLoss,
             Self::HeavyLoss,
@@ -183,7 +187,7 @@ impl Fault {
             return self == Self::StepKilled;
         }
         match self {
-            Self::NodePodKilled => matches!(at, Boundary::Host(_)),
+            Self::NodePodKilled | Self::UnitKilled => matches!(at, Boundary::Host(_)),
             Self::KubeadmKilled => at == Boundary::Host(Step::Kubeadm),
             Self::Uncordoned => at.position() > Boundary::Lease(SubStep::Cordon).position(),
             Self::KubeadmTorn(_) => !worker && at == Boundary::Host(Step::Kubeadm),
@@ -213,6 +217,7 @@ impl Fault {
             Self::Reboot(_)
             | Self::StepKilled
             | Self::NodePodKilled
+            | Self::UnitKilled
             | Self::KubeadmKilled
             | Self::KubeadmTorn(_)
             | Self::Uncordoned
@@ -235,6 +240,7 @@ impl Fault {
             Self::PowerCut(whom) | Self::Reboot(whom) | Self::Cut(whom) | Self::Stopped(_, whom) => whom,
             Self::StepKilled | Self::StepStopped => Whom::Runner,
             Self::NodePodKilled
+            | Self::UnitKilled
             | Self::KubeadmKilled
             | Self::KubeadmTorn(_)
             | Self::Uncordoned
@@ -272,6 +278,7 @@ impl Fault {
             Self::Stopped(Process::Kubelet, _)
             | Self::StepKilled
             | Self::NodePodKilled
+            | Self::UnitKilled
             | Self::StepStopped
             | Self::KubeadmKilled
             | Self::KubeadmTorn(_)
@@ -301,6 +308,7 @@ impl Fault {
             Self::Cut(_) => on().cut().map_err(said),
             Self::StepKilled => on().kill_command(&["quorate", "step"]).map(drop).map_err(said),
             Self::NodePodKilled => on().kill_command(&["quorate", "node", "upgrade"]).map(drop).map_err(said),
+            Self::UnitKilled => on().run_checked(KILL_UNIT).map(drop).map_err(said),
             Self::StepStopped => on().pause_command(&["quorate", "step"]).map(drop).map_err(said),
             Self::Stopped(process, _) => on().pause(process.name()).map_err(said),
             Self::OneWayLoss => on().lose_from(&machine(&scene.target)).map_err(said),
@@ -396,6 +404,7 @@ impl Fault {
             }
             Self::StepKilled
             | Self::NodePodKilled
+            | Self::UnitKilled
             | Self::KubeadmKilled
             | Self::KubeadmTorn(_)
             | Self::LeaseDeleted
@@ -418,6 +427,7 @@ impl fmt::Display for Fault {
             Self::Stopped(process, whom) => write!(f, "stop-{}-{}", process.name(), of(whom)),
             Self::StepKilled => f.write_str("kill-step"),
             Self::NodePodKilled => f.write_str("kill-node-pod"),
+            Self::UnitKilled => f.write_str("kill-unit"),
             Self::StepStopped => f.write_str("stop-step"),
             Self::OneWayLoss => f.write_str("one-way-loss"),
             Self::HeavyLoss => f.write_str("loss-30"),

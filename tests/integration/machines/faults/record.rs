@@ -4,16 +4,22 @@ use super::boundary::Boundary;
 use super::draw::Planned;
 use super::fault::Fault;
 use super::round::By;
+use lab::Version;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+
+/// The version that all others began with.
+const FROM: &str = "v1.36.1";
 
 /// One fault and what became of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Line {
     /// What was built.
     pub(super) commit: String,
+    /// The version that the upgrade began with.
+    pub(super) from: Version,
     /// None for faults that were asked for by name.
     pub(super) seed: Option<u64>,
     pub(super) round: usize,
@@ -37,7 +43,7 @@ pub(super) struct Line {
 impl Line {
     fn json(&self) -> Value {
         json!({
-            "commit": self.commit, "seed": self.seed, "round": self.round, "by": self.by.name(), "fault": self.planned.fault.to_string(),
+            "commit": self.commit, "from": self.from.to_string(), "seed": self.seed, "round": self.round, "by": self.by.name(), "fault": self.planned.fault.to_string(),
             "nth": self.planned.nth, "boundary": self.planned.at.to_string(),
             "struck": self.struck.map(|at| at.to_string()), "node": self.node, "exits": self.exits,
             "seconds": self.seconds, "fewestVoters": self.fewest_voters, "verdict": self.verdict,
@@ -77,7 +83,7 @@ fn page(lines: &str) -> String {
     let mut text = format!(
         "# Faults on the machines\n\n\
          Made from faults.jsonl by `make faults`; a test compares the two. Each fault struck a real kubeadm cluster of three control\n\
-         plane nodes and a worker in the middle of an upgrade v1.36.1 → v1.36.3, several in one upgrade. Then `quorate upgrade` was run\n\
+         plane nodes and a worker in the middle of an upgrade v1.36.1 → v1.36.3 (or from the version in brackets), several in one upgrade. Then `quorate upgrade` was run\n\
          again until it ended with 0, without any other hand; where `by` is reconcile, only after passes of that had left no Lease held.\n\
          Exit codes are those of the runs that ended after the fault; the fewest voters are those that answered a linearizable read\n\
          within 3 s, from the fault to the next one, of three. Fewer than two are wrong unless the fault itself took them away. A\n\
@@ -92,8 +98,10 @@ fn page(lines: &str) -> String {
         Boundary::all().len(),
     );
     for line in &lines {
+        let from =
+            line["from"].as_str().filter(|from| *from != FROM).map_or_else(String::new, |from| format!(" ({from})"));
         text.push_str(&format!(
-            "| {} | {}:{} | {} | {} | {}/{} | {} | {} | {} | {} | {} | {} |\n",
+            "| {}{from} | {}:{} | {} | {} | {}/{} | {} | {} | {} | {} | {} | {} |\n",
             of(line, "fault"),
             of(line, "nth"),
             of(line, "boundary"),

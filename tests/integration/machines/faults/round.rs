@@ -9,7 +9,7 @@ use super::fault::{Lasts, Scene};
 use super::record::Line;
 use lab::prober::monitor::Monitor;
 use lab::prober::monitor::rule::{self, Hit, Target};
-use lab::{Machine, Spec};
+use lab::{Machine, Spec, Version};
 use quorate::upgrade::sub_step::SubStep;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -82,12 +82,12 @@ pub(super) fn play(
     seed: Option<u64>,
     number: usize,
     plan: &[Planned],
-    by: By,
+    (from, by): (Version, By),
 ) -> (Vec<Line>, Vec<String>) {
     let _alone = machines();
     let printed: Vec<String> = plan.iter().map(ToString::to_string).collect();
-    println!("seed {seed:?}, round {number}, gone on by {}: {}", by.name(), printed.join(" "));
-    let stage = stage(Spec { workers: 1, ..Spec::default() });
+    println!("seed {seed:?}, round {number}, from {from}, gone on by {}: {}", by.name(), printed.join(" "));
+    let stage = stage(Spec { version: from, upgrades_to: vec![TO.parse().unwrap()], workers: 1, ..Spec::default() });
     stage.whole();
     let monitor = Monitor::start(&stage.lab, LEASES).unwrap();
     let going = Going::default();
@@ -126,6 +126,7 @@ pub(super) fn play(
             let struck = one.at.is_ok();
             Line {
                 commit: commit.to_owned(),
+                from,
                 seed,
                 round: number,
                 by,
@@ -381,7 +382,7 @@ fn scene(stage: &Stage, held: &Holder) -> Scene {
     }
 }
 
-fn logs(seed: Option<u64>, number: usize) -> PathBuf {
+pub(super) fn logs(seed: Option<u64>, number: usize) -> PathBuf {
     let root = std::env::var_os("QUORATE_LOGS").map_or_else(std::env::temp_dir, PathBuf::from);
     let seed = seed.map_or_else(|| "named".to_owned(), |seed| seed.to_string());
     root.join(format!("faults-{seed}-{number}"))

@@ -16,7 +16,7 @@ const CONTRACT: &str = "/var/lib/kured-contract";
 pub(super) const GATE: &str = "/run/quorate-reboot-required";
 const REQUIRED: &str = "/run/reboot-required";
 /// A day of soaking is 20 s here. The lab's network is no DaemonSet; kube-proxy stands in for it.
-const SENTINEL: &str = "    sentinel: {interval: 5s, watch: 1s, soak: 20s, margin: 30s, rest: 30s, daemonSets: [kube-system/kube-proxy]}\n";
+const SENTINEL: &str = "    sentinel: {interval: 5s, watch: 1s, soak: 20s, margin: 30s, rest: 30s, daemonSets: [kube-system/kube-proxy]}\n    kured: kube-system/kured\n";
 
 const SENTINELS: [&str; 2] = ["daemonset/quorate-sentinel-control-plane", "daemonset/quorate-sentinel-worker"];
 /// A pod on every node that a drain takes away.
@@ -35,7 +35,7 @@ pub(super) struct Fleet {
 impl Fleet {
     /// Brings it up. The configuration is there before the sentinels: they read it once.
     pub(super) fn up(workers: u8) -> Self {
-        let stage = stage(Spec { workers, ..Spec::default() });
+        let stage = stage(Spec { workers, audit: true, ..Spec::default() });
         stage.lab.load_image(&dist("KURED_CONTRACT_IMAGE", "kured-contract-image.tar")).unwrap();
         stage.apply(KURED);
         let overlays = Path::new(env!("CARGO_MANIFEST_DIR")).join("kustomize/overlays");
