@@ -78,9 +78,10 @@ built: setup ours
 	$(MAKE) --no-print-directory image kured-contract-image; image=$$?; \
 	wait $$tests && exit $$image
 
-## make faults     upgrades under faults drawn from a seed (ROUNDS=, SEED=, FIRST=), or named ones (FAULTS=), from version FROM=, ended by BY=; kept in docs/faults.jsonl
+## make faults     upgrades from FROM= under faults drawn from a seed (ROUNDS=, SEED=, FIRST=), or named ones (FAULTS=), ended by BY=; kept in docs/faults.jsonl
 faults: setup lab-down ready
-	FAULT_RECORD=1 FAULT_ROUNDS=$(or $(ROUNDS),1) FAULT_SEED=$(or $(SEED),$(shell date +%s)) FAULT_FIRST=$(FIRST) FAULTS="$(FAULTS)" FAULT_BY=$(BY) FAULT_FROM=$(FROM) \
+	FAULT_RECORD=1 FAULT_ROUNDS=$(or $(ROUNDS),1) FAULT_SEED=$(or $(SEED),$(shell date +%s)) FAULT_FIRST=$(FIRST) FAULTS="$(FAULTS)" \
+	  FAULT_BY=$(BY) FAULT_FROM=$(FROM) \
 	  scripts/test --only machines::faults::faults_drawn_from_a_seed_are_survived
 	$(LAB) down
 

@@ -1,7 +1,7 @@
 //! The node's own apiserver: sends away the connections it has, and waits until it is ready again.
 
 use super::command::Deadline;
-use super::connections::{self, Quiet};
+use super::connections;
 use super::probe::Probe;
 use super::program;
 use crate::output;
@@ -28,7 +28,14 @@ const BACK: Duration = Duration::from_secs(180);
 const STABLE: Duration = Duration::from_secs(3);
 /// Between two looks.
 const POLL: Duration = Duration::from_millis(500);
-/// Between two looks for connections that rest: one that is used often does so for moments.
+/// How long a connection must have rested to be ended, in milliseconds.
+const RESTS: u32 = 200;
+/// How long that is waited for, and what is enough after it, just before the apiserver is told to stop: one that is asked every 150 ms never
+/// rests for 200, and what comes on it after the stop is answered with 503. Not less: a request on HTTP/2 that is being worked on may look
+/// like rest, and to cut it is worse than that 503, which a client may take for "not begun" and repeat.
+const RESTS_LONG: Duration = Duration::from_secs(1);
+const RESTS_AT_LAST: u32 = 100;
+/// Between two looks then: they are moments.
 const LOOK: Duration = Duration::from_millis(50);
 
 /// Waits until the apiserver at its own address has been ready for `stable` without a break.
@@ -65,7 +72,10 @@ pub(super) async fn restart(address: SocketAddr, probe: &Probe, deadline: Deadli
 /// Before it is told to stop, while new connections go elsewhere: gives clients a moment to come to rest, and sends them away then.
 pub(super) async fn let_clients_go(address: SocketAddr, deadline: Deadline) {
     if let Ok(Some(running)) = process(address) {
-        send_away(running, address, Deadline::after(deadline.within(LEAVING)), async |left| left == 0).await;
+        let begun = Instant::now();
+        let rests = || if begun.elapsed() < RESTS_LONG { RESTS } else { RESTS_AT_LAST };
+        let until = Deadline::after(deadline.within(LEAVING));
+        send_away(running, address, until, LOOK, rests, async |left| left == 0).await;
     }
 }
 
@@ -74,7 +84,7 @@ pub(super) async fn let_clients_go(address: SocketAddr, deadline: Deadline) {
 /// when kubeadm is done; new connections must go elsewhere meanwhile.
 pub(super) async fn see_off(address: SocketAddr, deadline: Deadline) -> Result<(), String> {
     let Some(old) = process(address)? else { return Ok(()) };
-    send_away(old, address, deadline, async |_| closed(address).await).await;
+    send_away(old, address, deadline, POLL, || RESTS, async |_| closed(address).await).await;
     if !closed(address).await {
         // The time is over, and nobody has told it to stop.
         return Ok(());
@@ -83,16 +93,22 @@ pub(super) async fn see_off(address: SocketAddr, deadline: Deadline) -> Result<(
     end(old, address)
 }
 
-/// Ends the connections from outside that are there, each when it is idle, until it is over by the number that is left or by the time.
-/// Only a help: what keeps it from that is told, and the apiserver's own stop ends them.
-async fn send_away(apiserver: Pid, address: SocketAddr, until: Deadline, over: impl AsyncFn(usize) -> bool) {
+/// Ends the connections from outside that are there, each when it rests, with a look every so often, until it is over by the number that is
+/// left or by the time. Only a help: what keeps it from that is told, and the apiserver's own stop ends them.
+async fn send_away(
+    apiserver: Pid,
+    address: SocketAddr,
+    until: Deadline,
+    every: Duration,
+    rests: impl Fn() -> u32,
+    over: impl AsyncFn(usize) -> bool,
+) {
     let mut these: Option<BTreeSet<u64>> = connections::there(address).map_err(|why| cannot_send_away(&why)).ok();
-    let (began, mut ended) = (Instant::now(), 0);
-    let mut ask = began;
+    let mut ended = 0;
     loop {
         let mut left = 0;
-        if let Some(known) = &these {
-            match connections::end_idle(apiserver, address, known, Quiet::after(began.elapsed())) {
+        if let Some(known) = &mut these {
+            match connections::end_idle(apiserver, address, known, rests()) {
                 Ok(seen) => (ended, left) = (ended + seen.ended, seen.left),
                 Err(why) => {
                     cannot_send_away(&why);
@@ -100,14 +116,10 @@ async fn send_away(apiserver: Pid, address: SocketAddr, until: Deadline, over: i
                 }
             }
         }
-        // Not at each look: that may be a connection, too.
-        if Instant::now() >= ask {
-            if over(left).await || until.passed() {
-                break;
-            }
-            ask = Instant::now() + POLL;
+        if over(left).await || until.passed() {
+            break;
         }
-        tokio::time::sleep(if left == 0 { POLL } else { LOOK }).await;
+        tokio::time::sleep(every).await;
     }
     if ended > 0 {
         output::progress(&format!("kube-apiserver: {ended} idle connections from outside were ended"));

@@ -12,29 +12,9 @@ use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open}
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
-use std::time::Duration;
 
-/// What makes a connection idle, in milliseconds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Quiet {
-    /// For how long the apiserver must have had the last word.
-    rests: u32,
-    /// The same where it cannot be told who had it: the kernel's clock for this has steps of some milliseconds.
-    unclear: u32,
-}
-
-impl Quiet {
-    /// The less, the longer its clients were waited for: one that asks every 150 ms never rests for 200, and once the apiserver is told to
-    /// stop it answers what comes on such a connection with "apiserver is shutting down". Never so little that a request on HTTP/2 that is
-    /// being worked on would often be taken for none: most take some tens of milliseconds at most.
-    pub(super) const fn after(waited: Duration) -> Self {
-        match waited.as_millis() {
-            0..1000 => Self { rests: 200, unclear: 1000 },
-            1000..2000 => Self { rests: 100, unclear: 200 },
-            _ => Self { rests: 50, unclear: 100 },
-        }
-    }
-}
+/// For how many milliseconds a connection of which it cannot be told who spoke last must have been quiet to count as idle.
+const UNCLEAR: u32 = 1000;
 
 /// What became of the connections from outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,18 +35,22 @@ struct Connection {
     inode: u64,
     /// Bytes that nobody has read or acknowledged yet.
     queued: u32,
-    /// Milliseconds since something was sent, and since something came.
+    /// Milliseconds since something was sent, since something came, and since the client acknowledged something. The kernel's clock for
+    /// these has steps of some milliseconds.
     sent: u32,
     came: u32,
+    acknowledged: u32,
 }
 
 impl Connection {
-    /// Whether it looks as if nobody waits for anything on it: the apiserver spoke last, a while ago. A request on HTTP/1.1 that is being
-    /// worked on came later than the answer before it. On HTTP/2 that cannot be told: there a request that takes longer than this, beside
-    /// a watch that has just had an event, is not seen.
-    const fn idle(&self, quiet: Quiet) -> bool {
-        let (rests, unclear) = (self.sent < self.came, self.sent == self.came);
-        self.queued == 0 && (rests && self.sent >= quiet.rests || unclear && self.sent >= quiet.unclear)
+    /// Whether it looks as if nobody waits for anything on it: the apiserver spoke last, so many milliseconds ago or more. A request on
+    /// HTTP/1.1 that is being worked on came later than the answer before it; where both were in one step of the clock, an acknowledgement
+    /// that came after them tells that no request did, which would have brought it. On HTTP/2 that cannot be told: there a request that
+    /// takes longer than this is not seen when something was sent since it came, such as an event of a watch.
+    const fn idle(&self, rests: u32) -> bool {
+        let tie = self.sent == self.came;
+        let spoke_last = self.sent < self.came || tie && self.acknowledged < self.came;
+        self.queued == 0 && (spoke_last && self.sent >= rests || tie && self.sent >= UNCLEAR)
     }
 }
 
@@ -80,36 +64,37 @@ pub(super) fn there(own: SocketAddr) -> Result<BTreeSet<u64>, String> {
 /// "apiserver is shutting down". One that was opened since is let alone: whoever opened it was not handed over.
 ///
 /// A request that comes between the look and the end is lost, so the end is at hand before a last look at that one connection: a moment
-/// lies between them.
+/// lies between them. `rests`: for how many milliseconds one must have been idle. What was ended is none of `these` any more.
 pub(super) fn end_idle(
     apiserver: Pid,
     own: SocketAddr,
-    these: &BTreeSet<u64>,
-    quiet: Quiet,
+    these: &mut BTreeSet<u64>,
+    rests: u32,
 ) -> Result<SentAway, String> {
-    end_idle_of(apiserver, these, quiet, || outside(own))
+    end_idle_of(apiserver, these, rests, || outside(own))
 }
 
 fn end_idle_of(
     process: Pid,
-    these: &BTreeSet<u64>,
-    quiet: Quiet,
+    these: &mut BTreeSet<u64>,
+    rests: u32,
     look: impl Fn() -> Result<Vec<Connection>, String>,
 ) -> Result<SentAway, String> {
-    let idle = |connection: &&Connection| these.contains(&connection.inode) && connection.idle(quiet);
-    let now = look()?;
+    let mut now = look()?;
+    now.retain(|connection| these.contains(&connection.inode));
+    let idle = |connection: &&Connection| connection.idle(rests);
     let mut sockets = sockets(process, &now.iter().filter(idle).map(|connection| connection.inode).collect())?;
     let asking = Asking::new().map_err(|error| cannot_list(&error))?;
     let mut ended = 0;
     for connection in now.iter().filter(idle) {
         let Some(socket) = sockets.remove(&connection.inode) else { continue };
         let last = asking.again(connection).map_err(|error| cannot_list(&error))?;
-        if last.is_some_and(|last| last.idle(quiet)) && socket.shutdown(Shutdown::Read).is_ok() {
+        if last.is_some_and(|last| last.idle(rests)) && socket.shutdown(Shutdown::Read).is_ok() {
+            these.remove(&connection.inode);
             ended += 1;
         }
     }
-    let there = now.iter().filter(|connection| these.contains(&connection.inode)).count();
-    Ok(SentAway { ended, left: there.saturating_sub(ended) })
+    Ok(SentAway { ended, left: now.len().saturating_sub(ended) })
 }
 
 /// How many connections from outside are established.
@@ -216,6 +201,7 @@ fn connection(response: &InetResponse) -> std::io::Result<Connection> {
         queued: response.header.recv_queue.saturating_add(response.header.send_queue),
         sent: info.last_data_sent,
         came: info.last_data_recv,
+        acknowledged: info.last_ack_recv,
     })
 }
 
@@ -260,24 +246,25 @@ mod tests {
     use super::*;
     use std::io::{Read, Write};
     use std::net::TcpListener;
-    use std::time::Instant;
+    use std::time::{Duration, Instant};
 
     #[test]
     fn a_connection_is_idle_when_the_server_spoke_last_and_a_while_ago() {
         let (local, remote) = (IpAddr::from([10, 10, 0, 11]), IpAddr::from([10, 10, 0, 12]));
         let id = SocketId::new_v4();
-        let seen = |queued, sent, came| Connection { id: id.clone(), local, remote, inode: 4711, queued, sent, came };
-        for (waited, rests, unclear) in
-            [(0, 200, 1000), (999, 200, 1000), (1000, 100, 200), (2000, 50, 100), (60_000, 50, 100)]
-        {
-            let quiet = Quiet::after(Duration::from_millis(waited));
-            assert!(seen(0, rests, rests + 1).idle(quiet), "{waited}");
-            assert!(!seen(1, rests, rests + 1).idle(quiet), "{waited}");
-            assert!(!seen(0, rests - 1, 2 * rests).idle(quiet), "{waited}");
-            assert!(!seen(0, 2 * rests, rests).idle(quiet), "a request that is being worked on");
-            assert!(!seen(0, unclear - 1, unclear - 1).idle(quiet), "an answer, or the next request?");
-            assert!(seen(0, unclear, unclear).idle(quiet), "{waited}");
-        }
+        let seen = |queued, sent, came, acknowledged| {
+            Connection { id: id.clone(), local, remote, inode: 4711, queued, sent, came, acknowledged }.idle(200)
+        };
+        assert!(seen(0, 200, 201, 200));
+        assert!(!seen(1, 200, 201, 200));
+        assert!(!seen(0, 199, 400, 199));
+        assert!(!seen(0, 400, 200, 200), "a request that is being worked on");
+        assert!(!seen(0, 200, 200, 200), "an answer, or the next request?");
+        assert!(!seen(0, 200, 200, 900), "of an acknowledgement of before nothing follows");
+        assert!(seen(0, 200, 200, 160), "an answer: it was acknowledged later, by itself");
+        assert!(!seen(0, 199, 199, 159));
+        assert!(!seen(0, 999, 999, 999));
+        assert!(seen(0, 1000, 1000, 1000));
     }
 
     fn established(port: u16) -> std::io::Result<Vec<Connection>> {
@@ -358,10 +345,10 @@ mod tests {
             };
             let look = || established(port).map_err(|error| error.to_string());
             assert!(look().unwrap().iter().all(|it| it.remote == IpAddr::from([127, 0, 0, 1])));
-            let these = BTreeSet::from([inode(&idle), inode(&busy)]);
+            let mut these = BTreeSet::from([inode(&idle), inode(&busy)]);
             let end = Instant::now() + Duration::from_secs(20);
             let sent = loop {
-                let sent = end_idle_of(rustix::process::getpid(), &these, Quiet::after(Duration::ZERO), look).unwrap();
+                let sent = end_idle_of(rustix::process::getpid(), &mut these, 200, look).unwrap();
                 if sent.ended > 0 {
                     break sent;
                 }
@@ -378,40 +365,38 @@ mod tests {
         }
     }
 
-    /// One that is asked every 120 ms never rests for 200.
+    /// One that is asked every 150 ms never rests for 200.
     #[test]
     fn a_connection_that_is_asked_often_is_ended_in_a_moment_of_rest() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let mut client = TcpStream::connect(("127.0.0.1", port)).unwrap();
         let mut server = listener.accept().unwrap().0;
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                // As an apiserver: each request is answered, and an end of the requests is an end of the answers.
-                while server.read(&mut [0]).unwrap() > 0 {
-                    server.write_all(b"!").unwrap();
-                }
-                server.shutdown(Shutdown::Both).unwrap();
-            });
-            let asks = scope.spawn(move || {
-                loop {
-                    // An answer to each request, or the end before it.
-                    if client.write_all(b"?").is_err() || client.read(&mut [0]).unwrap_or(0) == 0 {
-                        return;
-                    }
-                    std::thread::sleep(Duration::from_millis(120));
-                }
-            });
-            let look = || established(port).map_err(|error| error.to_string());
-            let these: BTreeSet<u64> = look().unwrap().iter().map(|connection| connection.inode).collect();
-            let end = Instant::now() + Duration::from_secs(20);
-            let quiet = Quiet::after(Duration::from_secs(2));
-            while end_idle_of(rustix::process::getpid(), &these, quiet, look).unwrap().ended == 0 {
-                assert!(Instant::now() < end, "{:?}", look());
-                std::thread::sleep(Duration::from_millis(10));
-            }
-            asks.join().unwrap();
+        // As an apiserver: each request is answered, and with the end of the requests the connection ends. At the latest when this test does.
+        let over = server.try_clone().unwrap();
+        let answers = std::thread::spawn(move || {
+            while server.read(&mut [0]).is_ok_and(|read| read > 0) && server.write_all(b"!").is_ok() {}
+            server.shutdown(Shutdown::Both)
         });
+        let asks = std::thread::spawn(move || {
+            while client.write_all(b"?").is_ok() && client.read(&mut [0]).is_ok_and(|read| read > 0) {
+                std::thread::sleep(Duration::from_millis(150));
+            }
+        });
+        let look = || established(port).map_err(|error| error.to_string());
+        let mut these: BTreeSet<u64> = look().unwrap().iter().map(|connection| connection.inode).collect();
+        let end = Instant::now() + Duration::from_secs(20);
+        let mut ended = 0;
+        while ended == 0 && Instant::now() < end {
+            ended = end_idle_of(rustix::process::getpid(), &mut these, 100, look).map_or(0, |seen| seen.ended);
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let last = look();
+        // Ends both threads where nothing else has; by then the other side may have.
+        let _ = over.shutdown(Shutdown::Both);
+        asks.join().unwrap();
+        drop(answers.join().unwrap());
+        assert_eq!((ended, these.len()), (1, 0), "{last:?}");
     }
 
     #[test]

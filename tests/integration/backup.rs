@@ -23,7 +23,7 @@ use tempfile::TempDir;
 
 const PATIENCE: Duration = Duration::from_secs(120);
 /// A key pair of age: whose identity opens what is encrypted, and a stranger's.
-const KEYS: [(&str, &str); 2] = [
+pub(crate) const KEYS: [(&str, &str); 2] = [
     (
         "age1t7rxyev2z3rw82stdlrrepyc39nvn86l5078zqkf5uasdy86jp6svpy7pa",
         "AGE-SECRET-KEY-1GQ9778VQXMMJVE8SK7J6VT8UJ4HDQAJUVSFCWCM02D8GEWQ72PVQ2Y5J33",

@@ -2,8 +2,8 @@
 //! reads all of it at the end.
 
 use std::collections::BTreeSet;
+use std::io::Write as _;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::{env, fs};
 
 use anyhow::{Context as _, Result};
@@ -14,18 +14,23 @@ pub const FOLDER: &str = "LAB_AUDIT";
 /// Whose requests are kept: a name in the lab's clusters, and the accounts of one namespace.
 const WHOSE: &str = "system:serviceaccount:quorate:";
 
+/// Whether anything is kept.
+pub(crate) fn wanted() -> bool {
+    folder().is_some()
+}
+
 fn folder() -> Option<PathBuf> {
     env::var_os(FOLDER).filter(|folder| !folder.is_empty()).map(PathBuf::from)
 }
 
-/// Keeps what the accounts of namespace `quorate` asked: who, verb, what of, the answer's code; each once, with the name of the test.
+/// Keeps what the accounts of namespace `quorate` asked: who, verb, what of, the answer's code, what the authorizer said of it; each once, with
+/// the name of the test that was the last to use this apiserver.
 ///
 /// # Errors
 /// When it cannot be written.
 pub fn keep<'a>(events: impl IntoIterator<Item = &'a Value>) -> Result<()> {
-    static COUNT: AtomicUsize = AtomicUsize::new(0);
     let Some(folder) = folder() else { return Ok(()) };
-    let test = std::thread::current().name().unwrap_or("-").to_owned();
+    let left_by = std::thread::current().name().unwrap_or("-").to_owned();
     let at = |event: &Value, pointer: &str| event.pointer(pointer).cloned().unwrap_or_default();
     let lines: BTreeSet<String> = events
         .into_iter()
@@ -38,15 +43,21 @@ pub fn keep<'a>(events: impl IntoIterator<Item = &'a Value>) -> Result<()> {
                 "requestURI": uri.as_str().and_then(|uri| uri.split('?').next()),
                 "objectRef": {"apiGroup": object("apiGroup"), "resource": object("resource"), "subresource": object("subresource"),
                     "namespace": object("namespace"), "name": object("name")},
-                "responseStatus": {"code": at(event, "/responseStatus/code")}, "test": test,
+                "responseStatus": {"code": at(event, "/responseStatus/code")},
+                "decision": at(event, "/annotations/authorization.k8s.io~1decision"), "left_by": left_by,
             });
             kept.to_string()
         })
         .collect();
     fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
-    let file = folder.join(format!("{}-{}.jsonl", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed)));
     let text: String = lines.into_iter().flat_map(|line| [line, "\n".to_owned()]).collect();
-    fs::write(&file, text).with_context(|| format!("write {}", file.display()))
+    // Some tests run as process 1 of a namespace: its number names nobody.
+    let mut file = tempfile::Builder::new()
+        .suffix(".jsonl")
+        .tempfile_in(&folder)
+        .with_context(|| format!("make a file in {}", folder.display()))?;
+    file.write_all(text.as_bytes()).with_context(|| format!("write {}", file.path().display()))?;
+    file.keep().map(drop).with_context(|| format!("keep a file in {}", folder.display()))
 }
 
 /// All that was kept.

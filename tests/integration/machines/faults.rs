@@ -113,7 +113,9 @@ fn r14_a_step_killed_while_the_kubelet_replaces_static_pods_hands_over_again() {
     const NUMBER: usize = 1000;
     let played = play(None, NUMBER, &named("kill-unit@1:host:recovery"), (MINOR_BEFORE.parse().unwrap(), By::Hand));
     played.assert_done();
-    let node = played.lines[0].node.as_deref().unwrap();
+    let line = &played.lines[0];
+    assert_eq!(line.struck.map(|at| at.to_string()).as_deref(), Some("host:recovery"), "{line:?}");
+    let node = line.node.as_deref().unwrap();
     let journal = std::fs::read_to_string(round::logs(None, NUMBER).join(format!("{node}-unit.txt"))).unwrap();
     let (_, after) = journal.split_once("recovery: begins").unwrap_or_else(|| panic!("{journal}"));
     assert!(after.contains("hand-over: done"), "{journal}");

@@ -58,7 +58,6 @@ fn each_template_does_its_work_with_kubectl_alone() {
     assert_eq!((&gate["kind"], gate["nodes"].as_array().unwrap().len()), (&"Status".into(), 4), "{gate}");
     let list = document("members");
     assert_eq!((&list["kind"], list["members"].as_array().unwrap().len()), (&"EtcdMembers".into(), 3), "{list}");
-    println!("{:#?}", story().templates);
     assert!(story().templates.values().all(|(done, _)| *done), "{:#?}", story().templates);
     let words =
         [("backup", "Backup done"), ("step", "no version to upgrade to: name one with --to, or as `upgrade.target`")];

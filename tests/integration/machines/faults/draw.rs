@@ -1,4 +1,4 @@
-//! What happens in a round, drawn from a seed: the same seed and number, the same faults at the same boundaries.
+//! What happens in a round, drawn from a seed: the same seed and number, the same faults at the same boundaries, at the same commit.
 
 use super::boundary::Boundary;
 use super::fault::Fault;

@@ -53,7 +53,7 @@ pub(super) enum Fault {
     StepKilled,
     /// SIGKILL of the node Job's pod.
     NodePodKilled,
-    /// SIGKILL of what works on the host, which systemd ends all of then: the kernel out of memory.
+    /// SIGKILL of the main process of the unit on the host, as by the kernel when memory is out; systemd then ends the rest.
     UnitKilled,
     /// SIGSTOP of the step, for longer than its Lease.
     StepStopped,

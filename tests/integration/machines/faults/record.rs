@@ -83,11 +83,12 @@ fn page(lines: &str) -> String {
     let mut text = format!(
         "# Faults on the machines\n\n\
          Made from faults.jsonl by `make faults`; a test compares the two. Each fault struck a real kubeadm cluster of three control\n\
-         plane nodes and a worker in the middle of an upgrade v1.36.1 → v1.36.3 (or from the version in brackets), several in one upgrade. Then `quorate upgrade` was run\n\
-         again until it ended with 0, without any other hand; where `by` is reconcile, only after passes of that had left no Lease held.\n\
-         Exit codes are those of the runs that ended after the fault; the fewest voters are those that answered a linearizable read\n\
-         within 3 s, from the fault to the next one, of three. Fewer than two are wrong unless the fault itself took them away. A\n\
-         verdict other than `done` is a round that was not as it must be; `note` says what was done about it.\n\n\
+         plane nodes and a worker in the middle of an upgrade v1.36.1 → v1.36.3 (or from the version in brackets), several in one\n\
+         upgrade. Then `quorate upgrade` was run again until it ended with 0, without any other hand; where `by` is reconcile, only\n\
+         after passes of that had left no Lease held. Exit codes are those of the runs that ended after the fault; the fewest voters\n\
+         are those that answered a linearizable read within 3 s, from the fault to the next one, of three. Fewer than two are wrong\n\
+         unless the fault itself took them away. A verdict other than `done` is a round that was not as it must be; `note` says\n\
+         what was done about it.\n\n\
          {} faults struck, {done} of them in rounds without a fault of ours; {} kinds of {}, at {} boundaries of {}.\n\n\
          | fault | drawn for | struck at | node | seed/round | by | exit codes | s until done | fewest voters | verdict | note |\n\
          |---|---|---|---|---|---|---|---|---|---|---|\n",
