@@ -21,6 +21,9 @@ const BALANCER: &str = "qlb";
 /// The client's network namespace.
 pub(crate) const CLIENT_NAMESPACE: &str = "qcl";
 
+/// kubeadm's default for the addresses of Services.
+const SERVICES: &str = "10.96.0.0/12";
+
 /// The address of a machine. The node network must not lie in the service range (10.96.0.0/12): kube-proxy would drop
 /// its packets silently.
 pub(crate) fn address(machine: u8) -> String {
@@ -68,6 +71,8 @@ pub(crate) fn up(machines: u8) -> Result<()> {
     link(CLIENT_NAMESPACE, CLIENT)?;
     for machine in 1..=machines {
         link(&namespace(machine), &address(machine))?;
+        // A real host has a default route; without any the kernel refuses an address of a Service before kube-proxy's rules see it.
+        ip(&format!("-n {} route replace {SERVICES} dev eth0", namespace(machine)))?;
     }
     for from in (1..=machines).map(namespace).chain([BALANCER.to_owned(), CLIENT_NAMESPACE.to_owned()]) {
         for to in (1..=machines).filter(|to| namespace(*to) != from) {

@@ -59,8 +59,12 @@ fn each_template_does_its_work_with_kubectl_alone() {
     let list = document("members");
     assert_eq!((&list["kind"], list["members"].as_array().unwrap().len()), (&"EtcdMembers".into(), 3), "{list}");
     assert!(story().templates.values().all(|(done, _)| *done), "{:#?}", story().templates);
-    let words =
-        [("backup", "Backup done"), ("step", "no version to upgrade to: name one with --to, or as `upgrade.target`")];
+    let words = [
+        ("backup", "Backup done"),
+        ("defrag", r#""kind":"EtcdDefragPlan""#),
+        ("reconcile", "nothing is half done"),
+        ("step", "no version to upgrade to: name one with --to, or as `upgrade.target`"),
+    ];
     for (template, wanted) in words {
         let (_, log) = &story().templates[template];
         assert!(log.contains(wanted), "{template}: {log}");
