@@ -10,7 +10,6 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
-use tokio::time::Instant;
 
 /// How long clients may take to come to rest before it is told to stop.
 const LEAVING: Duration = Duration::from_secs(3);
@@ -28,14 +27,7 @@ const BACK: Duration = Duration::from_secs(180);
 const STABLE: Duration = Duration::from_secs(3);
 /// Between two looks.
 const POLL: Duration = Duration::from_millis(500);
-/// How long a connection must have rested to be ended, in milliseconds.
-const RESTS: u32 = 200;
-/// How long that is waited for, and what is enough after it, just before the apiserver is told to stop: one that is asked every 150 ms never
-/// rests for 200, and what comes on it after the stop is answered with 503. Not less: a request on HTTP/2 that is being worked on may look
-/// like rest, and to cut it is worse than that 503, which a client may take for "not begun" and repeat.
-const RESTS_LONG: Duration = Duration::from_secs(1);
-const RESTS_AT_LAST: u32 = 100;
-/// Between two looks then: they are moments.
+/// Between two looks for connections that rest, just before it is told to stop: they are moments.
 const LOOK: Duration = Duration::from_millis(50);
 
 /// Waits until the apiserver at its own address has been ready for `stable` without a break.
@@ -72,10 +64,8 @@ pub(super) async fn restart(address: SocketAddr, probe: &Probe, deadline: Deadli
 /// Before it is told to stop, while new connections go elsewhere: gives clients a moment to come to rest, and sends them away then.
 pub(super) async fn let_clients_go(address: SocketAddr, deadline: Deadline) {
     if let Ok(Some(running)) = process(address) {
-        let begun = Instant::now();
-        let rests = || if begun.elapsed() < RESTS_LONG { RESTS } else { RESTS_AT_LAST };
         let until = Deadline::after(deadline.within(LEAVING));
-        send_away(running, address, until, LOOK, rests, async |left| left == 0).await;
+        send_away(running, address, until, LOOK, async |left| left == 0).await;
     }
 }
 
@@ -84,7 +74,7 @@ pub(super) async fn let_clients_go(address: SocketAddr, deadline: Deadline) {
 /// when kubeadm is done; new connections must go elsewhere meanwhile.
 pub(super) async fn see_off(address: SocketAddr, deadline: Deadline) -> Result<(), String> {
     let Some(old) = process(address)? else { return Ok(()) };
-    send_away(old, address, deadline, POLL, || RESTS, async |_| closed(address).await).await;
+    send_away(old, address, deadline, POLL, async |_| closed(address).await).await;
     if !closed(address).await {
         // The time is over, and nobody has told it to stop.
         return Ok(());
@@ -100,7 +90,6 @@ async fn send_away(
     address: SocketAddr,
     until: Deadline,
     every: Duration,
-    rests: impl Fn() -> u32,
     over: impl AsyncFn(usize) -> bool,
 ) {
     let mut these: Option<BTreeSet<u64>> = connections::there(address).map_err(|why| cannot_send_away(&why)).ok();
@@ -108,7 +97,7 @@ async fn send_away(
     loop {
         let mut left = 0;
         if let Some(known) = &mut these {
-            match connections::end_idle(apiserver, address, known, rests()) {
+            match connections::end_idle(apiserver, address, known) {
                 Ok(seen) => (ended, left) = (ended + seen.ended, seen.left),
                 Err(why) => {
                     cannot_send_away(&why);

@@ -12,9 +12,15 @@ use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open}
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
+use std::ops::RangeInclusive;
 
-/// For how many milliseconds a connection of which it cannot be told who spoke last must have been quiet to count as idle.
-const UNCLEAR: u32 = 1000;
+/// How many milliseconds after the apiserver's last word a connection is idle: a moment after an answer. Whoever asks again and again does so
+/// later, and one that is ended just before the next question loses it. What comes on one that never was ended is answered with 503 once the
+/// apiserver stops. Not sooner: a request on HTTP/2 that is being worked on may look like rest, and to cut it is worse than that 503, which a
+/// client may take for "not begun" and repeat.
+const AFTER_AN_ANSWER: RangeInclusive<u32> = 100..=160;
+/// So long after anything a connection rests, whoever spoke last.
+const LONG: u32 = 1000;
 
 /// What became of the connections from outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,14 +49,15 @@ struct Connection {
 }
 
 impl Connection {
-    /// Whether it looks as if nobody waits for anything on it: the apiserver spoke last, so many milliseconds ago or more. A request on
-    /// HTTP/1.1 that is being worked on came later than the answer before it; where both were in one step of the clock, an acknowledgement
-    /// that came after them tells that no request did, which would have brought it. On HTTP/2 that cannot be told: there a request that
-    /// takes longer than this is not seen when something was sent since it came, such as an event of a watch.
-    const fn idle(&self, rests: u32) -> bool {
+    /// Whether it looks as if nobody waits for anything on it, and nobody is about to: the apiserver spoke last, and just now or long ago. A
+    /// request on HTTP/1.1 that is being worked on came later than the answer before it; where both were in one step of the clock, an
+    /// acknowledgement that came after them tells that no request did, which would have brought it. On HTTP/2 that cannot be told: there a
+    /// request that takes longer than this is not seen when something was sent since it came, such as an event of a watch.
+    fn idle(&self) -> bool {
         let tie = self.sent == self.came;
         let spoke_last = self.sent < self.came || tie && self.acknowledged < self.came;
-        self.queued == 0 && (spoke_last && self.sent >= rests || tie && self.sent >= UNCLEAR)
+        let just_now = spoke_last && AFTER_AN_ANSWER.contains(&self.sent);
+        self.queued == 0 && (just_now || (spoke_last || tie) && self.sent >= LONG)
     }
 }
 
@@ -64,32 +71,26 @@ pub(super) fn there(own: SocketAddr) -> Result<BTreeSet<u64>, String> {
 /// "apiserver is shutting down". One that was opened since is let alone: whoever opened it was not handed over.
 ///
 /// A request that comes between the look and the end is lost, so the end is at hand before a last look at that one connection: a moment
-/// lies between them. `rests`: for how many milliseconds one must have been idle. What was ended is none of `these` any more.
-pub(super) fn end_idle(
-    apiserver: Pid,
-    own: SocketAddr,
-    these: &mut BTreeSet<u64>,
-    rests: u32,
-) -> Result<SentAway, String> {
-    end_idle_of(apiserver, these, rests, || outside(own))
+/// lies between them. What was ended is none of `these` any more.
+pub(super) fn end_idle(apiserver: Pid, own: SocketAddr, these: &mut BTreeSet<u64>) -> Result<SentAway, String> {
+    end_idle_of(apiserver, these, || outside(own))
 }
 
 fn end_idle_of(
     process: Pid,
     these: &mut BTreeSet<u64>,
-    rests: u32,
     look: impl Fn() -> Result<Vec<Connection>, String>,
 ) -> Result<SentAway, String> {
     let mut now = look()?;
     now.retain(|connection| these.contains(&connection.inode));
-    let idle = |connection: &&Connection| connection.idle(rests);
+    let idle = |connection: &&Connection| connection.idle();
     let mut sockets = sockets(process, &now.iter().filter(idle).map(|connection| connection.inode).collect())?;
     let asking = Asking::new().map_err(|error| cannot_list(&error))?;
     let mut ended = 0;
     for connection in now.iter().filter(idle) {
         let Some(socket) = sockets.remove(&connection.inode) else { continue };
         let last = asking.again(connection).map_err(|error| cannot_list(&error))?;
-        if last.is_some_and(|last| last.idle(rests)) && socket.shutdown(Shutdown::Read).is_ok() {
+        if last.is_some_and(|last| last.idle()) && socket.shutdown(Shutdown::Read).is_ok() {
             these.remove(&connection.inode);
             ended += 1;
         }
@@ -253,17 +254,18 @@ mod tests {
         let (local, remote) = (IpAddr::from([10, 10, 0, 11]), IpAddr::from([10, 10, 0, 12]));
         let id = SocketId::new_v4();
         let seen = |queued, sent, came, acknowledged| {
-            Connection { id: id.clone(), local, remote, inode: 4711, queued, sent, came, acknowledged }.idle(200)
+            Connection { id: id.clone(), local, remote, inode: 4711, queued, sent, came, acknowledged }.idle()
         };
-        assert!(seen(0, 200, 201, 200));
-        assert!(!seen(1, 200, 201, 200));
-        assert!(!seen(0, 199, 400, 199));
-        assert!(!seen(0, 400, 200, 200), "a request that is being worked on");
-        assert!(!seen(0, 200, 200, 200), "an answer, or the next request?");
-        assert!(!seen(0, 200, 200, 900), "of an acknowledgement of before nothing follows");
-        assert!(seen(0, 200, 200, 160), "an answer: it was acknowledged later, by itself");
-        assert!(!seen(0, 199, 199, 159));
-        assert!(!seen(0, 999, 999, 999));
+        for fresh in [100, 160, 1000, 60_000] {
+            assert!(seen(0, fresh, fresh + 1, fresh), "{fresh}");
+            assert!(!seen(1, fresh, fresh + 1, fresh), "{fresh}: something is on its way");
+            assert!(!seen(0, fresh + 200, fresh, fresh), "{fresh}: a request that is being worked on");
+            assert!(seen(0, fresh, fresh, fresh - 40), "{fresh}: an answer, it was acknowledged later, by itself");
+        }
+        assert!(!seen(0, 99, 300, 99) && !seen(0, 99, 99, 59), "too soon");
+        assert!(!seen(0, 161, 162, 161) && !seen(0, 999, 1000, 999), "the next request may be about to come");
+        assert!(!seen(0, 100, 100, 100) && !seen(0, 999, 999, 999), "an answer, or the next request?");
+        assert!(!seen(0, 100, 100, 900), "of an acknowledgement of before nothing follows");
         assert!(seen(0, 1000, 1000, 1000));
     }
 
@@ -348,7 +350,7 @@ mod tests {
             let mut these = BTreeSet::from([inode(&idle), inode(&busy)]);
             let end = Instant::now() + Duration::from_secs(20);
             let sent = loop {
-                let sent = end_idle_of(rustix::process::getpid(), &mut these, 200, look).unwrap();
+                let sent = end_idle_of(rustix::process::getpid(), &mut these, look).unwrap();
                 if sent.ended > 0 {
                     break sent;
                 }
@@ -365,7 +367,7 @@ mod tests {
         }
     }
 
-    /// One that is asked every 150 ms never rests for 200.
+    /// One that is asked every 150 ms rests for 150 at most.
     #[test]
     fn a_connection_that_is_asked_often_is_ended_in_a_moment_of_rest() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -388,7 +390,7 @@ mod tests {
         let end = Instant::now() + Duration::from_secs(20);
         let mut ended = 0;
         while ended == 0 && Instant::now() < end {
-            ended = end_idle_of(rustix::process::getpid(), &mut these, 100, look).map_or(0, |seen| seen.ended);
+            ended = end_idle_of(rustix::process::getpid(), &mut these, look).map_or(0, |seen| seen.ended);
             std::thread::sleep(Duration::from_millis(10));
         }
         let last = look();
