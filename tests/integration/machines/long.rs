@@ -12,7 +12,7 @@ use lab::{Lab, Spec, Version, build};
 use serde_json::Value;
 
 /// The newest patch release of the minor version before the target's that is known to work here.
-pub(super) const MINOR_BEFORE: &str = "v1.35.4";
+const MINOR_BEFORE: &str = "v1.35.4";
 /// Another etcd than the machines', and the tag of its image.
 const OTHER_ETCD: (&str, &str) = ("3.7.2", "3.7.2-0");
 

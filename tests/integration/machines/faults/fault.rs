@@ -136,7 +136,7 @@ const TEAR: &str =
 systemctl kill --kill-whom=all --signal=KILL quorate-node-step";
 /// The static pods that are lost so. Without etcd or the apiserver their kubelet hears of no pod.
 const TORN: [&str; 3] = ["kube-scheduler", "kube-apiserver", "etcd"];
-const KILL_UNIT: [&str; 5] = ["systemctl", "kill", "--kill-whom=main", "--signal=KILL", "quorate-node-step"];
+pub(super) const KILL_UNIT: [&str; 5] = ["systemctl", "kill", "--kill-whom=main", "--signal=KILL", "quorate-node-step"];
 /// kubeadm has at most so long to begin.
 const KUBEADM_BEGINS: Duration = Duration::from_secs(120);
 const PATIENCE: Duration = Duration::from_secs(180);
