@@ -192,7 +192,7 @@ async fn whole(global: &Global, drill: &Drill, scratch: &Path, clock: Clock) -> 
     let path = snapshot(&folder.0);
     let (contents, file) = contents(opened.file.try_clone()?).await?;
     keep(file, path.clone(), facts.sha256.clone()).await?;
-    let [client, peer] = [free_port()?, free_port()?].map(|port| format!("http://127.0.0.1:{port}"));
+    let [client, peer] = free_ports()?.map(|port| format!("http://127.0.0.1:{port}"));
     let (data, name) = (folder.0.join("data"), NodeName(NAME.to_owned()));
     let token = format!("quorate-drill-{}", facts.hash);
     let made = tool::restore(etcdutl, &path, &Alone { name: &name, peer_url: &peer, token: &token }, &data).await;
@@ -306,10 +306,16 @@ async fn served(facts: &Facts, endpoint: &str, clock: Clock) -> Result<(Held, Cl
     }
 }
 
-/// A port that nobody had a moment ago.
-fn free_port() -> anyhow::Result<u16> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("find a port")?;
-    Ok(listener.local_addr().context("find a port")?.port())
+/// Two ports on which nobody listens. None of those that the kernel gives to outgoing connections, or Kubernetes to Services: one that is free
+/// now could be taken until etcd has been restored. Another drill begins elsewhere.
+fn free_ports() -> anyhow::Result<[u16; 2]> {
+    const PORTS: std::ops::Range<u16> = 20_000..30_000;
+    let pairs = u32::from(PORTS.end - PORTS.start) / 2;
+    let begin = usize::try_from(std::process::id() % pairs)? * 2;
+    let all = PORTS.skip(begin).chain(PORTS.take(begin));
+    let mut free = all.filter(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok());
+    let two = free.next().zip(free.next());
+    two.map(|(one, other)| [one, other]).with_context(|| format!("no two of the ports {PORTS:?} are free"))
 }
 
 /// The scratch space of one drill; what a killed one has left is removed before, and everything afterwards.
@@ -376,5 +382,13 @@ mod tests {
         ] {
             assert_eq!(is_the_clusters(drills, clusters).is_ok(), wanted, "{drills} {clusters:?}");
         }
+    }
+
+    #[test]
+    fn a_drill_takes_two_ports_that_no_outgoing_connection_gets() {
+        let [one, other] = free_ports().unwrap();
+        assert!(one != other && [one, other].iter().all(|port| (20_000..30_000).contains(port)), "{one} {other}");
+        let _taken = TcpListener::bind((Ipv4Addr::LOCALHOST, one)).unwrap();
+        assert!(!free_ports().unwrap().contains(&one), "somebody listens there");
     }
 }

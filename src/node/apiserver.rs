@@ -69,7 +69,7 @@ pub(super) async fn let_clients_go(address: SocketAddr, deadline: Deadline) {
     }
 }
 
-/// While kubeadm works: sends clients away as they come to rest, and ends the apiserver that the kubelet has told to stop, once it has
+/// While kubeadm works: sends clients away that rest for a second, and some of the others, and ends the apiserver that the kubelet has told to stop, once it has
 /// served what it had. Watches of the node's own components never end, and the kubelet would wait its thirty seconds for them. To be dropped
 /// when kubeadm is done; new connections must go elsewhere meanwhile.
 pub(super) async fn see_off(address: SocketAddr, deadline: Deadline) -> Result<(), String> {

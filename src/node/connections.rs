@@ -2,7 +2,7 @@
 
 use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use netlink_packet_sock_diag::SockDiagMessage;
-use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, IPPROTO_TCP};
+use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, IPPROTO_TCP, TCP_ESTABLISHED};
 use netlink_packet_sock_diag::inet::nlas::Nla;
 use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, InetResponse, SocketId, StateFlags};
 use netlink_sys::Socket;
@@ -14,12 +14,11 @@ use std::fmt::Display;
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
 use std::ops::RangeInclusive;
 
-/// How many milliseconds after the apiserver's last word a connection is idle: a moment after an answer. Whoever asks again and again does so
-/// later, and one that is ended just before the next question loses it. What comes on one that never was ended is answered with 503 once the
-/// apiserver stops. Not sooner: a request on HTTP/2 that is being worked on may look like rest, and to cut it is worse than that 503, which a
-/// client may take for "not begun" and repeat.
+/// How many milliseconds after the apiserver's last word a connection is idle. Sooner, a request on HTTP/2 that is being worked on may look
+/// like rest; later, the next question may be about to come, and would be lost. What comes on one that is never ended is answered with 503
+/// once the apiserver stops, which a client may repeat: that is the lesser evil.
 const AFTER_AN_ANSWER: RangeInclusive<u32> = 100..=160;
-/// So long after anything a connection rests, whoever spoke last.
+/// So long after anything it rests at any time, also where it cannot be told who spoke last.
 const LONG: u32 = 1000;
 
 /// What became of the connections from outside.
@@ -41,8 +40,8 @@ struct Connection {
     inode: u64,
     /// Bytes that nobody has read or acknowledged yet.
     queued: u32,
-    /// Milliseconds since something was sent, since something came, and since the client acknowledged something. The kernel's clock for
-    /// these has steps of some milliseconds.
+    /// Milliseconds since something was sent, since something came, and since an acknowledgement came. The kernel's clock for these has
+    /// steps of some milliseconds.
     sent: u32,
     came: u32,
     acknowledged: u32,
@@ -51,8 +50,9 @@ struct Connection {
 impl Connection {
     /// Whether it looks as if nobody waits for anything on it, and nobody is about to: the apiserver spoke last, and just now or long ago. A
     /// request on HTTP/1.1 that is being worked on came later than the answer before it; where both were in one step of the clock, an
-    /// acknowledgement that came after them tells that no request did, which would have brought it. On HTTP/2 that cannot be told: there a
-    /// request that takes longer than this is not seen when something was sent since it came, such as an event of a watch.
+    /// acknowledgement that came after them tells that no request did, which would have brought it. It cannot be told of the first request on
+    /// a connection that is just made, of an answer that pauses, and of HTTP/2: a request that takes longer than this is not seen when something
+    /// was sent since it came, such as the rest of the handshake, a part of the answer, an event of a watch.
     fn idle(&self) -> bool {
         let tie = self.sent == self.came;
         let spoke_last = self.sent < self.came || tie && self.acknowledged < self.came;
@@ -175,7 +175,10 @@ impl Asking {
         while !rest.is_empty() {
             let message = NetlinkMessage::<SockDiagMessage>::deserialize(rest).map_err(std::io::Error::other)?;
             match message.payload {
-                NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => {
+                // One by itself is told in any state, and has no times once it is closed.
+                NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response))
+                    if response.header.state == TCP_ESTABLISHED =>
+                {
                     found.push(connection(&response)?);
                 }
                 // A kernel that cannot list connections says so here.
@@ -390,7 +393,10 @@ mod tests {
         let end = Instant::now() + Duration::from_secs(20);
         let mut ended = 0;
         while ended == 0 && Instant::now() < end {
-            ended = end_idle_of(rustix::process::getpid(), &mut these, look).map_or(0, |seen| seen.ended);
+            ended = match end_idle_of(rustix::process::getpid(), &mut these, look) {
+                Ok(seen) => seen.ended,
+                Err(_) => break,
+            };
             std::thread::sleep(Duration::from_millis(10));
         }
         let last = look();

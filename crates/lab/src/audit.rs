@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
 /// Names the folder; nothing is kept where it is not set.
-pub const FOLDER: &str = "LAB_AUDIT";
+const FOLDER: &str = "LAB_AUDIT";
 /// Whose requests are kept: a name in the lab's clusters, and the accounts of one namespace.
 const WHOSE: &str = "system:serviceaccount:quorate:";
 
@@ -23,7 +23,7 @@ fn folder() -> Option<PathBuf> {
     env::var_os(FOLDER).filter(|folder| !folder.is_empty()).map(PathBuf::from)
 }
 
-/// Keeps what the accounts of namespace `quorate` asked: who, verb, what of, the answer's code, what the authorizer said of it; each once, with
+/// Keeps what the accounts of namespace `quorate` asked: who, verb, what of, the answer's code, what the authorizer decided; each once, with
 /// the name of the test that was the last to use this apiserver.
 ///
 /// # Errors

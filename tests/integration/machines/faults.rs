@@ -48,8 +48,8 @@ struct Played {
     wrong: Vec<String>,
 }
 
-fn play(seed: Option<u64>, number: usize, plan: &[Planned], who: (Version, By)) -> Played {
-    let (lines, wrong) = round::play(&commit(), seed, number, plan, who);
+fn play(seed: Option<u64>, number: usize, plan: &[Planned], from: Version, by: By) -> Played {
+    let (lines, wrong) = round::play(&commit(), seed, number, plan, from, by);
     record::keep(&lines);
     Played { lines, wrong }
 }
@@ -79,11 +79,11 @@ fn named(text: &str) -> Vec<Planned> {
 fn faults_drawn_from_a_seed_are_survived() {
     let by = set("FAULT_BY")
         .map_or(By::Hand, |text| By::named(&text).unwrap_or_else(|| panic!("FAULT_BY={text} is nobody")));
-    let who = (set("FAULT_FROM").map_or_else(from, |text| text.parse().unwrap()), by);
+    let from = set("FAULT_FROM").map_or_else(from, |text| text.parse().unwrap());
     let mut all = Played::default();
     if let Some(asked) = set("FAULTS") {
         for (number, round) in asked.split('/').enumerate() {
-            all.add(play(None, number, &named(round), who));
+            all.add(play(None, number, &named(round), from, by));
         }
         return all.assert_done();
     }
@@ -92,7 +92,7 @@ fn faults_drawn_from_a_seed_are_survived() {
     let plans = draw::rounds(seed, end);
     // All of them, also after one that failed.
     for (round, plan) in plans.iter().enumerate().take(end).skip(first) {
-        all.add(play(Some(seed), round, plan, who));
+        all.add(play(Some(seed), round, plan, from, by));
     }
     all.assert_done();
 }
@@ -102,7 +102,7 @@ fn faults_drawn_from_a_seed_are_survived() {
 fn faults_of_a_short_choice_are_survived() {
     let plan =
         named("kill-step@1:lease:drain stop-etcd-bystander@2:host:kubeadm power-cut-target@3:host:kubelet-packages");
-    let played = play(None, 0, &plan, (from(), By::Hand));
+    let played = play(None, 0, &plan, from(), By::Hand);
     assert!(played.lines.iter().all(|line| line.struck.is_some()), "{:#?}", played.lines);
     played.assert_done();
 }
@@ -110,7 +110,8 @@ fn faults_of_a_short_choice_are_survived() {
 /// Nobody hears on a machine what its kubelet says of its pods.
 const MUTE: &str = "nft add table ip lab_mute
     nft add chain ip lab_mute out '{ type filter hook output priority 0; }'
-    nft add rule ip lab_mute out ip daddr 127.0.0.1 tcp dport 10250 drop";
+    nft add counter ip lab_mute dropped
+    nft add rule ip lab_mute out ip daddr 127.0.0.1 tcp dport 10250 counter name dropped drop";
 
 /// A kubelet that was just restarted may be about to replace static pods. Whoever goes on with a step that was killed then, and cannot tell,
 /// hands new connections over, restarts nothing himself, and is done once the kubelet says that all is as it must be.
@@ -138,7 +139,7 @@ fn r14_a_step_killed_while_the_kubelet_may_replace_static_pods_hands_over_again(
         (machine, first.join().unwrap())
     });
     assert_eq!(first.code, 20, "{first:?}");
-    let begun = journal(&machine);
+    let (begun, apiserver) = (journal(&machine), machine.run_checked(["pgrep", "-x", "kube-apiserver"]).unwrap());
     let second = std::thread::scope(|scope| {
         let second = scope.spawn(upgrade);
         until("the next run to leave the rest to the kubelet", || {
@@ -148,10 +149,20 @@ fn r14_a_step_killed_while_the_kubelet_may_replace_static_pods_hands_over_again(
                 since.contains("hand-over: done") && since.contains("empty: skipped, the kubelet is at it");
             if handed_over && since.contains("recovery: begins") { Ok(()) } else { Err(since.to_owned()) }
         });
+        // The rule is there, and it waits for the kubelet's word.
+        machine.run_checked(["nft", "list", "table", "ip", "quorate_handover"]).unwrap();
+        let dropped = || machine.run_checked(["nft", "list", "counter", "ip", "lab_mute", "dropped"]).unwrap();
+        let before = dropped();
+        until("recovery to have asked the kubelet in vain", || {
+            let now = journal(&machine);
+            assert!(!now[begun.len()..].contains("recovery: done"), "{now}");
+            if dropped() == before { Err(before.clone()) } else { Ok(()) }
+        });
         machine.run_checked(["nft", "delete", "table", "ip", "lab_mute"]).unwrap();
         second.join().unwrap()
     });
     assert_eq!(second.code, 0, "{second:?}");
+    assert_eq!(machine.run_checked(["pgrep", "-x", "kube-apiserver"]).unwrap(), apiserver, "it was not restarted");
     stage.whole();
     Lab::down().unwrap();
 }

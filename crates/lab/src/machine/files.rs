@@ -72,7 +72,7 @@ for c in $controllers systemd; do
   find /sys/fs/cgroup/$c/{group} -mindepth 1 -depth -type d -exec rmdir {{}} +
 done
 # All of a machine shares its part of the processors, as on hosts of their own: its services beside its pods. Left at the root each service
-# would weigh as much as another machine's whole control plane.
+# would weigh as much as another machine's whole control plane. (The kubelet cannot tell metrics of its own group then, and says so.)
 mkdir /sys/fs/cgroup/cpu/{group}/system
 for p in /proc/[0-9]*; do echo ${{p#/proc/}} >/sys/fs/cgroup/cpu/{group}/system/cgroup.procs; done 2>/dev/null
 for f in cpus mems; do cat /sys/fs/cgroup/cpuset/cpuset.$f >/sys/fs/cgroup/cpuset/{group}/cpuset.$f; done

@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-/// The version that all others began with.
+/// The version that a line without one began with.
 const FROM: &str = "v1.36.1";
 
 /// One fault and what became of it.

@@ -82,7 +82,8 @@ pub(super) fn play(
     seed: Option<u64>,
     number: usize,
     plan: &[Planned],
-    (from, by): (Version, By),
+    from: Version,
+    by: By,
 ) -> (Vec<Line>, Vec<String>) {
     let _alone = machines();
     let printed: Vec<String> = plan.iter().map(ToString::to_string).collect();
@@ -382,7 +383,7 @@ fn scene(stage: &Stage, held: &Holder) -> Scene {
     }
 }
 
-pub(super) fn logs(seed: Option<u64>, number: usize) -> PathBuf {
+fn logs(seed: Option<u64>, number: usize) -> PathBuf {
     let root = std::env::var_os("QUORATE_LOGS").map_or_else(std::env::temp_dir, PathBuf::from);
     let seed = seed.map_or_else(|| "named".to_owned(), |seed| seed.to_string());
     root.join(format!("faults-{seed}-{number}"))
