@@ -37,7 +37,10 @@ pub(super) fn templates(stage: &Stage) -> Templates {
         let job = format!("plain-{template}");
         stage.kubectl(["-n", "quorate", "create", "job", &format!("--from=cronjob/quorate-{template}"), &job]);
         let done = ended(stage, &job);
-        (template, (done, stage.kubectl(["-n", "quorate", "logs", &format!("job/{job}")])))
+        let log = stage.kubectl(["-n", "quorate", "logs", &format!("job/{job}")]);
+        // What is looked at later are the Jobs of upgrades.
+        stage.kubectl(["-n", "quorate", "delete", "job", &job]);
+        (template, (done, log))
     };
     let said = TEMPLATES.map(run).into();
     stage.configure("kured: auto");
