@@ -6,7 +6,7 @@ mod aside;
 mod cure;
 
 use crate::members::ended;
-use crate::members::job::Stage;
+use crate::members::job::{Stage, configure};
 use crate::said::Said;
 use anyhow::{Context, Result, anyhow};
 use lab::etcd::EtcdVersion;
@@ -48,9 +48,7 @@ impl Place {
         let config = format!(
             "defrag: {{leastSize: 8388608, perGigabyte: 8s}}\ntimes: {{lease: 30s, renew: 10s}}\nkured: {kured}\n"
         );
-        let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "quorate-config", "namespace": "quorate"},
-            "data": {"config.yaml": config}});
-        self.stage.api.apply(&map.to_string()).map(drop)
+        configure(&self.stage.api, &config)
     }
 
     fn etcd(&self, member: usize, path: &str, body: &Value) -> Result<Value> {

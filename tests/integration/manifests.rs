@@ -52,9 +52,14 @@ pub(crate) fn of_base(kind: &str) -> Vec<Value> {
 
 /// An overlay of kustomize/base with one component, in a folder that goes with it; not among those that are shipped, which other tests list.
 pub(crate) fn overlay_with(component: &str) -> tempfile::TempDir {
+    overlay_of("base", component)
+}
+
+/// The same of what lies in another folder of kustomize/.
+pub(crate) fn overlay_of(resources: &str, component: &str) -> tempfile::TempDir {
     let folder = tempfile::tempdir_in(root().join("kustomize")).unwrap();
     let text = format!(
-        "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources: [../base]\n\
+        "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources: [../{resources}]\n\
          components: [../components/{component}]\n"
     );
     std::fs::write(folder.path().join("kustomization.yaml"), text).unwrap();

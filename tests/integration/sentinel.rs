@@ -10,7 +10,7 @@ mod pending;
 mod reboot;
 mod rights;
 
-use crate::members::job::Stage;
+use crate::members::job::{Stage, configure};
 use anyhow::{Context, Result, anyhow};
 use lab::etcd::EtcdVersion;
 use lab::process::{Process, until};
@@ -89,9 +89,7 @@ impl Fleet {
     }
 
     fn configure(&self, text: &str) -> Result<()> {
-        let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "quorate-config", "namespace": "quorate"},
-            "data": {"config.yaml": text}});
-        self.stage.api.apply(&map.to_string()).map(drop)
+        configure(&self.stage.api, text)
     }
 
     /// kured with these arguments, the host's /var/run mounted as its chart does.

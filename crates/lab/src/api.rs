@@ -19,6 +19,7 @@ use crate::audit;
 use crate::binaries;
 use crate::etcd::{self, Etcd, EtcdVersion};
 use crate::https::{Https, text};
+use crate::network;
 use crate::output;
 use crate::pki::{Authority, ONE_YEAR, Pair, Subject, service_account_keys};
 use crate::process::{Process, until};
@@ -230,7 +231,7 @@ impl Api {
             ("service-account-issuer", "https://kubernetes.default.svc.cluster.local".to_owned()),
             ("service-account-key-file", sa("sa.pub")),
             ("service-account-signing-key-file", sa("sa.key")),
-            ("service-cluster-ip-range", "10.96.0.0/12".to_owned()),
+            ("service-cluster-ip-range", network::SERVICES.to_owned()),
             ("tls-cert-file", path(&serving.cert)),
             ("tls-private-key-file", path(&serving.key)),
         ];

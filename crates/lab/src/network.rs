@@ -22,7 +22,7 @@ const BALANCER: &str = "qlb";
 pub(crate) const CLIENT_NAMESPACE: &str = "qcl";
 
 /// kubeadm's default for the addresses of Services.
-const SERVICES: &str = "10.96.0.0/12";
+pub(crate) const SERVICES: &str = "10.96.0.0/12";
 
 /// The address of a machine. The node network must not lie in the service range (10.96.0.0/12): kube-proxy would drop
 /// its packets silently.

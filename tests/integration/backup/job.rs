@@ -1,6 +1,7 @@
 //! Backups in the pods of Jobs: the real Lease, the real authorizer. No kubelet runs: what one writes of nodes and pods is written by the test.
 
 use super::*;
+use crate::members::job::{configure, kured};
 use lab::api::{Api, Spec as ApiSpec};
 
 struct Stage {
@@ -38,20 +39,12 @@ impl Stage {
     fn configure(&self, kured: &str) -> Result<()> {
         let config =
             format!("backup: {{directory: {}, compression: none}}\nkured: {kured}\n", self.store.path().display());
-        let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "quorate-config", "namespace": "quorate"},
-            "data": {"config.yaml": config}});
-        self.api.apply(&map.to_string()).map(drop)
+        configure(&self.api, &config)
     }
 
     /// kured's DaemonSet, which the configuration names from here on.
     fn kured(&self) -> Result<()> {
-        let labels = json!({"name": "kured"});
-        let kured = json!({
-            "apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": {"name": "kured", "namespace": "kube-system"},
-            "spec": {"selector": {"matchLabels": labels}, "template": {"metadata": {"labels": labels},
-                "spec": {"containers": [{"name": "kured", "image": "ghcr.io/kubereboot/kured:1.23.0"}]}}},
-        });
-        self.api.apply(&kured.to_string())?;
+        kured(&self.api)?;
         self.configure("kube-system/kured")
     }
 

@@ -5,8 +5,8 @@ mod struck;
 
 use super::stage::{Stage, machines, stage, until};
 use crate::backup::KEYS;
+use crate::manifests::overlay_of;
 use lab::{Lab, Spec};
-use std::path::Path;
 
 pub(super) const FOLDER: &str = "/var/lib/quorate-backups";
 
@@ -78,11 +78,7 @@ fn r32_backups_are_taken_by_jobs_whichever_node_is_drained() {
     assert!(said.contains(manifest.trim_end_matches(".json")), "{said}");
 
     // With what a snapshot does not hold, which only an encrypted backup takes: the account of that component reads one object more.
-    let overlays = Path::new(env!("CARGO_MANIFEST_DIR")).join("kustomize/overlays");
-    let folder = tempfile::tempdir_in(&overlays).unwrap();
-    let text = "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources: [../lab]\n\
-                components: [../../components/backup-node]\n";
-    std::fs::write(folder.path().join("kustomization.yaml"), text).unwrap();
+    let folder = overlay_of("overlays/lab", "backup-node");
     stage.kubectl(["apply", "-k", folder.path().to_str().unwrap()]);
     stage.configure(&format!("backup: {{directory: /backup, compression: none, recipients: [{}]}}", KEYS[0].0));
     one_more("backup-with-the-nodes-files");

@@ -5,6 +5,24 @@ use super::*;
 use lab::api::{Api, Spec as ApiSpec};
 use std::path::PathBuf;
 
+/// Writes the configuration of quorate.
+pub(crate) fn configure(api: &Api, text: &str) -> Result<()> {
+    let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "quorate-config", "namespace": "quorate"},
+        "data": {"config.yaml": text}});
+    api.apply(&map.to_string()).map(drop)
+}
+
+/// kured's DaemonSet, as its chart names it.
+pub(crate) fn kured(api: &Api) -> Result<()> {
+    let labels = json!({"name": "kured"});
+    let kured = json!({
+        "apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": {"name": "kured", "namespace": "kube-system"},
+        "spec": {"selector": {"matchLabels": labels}, "template": {"metadata": {"labels": labels},
+            "spec": {"containers": [{"name": "kured", "image": "ghcr.io/kubereboot/kured:1.23.0"}]}}},
+    });
+    api.apply(&kured.to_string()).map(drop)
+}
+
 /// Three control plane nodes as kubeadm makes them, quorate installed, kured there, and running pods to act in.
 pub(crate) struct Stage {
     pub(crate) api: Api,
@@ -36,13 +54,7 @@ impl Stage {
         for number in 1..=nodes {
             stage.node(number)?;
         }
-        let labels = json!({"name": "kured"});
-        let kured = json!({
-            "apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": {"name": "kured", "namespace": "kube-system"},
-            "spec": {"selector": {"matchLabels": labels}, "template": {"metadata": {"labels": labels},
-                "spec": {"containers": [{"name": "kured", "image": "ghcr.io/kubereboot/kured:1.23.0"}]}}},
-        });
-        stage.api.apply(&kured.to_string())?;
+        kured(&stage.api)?;
         Ok(stage)
     }
 
@@ -192,9 +204,7 @@ fn members_are_changed_under_the_locks_and_a_killed_job_is_gone_on_with() -> Res
     assert_eq!(stage.holder()?, "");
     stage.api.kubectl(["annotate", "daemonset", "kured", "-n", "kube-system", "weave.works/kured-node-lock-"])?;
     // From here on its DaemonSet is named, and not looked for among all.
-    let named = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "quorate-config", "namespace": "quorate"},
-        "data": {"config.yaml": "kured: kube-system/kured\n"}});
-    stage.api.apply(&named.to_string())?;
+    configure(&stage.api, "kured: kube-system/kured\n")?;
 
     // Permitted: leadership goes there, and all locks come back.
     let said = stage.members("first", &runner, &["move-leader", &to])?;
