@@ -17,6 +17,7 @@ mod aside;
 mod certificate;
 pub(crate) mod command;
 mod connections;
+mod conntrack;
 mod enter;
 mod etcd;
 mod handover;

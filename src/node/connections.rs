@@ -2,7 +2,7 @@
 
 use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use netlink_packet_sock_diag::SockDiagMessage;
-use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, IPPROTO_TCP, TCP_ESTABLISHED};
+use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, IPPROTO_TCP, TCP_ESTABLISHED, TCP_LISTEN};
 use netlink_packet_sock_diag::inet::nlas::Nla;
 use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, InetResponse, SocketId, StateFlags};
 use netlink_sys::Socket;
@@ -103,13 +103,44 @@ pub(super) fn count(own: SocketAddr) -> Result<usize, String> {
     Ok(outside(own)?.len())
 }
 
-/// Those to the address that is handed over, from other machines and from pods. One to another address of this machine, such as a
-/// virtual one that it has now, would come back here.
+/// The connections from outside, whatever has become of them, by their other ends.
+pub(super) fn all(own: SocketAddr) -> Result<BTreeMap<SocketAddr, SocketId>, String> {
+    let mut found = BTreeMap::new();
+    let list = |asking: Asking| {
+        asking.list(own.port(), &(StateFlags::all() - StateFlags::LISTEN), |response| {
+            let id = &response.header.socket_id;
+            let (local, remote) = (id.source_address.to_canonical(), id.destination_address.to_canonical());
+            if is_outside(own, local, remote) {
+                found.insert(SocketAddr::new(remote, id.destination_port), id.clone());
+            }
+            Ok(())
+        })
+    };
+    Asking::new().and_then(list).map_err(|error| cannot_list(&error))?;
+    Ok(found)
+}
+
+/// Whether nothing is left of a connection. A list may lack one that is there, when others came and went while it was told.
+pub(super) fn is_over(connection: &SocketId) -> Result<bool, String> {
+    // Whichever socket it has by now.
+    let id = SocketId { cookie: [u8::MAX; 8], ..connection.clone() };
+    let found = Asking::new().and_then(|asking| asking.one(id, |response| Ok(response.header.state)));
+    // Where there is no connection, the kernel tells who listens for one.
+    found.map(|state| state.is_none_or(|state| state == TCP_LISTEN)).map_err(|error| cannot_list(&error))
+}
+
+/// Those that are established.
 fn outside(own: SocketAddr) -> Result<Vec<Connection>, String> {
     let mut found =
         Asking::new().and_then(|asking| asking.established(own.port())).map_err(|error| cannot_list(&error))?;
-    found.retain(|connection| connection.local == own.ip() && connection.remote != own.ip());
+    found.retain(|connection| is_outside(own, connection.local, connection.remote));
     Ok(found)
+}
+
+/// Whether it goes to the address that is handed over, from another machine or from a pod. One to another address of this machine, such as a
+/// virtual one that it has now, would come back here.
+fn is_outside(own: SocketAddr, local: IpAddr, remote: IpAddr) -> bool {
+    local == own.ip() && remote != own.ip()
 }
 
 fn cannot_list(error: &std::io::Error) -> String {
@@ -130,35 +161,64 @@ impl Asking {
     /// Those that were made to a port of this machine.
     fn established(&self, port: u16) -> std::io::Result<Vec<Connection>> {
         let mut found = Vec::new();
-        for mut of_family in [SocketId::new_v4(), SocketId::new_v6()] {
-            of_family.source_port = port;
-            self.ask(of_family, NLM_F_REQUEST | NLM_F_DUMP)?;
-            while self.answer(&mut found)? {}
-        }
-        // Not every kernel looks at the port that was asked for.
-        found.retain(|connection: &Connection| connection.id.source_port == port);
+        self.list(port, &StateFlags::ESTABLISHED, |response| {
+            found.push(connection(response)?);
+            Ok(())
+        })?;
         Ok(found)
     }
 
+    /// Takes every one to a port of this machine that is in one of these states.
+    fn list(
+        &self,
+        port: u16,
+        states: &StateFlags,
+        mut take: impl FnMut(&InetResponse) -> std::io::Result<()>,
+    ) -> std::io::Result<()> {
+        // Not every kernel looks at the port that was asked for.
+        let mut take = |it: &InetResponse| if it.header.socket_id.source_port == port { take(it) } else { Ok(()) };
+        for mut of_family in [SocketId::new_v4(), SocketId::new_v6()] {
+            of_family.source_port = port;
+            self.ask(of_family, states.clone(), NLM_F_REQUEST | NLM_F_DUMP)?;
+            while self.answer(&mut take)? {}
+        }
+        Ok(())
+    }
+
     /// One of them as it is now; none when it is gone.
-    fn again(&self, connection: &Connection) -> std::io::Result<Option<Connection>> {
-        let mut found = Vec::new();
-        self.ask(connection.id.clone(), NLM_F_REQUEST)?;
-        match self.answer(&mut found) {
-            Ok(_) => Ok(found.pop()),
+    fn again(&self, known: &Connection) -> std::io::Result<Option<Connection>> {
+        // One by itself is told in any state, and has no times once it is closed.
+        let established = |it: &InetResponse| (it.header.state == TCP_ESTABLISHED).then(|| connection(it)).transpose();
+        Ok(self.one(known.id.clone(), established)?.flatten())
+    }
+
+    /// What is told of one socket; none when there is none.
+    fn one<T>(
+        &self,
+        id: SocketId,
+        mut read: impl FnMut(&InetResponse) -> std::io::Result<T>,
+    ) -> std::io::Result<Option<T>> {
+        let mut found = None;
+        self.ask(id, StateFlags::all(), NLM_F_REQUEST)?;
+        let answer = self.answer(&mut |response| {
+            found = Some(read(response)?);
+            Ok(())
+        });
+        match answer {
+            Ok(_) => Ok(found),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
     }
 
-    fn ask(&self, socket_id: SocketId, flags: u16) -> std::io::Result<()> {
+    fn ask(&self, socket_id: SocketId, states: StateFlags, flags: u16) -> std::io::Result<()> {
         let mut header = NetlinkHeader::default();
         header.flags = flags;
         let request = InetRequest {
             family: if socket_id.source_address.is_ipv4() { AF_INET } else { AF_INET6 },
             protocol: IPPROTO_TCP,
             extensions: ExtensionFlags::INFO,
-            states: StateFlags::ESTABLISHED,
+            states,
             socket_id,
         };
         let mut question = NetlinkMessage::new(header, SockDiagMessage::InetRequest(request).into());
@@ -169,18 +229,13 @@ impl Asking {
     }
 
     /// One part of the kernel's answer; false at its end.
-    fn answer(&self, found: &mut Vec<Connection>) -> std::io::Result<bool> {
+    fn answer(&self, take: &mut dyn FnMut(&InetResponse) -> std::io::Result<()>) -> std::io::Result<bool> {
         let (bytes, _) = self.0.recv_from_full()?;
         let mut rest = bytes.as_slice();
         while !rest.is_empty() {
             let message = NetlinkMessage::<SockDiagMessage>::deserialize(rest).map_err(std::io::Error::other)?;
             match message.payload {
-                // One by itself is told in any state, and has no times once it is closed.
-                NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response))
-                    if response.header.state == TCP_ESTABLISHED =>
-                {
-                    found.push(connection(&response)?);
-                }
+                NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => take(&response)?,
                 // A kernel that cannot list connections says so here.
                 NetlinkPayload::Done(end) if end.code == 0 => return Ok(false),
                 NetlinkPayload::Done(end) => return Err(std::io::Error::from_raw_os_error(end.code.saturating_abs())),
@@ -301,6 +356,37 @@ mod tests {
                 assert!(Instant::now() < end, "it is gone");
             }
             drop(other);
+        }
+    }
+
+    #[test]
+    fn a_connection_is_over_when_nothing_is_left_of_it() {
+        for address in ["127.0.0.2:0", "[::]:0"] {
+            let listener = TcpListener::bind(address).unwrap();
+            let own = SocketAddr::from(([127, 0, 0, 2], listener.local_addr().unwrap().port()));
+            let client = std::thread::spawn(move || {
+                // From 127.0.0.1, which is outside.
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                let connect = async {
+                    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+                    socket.bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+                    socket.connect(own).await.unwrap().into_std().unwrap()
+                };
+                runtime.block_on(connect)
+            });
+            let mut client = client.join().unwrap();
+            let server = listener.accept().unwrap().0;
+            let there = all(own).unwrap();
+            let this = there.get(&client.local_addr().unwrap()).unwrap();
+            assert_eq!(is_over(this), Ok(false));
+            // Reset, with something unread; whoever still listens is no connection.
+            client.write_all(b"?").unwrap();
+            let end = Instant::now() + Duration::from_secs(20);
+            while established(own.port()).unwrap().iter().any(|it| it.queued == 0 && it.local == own.ip()) {
+                assert!(Instant::now() < end, "what was sent has come");
+            }
+            drop(server);
+            assert_eq!((is_over(this), all(own).unwrap().len()), (Ok(true), 0));
         }
     }
 

@@ -2,9 +2,11 @@
 //! or when another peer is ready; without it the rule's elements time out, and with an owner the whole table goes away with the process.
 
 use super::command::{Deadline, PATH, ToolError, ask};
+use super::conntrack::Over;
 use super::nft::Target;
 use super::probe::Probe;
 use crate::output;
+use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
 use std::process::Stdio;
 use std::time::Duration;
@@ -18,6 +20,8 @@ use tokio::time::Instant;
 const REFRESH: Duration = Duration::from_secs(5);
 /// How often peers are asked: to one that has died new connections go until then.
 const ASK: Duration = Duration::from_secs(1);
+/// How often what is over is forgotten.
+const FORGET: Duration = Duration::from_millis(100);
 /// How long a first peer may take to be ready.
 const FIRST_PEER: Duration = Duration::from_secs(30);
 
@@ -72,7 +76,14 @@ impl HandOver {
             match in_force(&target, deadline).await {
                 Ok(()) => {
                     let (stop, stopped) = oneshot::channel();
-                    let keeper = tokio::spawn(keep(nft, target, peers, ready, probe, stopped));
+                    let forgetting = forget(target.local);
+                    let keeping = keep(nft, target, peers, ready, probe, stopped);
+                    let keeper = tokio::spawn(async {
+                        tokio::select! {
+                            () = keeping => {}
+                            never = forgetting => match never {},
+                        }
+                    });
                     return Ok(Self { relies_on, stop, keeper });
                 }
                 Err(error) => {
@@ -144,6 +155,23 @@ async fn in_force(target: &Target, deadline: Deadline) -> Result<(), String> {
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
+}
+
+/// Has connections from outside forgotten once they are over; never ends. Only a help: what keeps it from that is told.
+async fn forget(own: SocketAddr) -> Infallible {
+    let forgotten = async {
+        let mut over = Over::new(own)?;
+        loop {
+            tokio::time::sleep(FORGET).await;
+            over.forget()?;
+        }
+    };
+    let ended: Result<Infallible, String> = forgotten.await;
+    let Err(why) = ended;
+    output::progress(&format!(
+        "hand-over: for 10 s after the apiserver has reset a connection, a new one from the same port is not handed over: {why}"
+    ));
+    std::future::pending().await
 }
 
 /// Refreshes until told to stop. When nft is gone the rule is too, or will be in seconds: fail open.

@@ -11,6 +11,7 @@ use lab::api::{Api, Spec};
 use lab::process::{Process, until};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use std::fs::{File, read_link, read_to_string, write};
+use std::io::Write;
 use std::ops::ControlFlow;
 use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
@@ -162,20 +163,39 @@ impl Node {
         (target, vec![self.api.address(2).into()], Probe::new(self.root.path()))
     }
 
-    /// Told by the certificate, as the address that was asked is the node's own in any case.
-    fn answer(&self) -> Answer {
+    /// Does something in the client's network.
+    fn outside<T: Send>(&self, act: impl FnOnce(&tokio::runtime::Runtime) -> T + Send) -> T {
         let space = File::open(format!("/proc/{}/ns/net", self.client.pid().unwrap())).unwrap();
-        let (kubeconfig, own, peer) = (self.api.kubeconfig().unwrap(), self.own(), self.api.address(2));
-        let ask = || {
+        let act = || {
             // This thread only.
             move_into_link_name_space(space.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            act(&tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap())
+        };
+        std::thread::scope(|scope| scope.spawn(act).join().unwrap())
+    }
+
+    /// A new connection of the client from this port.
+    fn connect(&self, port: u16) -> std::io::Result<std::net::TcpStream> {
+        let own = self.own();
+        self.outside(|runtime| {
+            runtime.block_on(async {
+                let socket = tokio::net::TcpSocket::new_v4()?;
+                socket.bind(SocketAddr::from(([10, 9, 0, 2], port)))?;
+                socket.connect(own).await?.into_std()
+            })
+        })
+    }
+
+    /// Told by the certificate, as the address that was asked is the node's own in any case.
+    fn answer(&self) -> Answer {
+        let (kubeconfig, own, peer) = (self.api.kubeconfig().unwrap(), self.own(), self.api.address(2));
+        let said = self.outside(|runtime| {
             runtime.block_on(async {
                 let access = Access::from_file(kubeconfig, "default").await.unwrap();
                 certificate(&access, &own.to_string(), ANSWER).await
             })
-        };
-        match std::thread::scope(|scope| scope.spawn(ask).join().unwrap()) {
+        });
+        match said {
             Ok(_) => Answer::Own,
             Err(why) if why.contains("not valid for name") && why.contains(&format!("({peer})")) => Answer::Peer,
             Err(why) => Answer::Nobody(why),
@@ -217,6 +237,7 @@ fn inside(runtime: &tokio::runtime::Runtime) {
     let node = Node::start();
     assert_eq!(node.answer(), Answer::Own);
     held_by_an_owner(&node, runtime);
+    from_the_port_of_one_that_was_reset(&node);
     without_a_peer(&node, runtime);
     without_owners(&node);
     // Whoever has no nft goes without.
@@ -262,6 +283,37 @@ fn held_by_an_owner(node: &Node, runtime: &tokio::runtime::Runtime) {
     node.wait("the rule is refreshed", &Answer::Peer);
     assert!(holder.stop(PATIENCE).unwrap().success());
     assert_eq!((tables().as_str(), node.answer()), ("", Answer::Own));
+}
+
+/// The kernel would send the next connection from the port of one that the apiserver has reset where that one went.
+fn from_the_port_of_one_that_was_reset(node: &Node) {
+    const PORT: u16 = 30_000;
+    // As on any node, connections are tracked before there is a hand-over; that one was reset is not forgotten by itself here.
+    sh("nft 'add table ip tracked; add chain ip tracked seen { type filter hook input priority 0; }; add rule ip tracked seen ct state new'
+        echo 100000 >/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_close");
+    let tracked = |wanted: &str| {
+        let all = read_to_string("/proc/thread-self/net/nf_conntrack")?;
+        let this = all.lines().find(|line| line.contains(&format!("sport={PORT} "))).unwrap_or("nothing");
+        let as_wanted = this.contains(wanted);
+        Ok(if as_wanted { ControlFlow::Break(()) } else { ControlFlow::Continue(anyhow::anyhow!("{this}")) })
+    };
+    let mut client = node.connect(PORT).unwrap();
+    // What it sends is not read, so it is not sent away; and an apiserver that is killed so resets the connection: no end goes before.
+    let own = node.api.apiserver(1).unwrap();
+    own.pause().unwrap();
+    client.write_all(b"?").unwrap();
+    let holder = node.holder("owner and timeout");
+    holder.pause().unwrap();
+    own.kill().unwrap();
+    until("the connection is reset", PATIENCE, || tracked("CLOSE")).unwrap();
+    drop(client);
+    holder.resume().unwrap();
+    until("the connection is forgotten", PATIENCE, || tracked("nothing")).unwrap();
+    drop(node.connect(PORT).expect("the peer takes a new connection from its port"));
+    own.start().unwrap();
+    assert!(holder.stop(PATIENCE).unwrap().success());
+    sh("nft delete table ip tracked");
+    node.wait("its own apiserver is back", &Answer::Own);
 }
 
 fn without_a_peer(node: &Node, runtime: &tokio::runtime::Runtime) {
