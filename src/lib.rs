@@ -51,7 +51,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitStatus> {
         Command::Explain(explain) => explain::run(global, explain),
         Command::Node(node) => node::main(&node.command, clock).await,
         Command::Plan(plan) => upgrade::show::run(global, plan.to, clock).await,
-        Command::Upgrade(upgrade) => upgrade::follow::run(global, upgrade.to, clock).await,
+        Command::Upgrade(upgrade) => upgrade::follow::run(global, upgrade, clock).await,
         Command::Reconcile(reconcile) => reconcile::run(global, reconcile, clock).await,
         Command::Sentinel(one) => sentinel::run(global, one, clock).await,
         Command::Step(step) => upgrade::step::run(global, step, clock).await,

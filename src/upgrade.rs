@@ -6,6 +6,7 @@ pub mod disrupt;
 pub mod fleet;
 pub mod follow;
 pub mod kubeadm_config;
+pub mod lifted;
 pub mod live;
 pub(crate) mod passing;
 pub mod plan;

@@ -190,7 +190,7 @@ pub(crate) fn time(text: &str) -> Result<Duration, String> {
 }
 
 /// A code of the catalogue, whole or its number alone, that may be lifted.
-fn liftable(text: &str) -> Result<Code, String> {
+pub(super) fn liftable(text: &str) -> Result<Code, String> {
     let known = Code::ALL.iter().find(|code| code.as_str() == text || code.as_str().split('-').next() == Some(text));
     match known {
         Some(code) if code.liftable() => Ok(*code),

@@ -103,32 +103,6 @@ pub(super) fn count(own: SocketAddr) -> Result<usize, String> {
     Ok(outside(own)?.len())
 }
 
-/// The connections from outside, whatever has become of them, by their other ends.
-pub(super) fn all(own: SocketAddr) -> Result<BTreeMap<SocketAddr, SocketId>, String> {
-    let mut found = BTreeMap::new();
-    let list = |asking: Asking| {
-        asking.list(own.port(), &(StateFlags::all() - StateFlags::LISTEN), |response| {
-            let id = &response.header.socket_id;
-            let (local, remote) = (id.source_address.to_canonical(), id.destination_address.to_canonical());
-            if is_outside(own, local, remote) {
-                found.insert(SocketAddr::new(remote, id.destination_port), id.clone());
-            }
-            Ok(())
-        })
-    };
-    Asking::new().and_then(list).map_err(|error| cannot_list(&error))?;
-    Ok(found)
-}
-
-/// Whether nothing is left of a connection. A list may lack one that is there, when others came and went while it was told.
-pub(super) fn is_over(connection: &SocketId) -> Result<bool, String> {
-    // Whichever socket it has by now.
-    let id = SocketId { cookie: [u8::MAX; 8], ..connection.clone() };
-    let found = Asking::new().and_then(|asking| asking.one(id, |response| Ok(response.header.state)));
-    // Where there is no connection, the kernel tells who listens for one.
-    found.map(|state| state.is_none_or(|state| state == TCP_LISTEN)).map_err(|error| cannot_list(&error))
-}
-
 /// Those that are established.
 fn outside(own: SocketAddr) -> Result<Vec<Connection>, String> {
     let mut found =
@@ -143,25 +117,56 @@ fn is_outside(own: SocketAddr, local: IpAddr, remote: IpAddr) -> bool {
     local == own.ip() && remote != own.ip()
 }
 
-fn cannot_list(error: &std::io::Error) -> String {
+pub(super) fn cannot_list(error: &std::io::Error) -> String {
     format!("the kernel's list of connections: {error}")
 }
 
 /// Asks the kernel for connections.
-struct Asking(Socket);
+pub(super) struct Asking(Socket);
 
 impl Asking {
-    fn new() -> std::io::Result<Self> {
+    pub(super) fn new() -> std::io::Result<Self> {
         let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
         socket.bind_auto()?;
         socket.connect(&netlink_sys::SocketAddr::new(0, 0))?;
         Ok(Self(socket))
     }
 
+    /// The other ends of the connections from outside, whatever has become of them.
+    pub(super) fn all(&self, own: SocketAddr) -> std::io::Result<BTreeSet<SocketAddr>> {
+        let mut found = BTreeSet::new();
+        let any = StateFlags::all() - StateFlags::LISTEN;
+        self.list(own.port(), &any, ExtensionFlags::empty(), |response| {
+            let id = &response.header.socket_id;
+            let (local, remote) = (id.source_address.to_canonical(), id.destination_address.to_canonical());
+            if is_outside(own, local, remote) {
+                found.insert(SocketAddr::new(remote, id.destination_port));
+            }
+            Ok(())
+        })?;
+        Ok(found)
+    }
+
+    /// Whether nothing is left of a connection.
+    pub(super) fn is_over(&self, own: SocketAddr, client: SocketAddr) -> std::io::Result<bool> {
+        let id = SocketId {
+            source_address: own.ip(),
+            source_port: own.port(),
+            destination_address: client.ip(),
+            destination_port: client.port(),
+            interface_id: 0,
+            // Whichever socket it has.
+            cookie: [u8::MAX; 8],
+        };
+        let found = self.one(id, ExtensionFlags::empty(), |response| Ok(response.header.state))?;
+        // Where there is no connection, the kernel tells who listens for one.
+        Ok(found.is_none_or(|state| state == TCP_LISTEN))
+    }
+
     /// Those that were made to a port of this machine.
     fn established(&self, port: u16) -> std::io::Result<Vec<Connection>> {
         let mut found = Vec::new();
-        self.list(port, &StateFlags::ESTABLISHED, |response| {
+        self.list(port, &StateFlags::ESTABLISHED, ExtensionFlags::INFO, |response| {
             found.push(connection(response)?);
             Ok(())
         })?;
@@ -173,13 +178,14 @@ impl Asking {
         &self,
         port: u16,
         states: &StateFlags,
+        extensions: ExtensionFlags,
         mut take: impl FnMut(&InetResponse) -> std::io::Result<()>,
     ) -> std::io::Result<()> {
         // Not every kernel looks at the port that was asked for.
         let mut take = |it: &InetResponse| if it.header.socket_id.source_port == port { take(it) } else { Ok(()) };
         for mut of_family in [SocketId::new_v4(), SocketId::new_v6()] {
             of_family.source_port = port;
-            self.ask(of_family, states.clone(), NLM_F_REQUEST | NLM_F_DUMP)?;
+            self.ask(of_family, states.clone(), extensions.clone(), NLM_F_REQUEST | NLM_F_DUMP)?;
             while self.answer(&mut take)? {}
         }
         Ok(())
@@ -189,17 +195,18 @@ impl Asking {
     fn again(&self, known: &Connection) -> std::io::Result<Option<Connection>> {
         // One by itself is told in any state, and has no times once it is closed.
         let established = |it: &InetResponse| (it.header.state == TCP_ESTABLISHED).then(|| connection(it)).transpose();
-        Ok(self.one(known.id.clone(), established)?.flatten())
+        Ok(self.one(known.id.clone(), ExtensionFlags::INFO, established)?.flatten())
     }
 
     /// What is told of one socket; none when there is none.
     fn one<T>(
         &self,
         id: SocketId,
+        extensions: ExtensionFlags,
         mut read: impl FnMut(&InetResponse) -> std::io::Result<T>,
     ) -> std::io::Result<Option<T>> {
         let mut found = None;
-        self.ask(id, StateFlags::all(), NLM_F_REQUEST)?;
+        self.ask(id, StateFlags::all(), extensions, NLM_F_REQUEST)?;
         let answer = self.answer(&mut |response| {
             found = Some(read(response)?);
             Ok(())
@@ -211,13 +218,19 @@ impl Asking {
         }
     }
 
-    fn ask(&self, socket_id: SocketId, states: StateFlags, flags: u16) -> std::io::Result<()> {
+    fn ask(
+        &self,
+        socket_id: SocketId,
+        states: StateFlags,
+        extensions: ExtensionFlags,
+        flags: u16,
+    ) -> std::io::Result<()> {
         let mut header = NetlinkHeader::default();
         header.flags = flags;
         let request = InetRequest {
             family: if socket_id.source_address.is_ipv4() { AF_INET } else { AF_INET6 },
             protocol: IPPROTO_TCP,
-            extensions: ExtensionFlags::INFO,
+            extensions,
             states,
             socket_id,
         };
@@ -376,9 +389,9 @@ mod tests {
             });
             let mut client = client.join().unwrap();
             let server = listener.accept().unwrap().0;
-            let there = all(own).unwrap();
-            let this = there.get(&client.local_addr().unwrap()).unwrap();
-            assert_eq!(is_over(this), Ok(false));
+            let (asking, this) = (Asking::new().unwrap(), client.local_addr().unwrap());
+            assert_eq!(asking.all(own).unwrap(), BTreeSet::from([this]));
+            assert!(!asking.is_over(own, this).unwrap());
             // Reset, with something unread; whoever still listens is no connection.
             client.write_all(b"?").unwrap();
             let end = Instant::now() + Duration::from_secs(20);
@@ -386,7 +399,7 @@ mod tests {
                 assert!(Instant::now() < end, "what was sent has come");
             }
             drop(server);
-            assert_eq!((is_over(this), all(own).unwrap().len()), (Ok(true), 0));
+            assert!(asking.is_over(own, this).unwrap() && asking.all(own).unwrap().is_empty());
         }
     }
 

@@ -1,16 +1,15 @@
-//! What the kernel still knows of connections that are over. It goes on for ten seconds to send what comes from the port of one that the
-//! apiserver has reset where that one went, past every rule, and so a new connection from there: only after an orderly end, or a reset by
-//! the client, does it begin anew (`nf_conntrack_tcp_packet`; seen on Linux 6.18). While new connections are to go elsewhere such a connection
-//! would be refused. So what is over is forgotten.
+//! What the kernel still knows of connections that are over. It goes on to send what comes from the port of one that the apiserver has reset
+//! where that one went, past every NAT rule, and so a new connection from there, until nothing has come from that port for ten seconds; only after
+//! an orderly end, or a reset by the client, does it begin anew (`nf_conntrack_tcp_packet`; seen on Linux 6.18). While new connections are to
+//! go elsewhere such a connection would be refused. So what is over is forgotten.
 
-use super::connections;
-use netlink_packet_core::{NLM_F_ACK, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use super::connections::{Asking, cannot_list};
+use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use netlink_packet_netfilter::conntrack::{ConntrackAttribute, ConntrackMessage, IPTuple, ProtoTuple, Protocol, Tuple};
-use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterProtoFamily};
-use netlink_packet_sock_diag::inet::SocketId;
+use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily};
 use netlink_sys::Socket;
 use netlink_sys::protocols::NETLINK_NETFILTER;
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
 
@@ -18,30 +17,63 @@ use std::net::SocketAddr;
 pub(super) struct Over {
     own: SocketAddr,
     tracking: Socket,
-    there: BTreeMap<SocketAddr, SocketId>,
+    /// Their other ends.
+    there: BTreeSet<SocketAddr>,
 }
 
 impl Over {
-    /// Those that are there now; what is over before is not known.
+    /// Those that are there now, and those of which only the memory is left: one walk over all that the kernel tracks, which may be a hundred
+    /// thousand entries.
     pub(super) fn new(own: SocketAddr) -> Result<Self, String> {
         let tracking = Socket::new(NETLINK_NETFILTER).and_then(|mut socket| {
             socket.bind_auto()?;
             socket.connect(&netlink_sys::SocketAddr::new(0, 0))?;
             Ok(socket)
         });
-        Ok(Self { own, tracking: tracking.map_err(|error| wrong(&error))?, there: connections::all(own)? })
+        let mut over = Self { own, tracking: tracking.map_err(|error| wrong(&error))?, there: BTreeSet::new() };
+        over.there = over.tracked().map_err(|error| wrong(&error))?;
+        Ok(over)
     }
 
     /// Forgets those that are over since the last look.
     pub(super) fn forget(&mut self) -> Result<(), String> {
-        let now = connections::all(self.own)?;
-        for (client, connection) in &self.there {
-            if !now.contains_key(client) && connections::is_over(connection)? {
-                self.forget_one(*client).map_err(|error| wrong(&error))?;
+        let asking = Asking::new().map_err(|error| cannot_list(&error))?;
+        let mut now = asking.all(self.own).map_err(|error| cannot_list(&error))?;
+        for client in self.there.difference(&now).copied().collect::<Vec<_>>() {
+            // A list may lack one that is there, when others came and went while it was told.
+            if asking.is_over(self.own, client).map_err(|error| cannot_list(&error))? {
+                self.forget_one(client).map_err(|error| wrong(&error))?;
+            } else {
+                now.insert(client);
             }
         }
         self.there = now;
         Ok(())
+    }
+
+    /// The other ends of all that is tracked to the apiserver, whatever has become of it.
+    fn tracked(&self) -> io::Result<BTreeSet<SocketAddr>> {
+        let mut found = BTreeSet::new();
+        self.say(ConntrackMessage::Get(Vec::new()), NLM_F_DUMP)?;
+        loop {
+            let (bytes, _) = self.tracking.recv_from_full()?;
+            let mut rest = bytes.as_slice();
+            while !rest.is_empty() {
+                let message = NetlinkMessage::<NetfilterMessage>::deserialize(rest).map_err(io::Error::other)?;
+                match message.payload {
+                    NetlinkPayload::InnerMessage(NetfilterMessage {
+                        inner: NetfilterMessageInner::Conntrack(ConntrackMessage::New(attributes)),
+                        ..
+                    }) => found.extend(client(self.own, &attributes)),
+                    NetlinkPayload::Done(end) if end.code == 0 => return Ok(found),
+                    NetlinkPayload::Done(end) => return Err(io::Error::from_raw_os_error(end.code.saturating_abs())),
+                    NetlinkPayload::Error(error) => return Err(error.to_io()),
+                    _ => {}
+                }
+                let length = (message.header.length as usize).next_multiple_of(4);
+                rest = rest.get(length.max(4)..).unwrap_or_default();
+            }
+        }
     }
 
     /// Named by the addresses of what the apiserver sends on it, as its socket has them.
@@ -53,15 +85,7 @@ impl Over {
             ProtoTuple::DestinationPort(client.port()),
         ];
         let answers = ConntrackAttribute::CtaTupleReply(vec![Tuple::Ip(addresses), Tuple::Proto(ports)]);
-        let family = if client.is_ipv4() { NetfilterProtoFamily::IPv4 } else { NetfilterProtoFamily::IPv6 };
-        let delete = NetfilterMessage::new(NetfilterHeader::new(family, 0, 0), ConntrackMessage::Delete(vec![answers]));
-        let mut header = NetlinkHeader::default();
-        header.flags = NLM_F_REQUEST | NLM_F_ACK;
-        let mut order = NetlinkMessage::new(header, delete.into());
-        order.finalize();
-        let mut bytes = vec![0; order.buffer_len()];
-        order.serialize(&mut bytes);
-        self.tracking.send(&bytes, 0)?;
+        self.say(ConntrackMessage::Delete(vec![answers]), NLM_F_ACK)?;
         let (bytes, _) = self.tracking.recv_from_full()?;
         let said = NetlinkMessage::<NetfilterMessage>::deserialize(&bytes).map_err(io::Error::other)?;
         match said.payload {
@@ -72,8 +96,79 @@ impl Over {
             other => Err(io::Error::other(format!("an answer that is not understood: {other:?}"))),
         }
     }
+
+    fn say(&self, what: ConntrackMessage, flags: u16) -> io::Result<()> {
+        let family = if self.own.is_ipv4() { NetfilterProtoFamily::IPv4 } else { NetfilterProtoFamily::IPv6 };
+        let mut header = NetlinkHeader::default();
+        header.flags = NLM_F_REQUEST | flags;
+        let mut order =
+            NetlinkMessage::new(header, NetfilterMessage::new(NetfilterHeader::new(family, 0, 0), what).into());
+        order.finalize();
+        let mut bytes = vec![0; order.buffer_len()];
+        order.serialize(&mut bytes);
+        self.tracking.send(&bytes, 0).map(drop)
+    }
+}
+
+/// The other end of an entry in which it is the apiserver at `own` that answers; none of any other entry.
+fn client(own: SocketAddr, entry: &[ConntrackAttribute]) -> Option<SocketAddr> {
+    let answers =
+        entry.iter().find_map(|it| if let ConntrackAttribute::CtaTupleReply(it) = it { Some(it) } else { None })?;
+    let (mut from, mut to, mut tcp) = ((None, None), (None, None), false);
+    for part in answers {
+        match part {
+            Tuple::Ip(addresses) => addresses.iter().for_each(|it| match it {
+                IPTuple::SourceAddress(address) => from.0 = Some(*address),
+                IPTuple::DestinationAddress(address) => to.0 = Some(*address),
+                _ => {}
+            }),
+            Tuple::Proto(ports) => ports.iter().for_each(|it| match it {
+                ProtoTuple::Protocol(protocol) => tcp = *protocol == Protocol::Tcp,
+                ProtoTuple::SourcePort(port) => from.1 = Some(*port),
+                ProtoTuple::DestinationPort(port) => to.1 = Some(*port),
+                _ => {}
+            }),
+            _ => {}
+        }
+    }
+    let of_own = tcp && from == (Some(own.ip()), Some(own.port()));
+    (of_own && to.0 != Some(own.ip())).then_some(())?;
+    Some(SocketAddr::new(to.0?, to.1?))
 }
 
 fn wrong(error: &io::Error) -> String {
     format!("the kernel's connection tracking: {error}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::IpAddr;
+
+    #[test]
+    fn only_an_entry_in_which_the_apiserver_answers_is_one_of_its_connections() {
+        let own = SocketAddr::from(([10, 10, 0, 11], 6443));
+        let entry = |from: [u8; 4], port, to: [u8; 4], protocol| {
+            let (from, to) = (IpAddr::from(from), IpAddr::from(to));
+            let tuple = |from, from_port, to, to_port| {
+                let addresses = vec![IPTuple::SourceAddress(from), IPTuple::DestinationAddress(to)];
+                let ports = [ProtoTuple::SourcePort(from_port), ProtoTuple::DestinationPort(to_port)];
+                vec![
+                    Tuple::Ip(addresses),
+                    Tuple::Proto([ProtoTuple::Protocol(protocol)].into_iter().chain(ports).collect()),
+                ]
+            };
+            // What was asked for may have been the Service's address.
+            let asked = tuple(to, 40_000, IpAddr::from([10, 96, 0, 1]), 443);
+            let answers = tuple(from, port, to, 40_000);
+            client(own, &[ConntrackAttribute::CtaTupleOrig(asked), ConntrackAttribute::CtaTupleReply(answers)])
+        };
+        let pod = [10, 244, 0, 7];
+        assert_eq!(entry([10, 10, 0, 11], 6443, pod, Protocol::Tcp), Some(SocketAddr::from((pod, 40_000))));
+        assert_eq!(entry([10, 10, 0, 12], 6443, pod, Protocol::Tcp), None, "handed over: a peer answers");
+        assert_eq!(entry([10, 10, 0, 11], 2379, pod, Protocol::Tcp), None, "etcd's");
+        assert_eq!(entry([10, 10, 0, 11], 6443, pod, Protocol::Udp), None);
+        assert_eq!(entry([10, 10, 0, 11], 6443, [10, 10, 0, 11], Protocol::Tcp), None, "the node's own");
+        assert_eq!(client(own, &[]), None);
+    }
 }

@@ -22,6 +22,8 @@ const REFRESH: Duration = Duration::from_secs(5);
 const ASK: Duration = Duration::from_secs(1);
 /// How often what is over is forgotten.
 const FORGET: Duration = Duration::from_millis(100);
+/// How soon that is tried again when it failed.
+const FORGET_AGAIN: Duration = Duration::from_secs(2);
 /// How long a first peer may take to be ready.
 const FIRST_PEER: Duration = Duration::from_secs(30);
 
@@ -157,21 +159,28 @@ async fn in_force(target: &Target, deadline: Deadline) -> Result<(), String> {
     }
 }
 
-/// Has connections from outside forgotten once they are over; never ends. Only a help: what keeps it from that is told.
+/// Has connections from outside forgotten once they are over; never ends. Only a help: what keeps it from that is told once, and tried again.
 async fn forget(own: SocketAddr) -> Infallible {
-    let forgotten = async {
-        let mut over = Over::new(own)?;
-        loop {
-            tokio::time::sleep(FORGET).await;
-            over.forget()?;
+    let mut told = false;
+    loop {
+        let Err(why) = forget_until_wrong(own).await;
+        if !told {
+            output::progress(&format!(
+                "hand-over: a new connection from the port of one that the apiserver has reset may be refused: {why}"
+            ));
+            told = true;
         }
-    };
-    let ended: Result<Infallible, String> = forgotten.await;
-    let Err(why) = ended;
-    output::progress(&format!(
-        "hand-over: for 10 s after the apiserver has reset a connection, a new one from the same port is not handed over: {why}"
-    ));
-    std::future::pending().await
+        tokio::time::sleep(FORGET_AGAIN).await;
+    }
+}
+
+async fn forget_until_wrong(own: SocketAddr) -> Result<Infallible, String> {
+    let walked = tokio::task::spawn_blocking(move || Over::new(own)).await;
+    let mut over = walked.map_err(|error| error.to_string())??;
+    loop {
+        over.forget()?;
+        tokio::time::sleep(FORGET).await;
+    }
 }
 
 /// Refreshes until told to stop. When nft is gone the rule is too, or will be in seconds: fail open.

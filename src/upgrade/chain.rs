@@ -18,7 +18,7 @@ use crate::upgrade::record::{ChainRecord, Stored};
 use crate::version::Version;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
-use quorum_safety::{Disruption, Fact, Mine, NodeName, Reason, Record, Verdict};
+use quorum_safety::{Disruption, Fact, Mine, NodeName, Policy, Reason, Record, Verdict};
 use std::time::Duration;
 
 /// How long the kubelet may take to report this pod's own container.
@@ -106,13 +106,21 @@ impl<'a> Chain<'a> {
         seen
     }
 
+    /// What is judged against now: the configuration's, without the checks that are lifted for this upgrade.
+    ///
+    /// # Errors
+    /// When the record cannot be read.
+    pub async fn policy(&self) -> anyhow::Result<Policy> {
+        Ok(self.recorded().await?.policy(self.config.policy(), self.clock.now()))
+    }
+
     /// Judges on what was seen and stores the verdict in the upgrade's record.
     ///
     /// # Errors
-    /// When the verdict cannot be stored: what is not recorded is not done.
+    /// When the record cannot be read, or the verdict not be stored: what is not recorded is not done.
     pub async fn judge(&self, seen: &Seen, wanted: Disruption) -> anyhow::Result<Verdict> {
         let (observation, in_flight) = (seen.observation.clone(), seen.in_flight.clone());
-        let (verdict, record) = Record::judged(observation, in_flight, wanted, self.config.policy());
+        let (verdict, record) = Record::judged(observation, in_flight, wanted, self.policy().await?);
         let line = serde_json::to_string(&record)?;
         let client = self.access.live(&[]).await?;
         Stored::update(&client, &self.access.namespace, self.to, Some(&line), |_| {}).await?;

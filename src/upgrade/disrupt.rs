@@ -288,7 +288,7 @@ impl Work<'_, '_> {
             }
             seen = self.chain.look(self.mine().await).await;
         }
-        Ok(self.still_holds(disrupting, &seen).map(|()| seen))
+        Ok(self.still_holds(disrupting, &seen).await?.map(|()| seen))
     }
 
     /// A permit for the target. What passes by itself (nothing refuses, something is unknown or not now) is waited for.
@@ -309,13 +309,14 @@ impl Work<'_, '_> {
         }
     }
 
-    fn still_holds(&self, disrupting: &Disrupting, seen: &Seen) -> Result<(), End> {
+    async fn still_holds(&self, disrupting: &Disrupting, seen: &Seen) -> anyhow::Result<Result<(), End>> {
         if let Some(reason) = self.hold.lost_kured(&seen.in_flight) {
-            return Err(not_permitted(format!("{} must not go down any more", self.node.name), &[reason]));
+            return Ok(Err(not_permitted(format!("{} must not go down any more", self.node.name), &[reason])));
         }
-        disrupting.still_holds(&seen.observation, &seen.in_flight, &self.chain.config.policy()).map_err(|reasons| {
+        let policy = self.chain.policy().await?;
+        Ok(disrupting.still_holds(&seen.observation, &seen.in_flight, &policy).map_err(|reasons| {
             not_permitted(format!("{} must not go down any more", self.node.name), reasons.as_slice())
-        })
+        }))
     }
 
     async fn cordon(&self, _: &Disrupting) -> anyhow::Result<Option<End>> {

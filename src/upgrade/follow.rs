@@ -3,6 +3,7 @@
 
 use crate::access::Access;
 use crate::cli::Global;
+use crate::cli::upgrade::Upgrade;
 use crate::clock::Clock;
 use crate::exit::ExitStatus;
 use crate::job::{self, JobError, Jobs, State};
@@ -10,10 +11,12 @@ use crate::output;
 use crate::place;
 use crate::report::{Outcome, Report};
 use crate::upgrade::chain::{operation, step_request};
+use crate::upgrade::lifted::Lifted;
 use crate::upgrade::live::Live;
+use crate::upgrade::record::{self, Stored};
 use crate::version::Version;
 use k8s_openapi::api::batch::v1::Job;
-use quorum_safety::NodeName;
+use quorum_safety::{Code, NodeName};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -43,8 +46,10 @@ struct Ended {
 ///
 /// # Errors
 /// When the chain could not be started or followed.
-pub async fn run(global: &Global, to: Version, clock: Clock) -> anyhow::Result<ExitStatus> {
+pub async fn run(global: &Global, upgrade: &Upgrade, clock: Clock) -> anyhow::Result<ExitStatus> {
+    let to = upgrade.to;
     let access = Access::new(global).await?;
+    lift(&access, upgrade, clock).await?;
     let jobs = Jobs::new(&access, Vec::new());
     let operation = operation(to);
     let began = clock.boottime();
@@ -82,6 +87,18 @@ pub async fn run(global: &Global, to: Version, clock: Clock) -> anyhow::Result<E
         report => report,
     };
     finish(global, to, seconds(), last.step, report)
+}
+
+/// Puts down which checks are lifted, where every step of this upgrade reads it, also of one that runs already.
+async fn lift(access: &Access, upgrade: &Upgrade, clock: Clock) -> anyhow::Result<()> {
+    let Some(because) = upgrade.because.as_ref().filter(|_| !upgrade.lift.is_empty()) else { return Ok(()) };
+    let (at, until) = (clock.now(), clock.now() + upgrade.lifted_for);
+    let lifted = |code: &Code| Lifted { code: *code, because: because.clone(), at, until };
+    let lifted: Vec<Lifted> = upgrade.lift.iter().map(lifted).collect();
+    let client = access.live(&[]).await?;
+    Stored::update(&client, &access.namespace, upgrade.to, None, |record| record.lift(&lifted)).await?;
+    lifted.iter().for_each(|it| output::progress(&format!("{it}; recorded in ConfigMap {}", record::name(upgrade.to))));
+    Ok(())
 }
 
 /// The last step and what it said.

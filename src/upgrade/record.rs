@@ -2,6 +2,7 @@
 //! upgrade is the live fleet; this holds only what the fleet does not show.
 
 use crate::node::Versions;
+use crate::upgrade::lifted::Lifted;
 use crate::upgrade::timeline::Part;
 use crate::version::Version;
 use k8s_openapi::api::core::v1::ConfigMap;
@@ -35,6 +36,8 @@ pub struct ChainRecord {
     pub seconds: BTreeMap<NodeName, u64>,
     /// What of them went where, by node: of the step that finished it.
     pub parts: BTreeMap<NodeName, Vec<Part>>,
+    /// Single checks that somebody has lifted for this upgrade, also those whose time is over.
+    pub lifted: Vec<Lifted>,
 }
 
 impl ChainRecord {

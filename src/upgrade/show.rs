@@ -4,7 +4,6 @@
 use crate::access::Access;
 use crate::cli::Global;
 use crate::clock::Clock;
-use crate::config::Config;
 use crate::drain;
 use crate::exit::ExitStatus;
 use crate::observe::cluster;
@@ -18,7 +17,7 @@ use crate::upgrade::kubeadm_config::ClusterConfiguration;
 use crate::upgrade::plan::{Mode, NodePlan, Plan};
 use crate::upgrade::record::{self, Measured, Stored};
 use crate::version::Version;
-use quorum_safety::{Code, Disruption, Mine, NodeName, Reason, Record};
+use quorum_safety::{Code, Disruption, Mine, NodeName, Policy, Reason, Record};
 use serde::Serialize;
 use std::time::Duration;
 
@@ -121,7 +120,7 @@ pub async fn run(global: &Global, to: Version, clock: Clock) -> anyhow::Result<E
     let age = published.map(|seen| clock.unix().0.saturating_sub(seen.observation.taken_at.0));
     let mut reasons: Vec<Reason> = stopped.into_iter().collect();
     if let Some(first) = plan.steps.first() {
-        reasons.extend(first_may_go(&now, first, age, &config));
+        reasons.extend(first_may_go(&now, first, age, record.policy(config.policy(), clock.now())));
     }
     let measured = record::measured(&client, &access.namespace).await.unwrap_or_else(|error| {
         output::progress(&format!("how long earlier upgrades took is not known: {error}"));
@@ -145,7 +144,7 @@ pub async fn run(global: &Global, to: Version, clock: Clock) -> anyhow::Result<E
 
 /// Why the first node may not go now. What is half done is judged by the step that adopts it. An old observation of etcd says nothing of
 /// now, and is unknown.
-fn first_may_go(now: &Seen, first: &NodePlan, age: Option<i64>, config: &Config) -> Vec<Reason> {
+fn first_may_go(now: &Seen, first: &NodePlan, age: Option<i64>, policy: Policy) -> Vec<Reason> {
     if first.begun {
         return Vec::new();
     }
@@ -157,7 +156,7 @@ fn first_may_go(now: &Seen, first: &NodePlan, age: Option<i64>, config: &Config)
         }
         Some(_) => {
             let wanted = Disruption::Upgrade(first.node.clone());
-            let judged = Record::judged(now.observation.clone(), now.in_flight.clone(), wanted, config.policy());
+            let judged = Record::judged(now.observation.clone(), now.in_flight.clone(), wanted, policy);
             judged.0.reasons().to_vec()
         }
     }

@@ -70,6 +70,7 @@ async fn attempt(
         StepCommand::ControlPlane(order) | StepCommand::Worker(order) => order.finish_only,
         StepCommand::Preflight(_) | StepCommand::Postflight(_) => false,
     };
+    chain.recorded().await?.lifted_now(clock.now()).for_each(|lifted| chain.say(&lifted.to_string()));
     let report = match (chain.same_image().await?, &step.command, &target) {
         (Some(stop), ..) => stop,
         (None, StepCommand::Postflight(_), _) => postflight::run(&chain).await?,

@@ -15,7 +15,8 @@ fn rendered() -> String {
          - *unknown*: something needed could not be read; it counts as a hold.\n\
          - *refusal*: not like this.\n\n\
          The worst class among the reasons decides whether the verdict is Held or Refused. \"May be lifted\" means that an override\n\
-         of that single check is thinkable; `quorate etcd members … --lift CODE --because …` takes one, nothing else yet. \"Seen\" names a test that gets the reason from a real etcd,\n\
+         of that single check is thinkable: `quorate upgrade … --lift CODE --because …` takes one, and so do `quorate etcd members …`\n\
+         and `quorate etcd defrag --cure-nospace`. \"Seen\" names a test that gets the reason from a real etcd,\n\
          apiserver or machine; \"constructed\" says that none does, and what it would take. Constructed cases exist for all of them.\n",
     );
     for code in Code::ALL {

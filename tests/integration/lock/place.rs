@@ -10,7 +10,7 @@ use quorate::drain::{self, Owner};
 use quorate::lock::{CONTROL_PLANE, Claimant, Leases, Taken, take};
 use quorate::quiesce;
 use quorate::upgrade::sub_step::SubStep;
-use quorum_safety::lock::{LeaseView, Timings};
+use quorum_safety::lock::{LeaseView, Step, Timings};
 use quorum_safety::{Fact, NodeName};
 use serde_json::{Value, json};
 use std::io::Write;
@@ -169,13 +169,13 @@ impl Place {
 
     /// Starts a contender as a process of its own: this very program, told to run [`contender`].
     pub(super) fn process(&self, lease: &str, pod: &str, operation: &str, target: &str) -> Result<Contender> {
-        self.process_at(SubStep::Drain, lease, pod, operation, target)
+        self.process_at(&SubStep::Drain.into(), lease, pod, operation, target)
     }
 
     /// The same, which announces this sub-step.
     pub(super) fn process_at(
         &self,
-        step: SubStep,
+        step: &Step,
         lease: &str,
         pod: &str,
         operation: &str,
@@ -185,7 +185,7 @@ impl Place {
             pod,
             json!({
                 "kubeconfig": self.api.kubeconfig()?, "namespace": self.namespace, "lease": lease, "pod": pod,
-                "operation": operation, "target": self.node(target).0, "step": step.name(),
+                "operation": operation, "target": self.node(target).0, "step": step,
             }),
         )
     }
@@ -204,7 +204,7 @@ impl Place {
             json!({
                 "kubeconfig": self.api.kubeconfig_for(self.namespace, "quorate-step")?, "namespace": self.namespace,
                 "lease": CONTROL_PLANE, "pod": pod, "operation": operation, "target": self.node(target).0,
-                "step": SubStep::Drain.name(), "config": config,
+                "step": Step::from(SubStep::Drain), "config": config,
             }),
         )
     }
@@ -286,13 +286,13 @@ pub(super) async fn contend() -> Result<()> {
     let clock = Clock::system();
     let say = |line: &str| writeln!(std::io::stdout(), "\n{line}");
     let name = text("lease")?;
-    let step = SubStep::named(&text("step")?).context("no such sub-step")?;
+    let step: Step = serde_json::from_value(job["step"].clone())?;
     let guard =
         match take(&leases, &name, &who, Duration::from_secs(2), |_| async { Fact::Unknown("no look".into()) }).await {
             Taken::Got(guard) => *guard,
             Taken::Held(waits) => return Ok(say(&format!("held: {waits:?}"))?),
         };
-    guard.step(step.into()).await?;
+    guard.step(step).await?;
     if let Some(config) = job["config"].as_str() {
         let access = Access::from_file(Path::new(&text("kubeconfig")?), &text("namespace")?).await?;
         let (operation, identity) = (text("operation")?, guard.identity().await);

@@ -133,7 +133,7 @@ async fn r34_a_holder_killed_at_any_sub_step_is_adopted_there_under_either_lease
         for (lease, target) in &leases {
             let pod = format!("{target}-{round}");
             place.pod_on("cp1", &pod)?;
-            holders.push((lease, target, place.process_at(sub_step, lease, &pod, "upgrade", target)?, pod));
+            holders.push((lease, target, place.process_at(&sub_step.into(), lease, &pod, "upgrade", target)?, pod));
         }
         for (lease, target, holder, pod) in holders {
             holder.says("got")?;
@@ -152,6 +152,41 @@ async fn r34_a_holder_killed_at_any_sub_step_is_adopted_there_under_either_lease
                 _ => Some((name, true)),
             };
             assert_eq!(adopted, wanted, "{lease}");
+            guard.release().await?;
+        }
+    }
+    Ok(())
+}
+
+/// The other operations under the Lease: each of their sub-steps is found as it was announced, by the same operation and by no other.
+#[tokio::test]
+async fn r34_a_holder_of_any_operation_killed_at_any_sub_step_is_adopted_there() -> Result<()> {
+    let place = Place::with_pods("operations", ["cp1", "cp3"])?;
+    let members = ["remove", "add", "promote", "move-leader"].map(Step::touching);
+    let defragment = [Step::looking("move-leader"), Step::touching("defragment")];
+    let reboot = [Step::touching("open in boot 2f0c9c1a"), Step::touching("recover")];
+    let operations: [(&str, &[Step]); 3] = [
+        ("members-replace-8e9e05c52164694d", &members),
+        ("defragment-8e9e05c52164694d", &defragment),
+        ("reboot", &reboot),
+    ];
+    for (operation, steps) in operations {
+        for (number, step) in steps.iter().enumerate() {
+            let pod = format!("{}-{number}", operation.split('-').next().unwrap());
+            place.pod_on("cp1", &pod)?;
+            let holder = place.process_at(step, CONTROL_PLANE, &pod, operation, "cp2")?;
+            holder.says("got")?;
+            holder.process.kill()?;
+            place.pod_ended(&pod)?;
+            if step.touched {
+                let taken = place.take(CONTROL_PLANE, "cp3", "upgrade", "cp2", NOW).await?;
+                let half_done = |wait: &Wait| matches!(wait, Wait::HalfDone { step: name, .. } if *name == step.name);
+                assert!(waits(&taken).iter().any(half_done), "{operation} at {step}: {taken:?}");
+            }
+            let taken = place.take(CONTROL_PLANE, "cp3", operation, "cp2", NOW).await?;
+            let Taken::Got(guard) = taken else { panic!("{operation} at {step}: {taken:?}") };
+            assert_eq!(guard.step_so_far().await, *step, "{operation}");
+            assert_eq!(guard.adopted(), Some(step).filter(|step| step.touched), "{operation}");
             guard.release().await?;
         }
     }

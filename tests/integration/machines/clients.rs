@@ -6,7 +6,7 @@ use super::story::story;
 use lab::prober::{Class, Report};
 use std::process::Stdio;
 
-/// The rates of `make demo`: at a few requests a second the longest gap is little more than the pause between two.
+/// At a few requests a second the longest gap is little more than the pause between two.
 pub(super) const RATES: &str = "--new-rate 15 --kept-rate 15 --http2-rate 10 --write-rate 5 --connections 6";
 
 /// Runs something beside a prober that asks through the balancer, a few times a second, without any retry.

@@ -13,10 +13,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-/// So many writes that some are under way in the milliseconds in which leadership moves.
-const WRITES: &str = "--new-rate 5 --kept-rate 5 --http2-rate 5 --write-rate 100 --connections 6";
+/// So many writes that some are under way in the milliseconds in which leadership moves: a hundred on each apiserver.
+const WRITES: &str = "--new-rate 5 --kept-rate 5 --http2-rate 5 --write-rate 300 --connections 6";
 /// How long a static pod is out.
 const OUT: Duration = Duration::from_secs(25);
+/// How long an apiserver is out from which new connections are handed over, and one from which they are not, to be compared with.
+const LONG_OUT: Duration = Duration::from_secs(60);
 const MANIFESTS: &str = "/etc/kubernetes/manifests";
 /// The node that things are done to.
 const NODE: u8 = 2;
@@ -125,9 +127,13 @@ impl Experiments {
 
     /// Takes a static pod of the node out for a while.
     fn out(&self, component: &str) {
+        self.out_for(component, OUT);
+    }
+
+    fn out_for(&self, component: &str, length: Duration) {
         let script = format!("mv {MANIFESTS}/{component}.yaml /root/");
         self.machine.run_checked(["sh", "-ec", &script]).unwrap();
-        std::thread::sleep(OUT);
+        std::thread::sleep(length);
         self.machine.run_checked(["sh", "-ec", &format!("mv /root/{component}.yaml {MANIFESTS}/")]).unwrap();
         until("the static pod to be back", || {
             let there = self.machine.run(["pgrep", "-x", component]).unwrap().status.success();
@@ -292,9 +298,9 @@ fn experiments_of_zero_downtime() {
         it.balancer(false, str::to_owned);
     }
     if wanted("E5") {
-        it.row("E5 without: its apiserver is out for 25 s", |it| it.out("kube-apiserver"));
+        it.row("E5 without: its apiserver is out for 60 s", |it| it.out_for("kube-apiserver", LONG_OUT));
         let out = it.row("E5: the same, new connections handed over", |it| {
-            it.handed_over(|| it.out("kube-apiserver"));
+            it.handed_over(|| it.out_for("kube-apiserver", LONG_OUT));
         });
         assert_eq!(out.failed(Class::New), Some(0), "{:?}", out.failures);
     }
@@ -317,7 +323,7 @@ fn experiments_of_zero_downtime() {
         assert_eq!(both.failed(Class::New), Some(0), "{:?}", both.failures);
     }
     if wanted("E8") {
-        it.row_at(WRITES, "E8: leadership of etcd moved twenty times, under 100 writes a second", |it| {
+        it.row_at(WRITES, "E8: leadership of etcd moved twenty times, under 300 writes a second", |it| {
             it.move_leader(20)
         });
     }

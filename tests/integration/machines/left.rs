@@ -30,6 +30,9 @@ spec:
           lifecycle: {preStop: {sleep: {seconds: 20}}}
 "#;
 
+const UPGRADE: [&str; 3] = ["upgrade", "--to", TO];
+const RECORD: [&str; 4] = ["configmap", "-n", "quorate", "quorate-upgrade-v1.36.3"];
+
 /// A pass of reconcile, and the step that it started.
 pub(super) struct Pass {
     /// What the pass said.
@@ -47,13 +50,27 @@ pub(super) struct Pass {
 
 /// What was left half done, three times.
 pub(super) struct Left {
-    /// The kill switch during a drain: what the upgrade said, then nodes and Lease.
-    pub(super) stopped: (Said, Value, Value),
+    /// An upgrade that a cordon holds, until that check is lifted; then the kill switch during its drain.
+    pub(super) stopped: Stopped,
     /// A step killed during its drain, with its Job.
     pub(super) undone: Pass,
     /// A Lease under which nothing was changed, of a node that has rebooted since, and kured's lock of an upgrade that is over: what
     /// reconcile said, the Lease and kured's DaemonSet after it, and what it said then.
     pub(super) freed: (Said, Value, Value, Said),
+}
+
+/// An upgrade that is held, let go on, and stopped.
+pub(super) struct Stopped {
+    /// The node that somebody has cordoned: the last of the control plane in the order of the upgrade.
+    cordoned: String,
+    /// Why the upgrade did not begin, by its last verdict before.
+    held: Value,
+    /// What the upgrade that had begun held said, and the one that lifted the check and followed it.
+    said: [Said; 2],
+    /// The upgrade's record, nodes and the Lease then.
+    record: Value,
+    nodes: Value,
+    lease: Value,
 }
 
 pub(super) fn left(stage: &Stage) -> Left {
@@ -82,9 +99,9 @@ fn freed(stage: &Stage) -> (Said, Value, Value, Said) {
 }
 
 /// Runs an upgrade beside something that waits for a node of ours to be cordoned, and gives that node too.
-fn while_draining(stage: &Stage, then: impl FnOnce(&str)) -> (Said, String) {
+fn while_draining<const N: usize>(stage: &Stage, upgrade: [&str; N], then: impl FnOnce(&str)) -> (Said, String) {
     std::thread::scope(|scope| {
-        let upgrade = scope.spawn(|| stage.quorate(["upgrade", "--to", TO]));
+        let upgrade = scope.spawn(move || stage.quorate(upgrade));
         let mut node = String::new();
         until("a node to be cordoned and its drain announced", || {
             let Some(lease) = stage.try_get(["lease", "-n", "quorate", "control-plane-disruption"]) else {
@@ -100,18 +117,40 @@ fn while_draining(stage: &Stage, then: impl FnOnce(&str)) -> (Said, String) {
     })
 }
 
-fn stopped(stage: &Stage) -> (Said, Value, Value) {
+fn stopped(stage: &Stage) -> Stopped {
+    // Who leads etcd goes last, and may lead it since a moment ago.
+    stage.quorate(["status", "--fresh"]);
+    let plan = stage.quorate(["plan", "--to", TO, "-o", "json"]).document();
+    let last = plan["steps"].as_array().unwrap().iter().rfind(|step| step["controlPlane"] == true);
+    let last = last.and_then(|step| step["node"].as_str()).unwrap_or_else(|| panic!("{plan}")).to_owned();
+    stage.kubectl(["cordon", &last]);
     let switch = ["-n", "quorate", "create", "configmap", "quorate-kill-switch", "--from-literal=reason=not today"];
-    let (said, _) = while_draining(stage, |_| drop(stage.kubectl(switch)));
-    let seen = (said, stage.get(["nodes"]), lease(stage));
+    let lifting = ["upgrade", "--to", TO, "--lift", "Q054", "--because", "it stays out", "--for", "10m"];
+    let (held, said) = std::thread::scope(|scope| {
+        let first = scope.spawn(|| stage.quorate(UPGRADE));
+        let mut held = Value::Null;
+        until("a verdict on the upgrade", || {
+            held = stage.try_get(RECORD).and_then(|record| verdict(&record)).unwrap_or_default();
+            if held.is_null() { Err("none".to_owned()) } else { Ok(()) }
+        });
+        let (said, _) = while_draining(stage, lifting, |_| drop(stage.kubectl(switch)));
+        (held, [first.join().unwrap(), said])
+    });
+    let (record, nodes, lease) = (stage.get(RECORD), stage.get(["nodes"]), lease(stage));
     stage.kubectl(["-n", "quorate", "delete", "configmap", "quorate-kill-switch"]);
+    stage.kubectl(["uncordon", &last]);
     stage.whole();
-    seen
+    Stopped { cordoned: last, held, said, record, nodes, lease }
+}
+
+/// The last verdict in an upgrade's record.
+fn verdict(record: &Value) -> Option<Value> {
+    serde_json::from_str(record["data"]["verdicts.jsonl"].as_str()?.lines().last()?).ok()
 }
 
 /// Kills the process of a step that drains, and takes its Job away: nobody tries again by himself.
 fn undone(stage: &Stage) -> Pass {
-    let (_, node) = while_draining(stage, |node| {
+    let (_, node) = while_draining(stage, UPGRADE, |node| {
         let pods = stage.get(["pods", "-n", "quorate", "-l", &format!("quorate.dev/operation=upgrade-{TO}")]);
         let step = items(&pods)
             .iter()
@@ -185,11 +224,39 @@ fn holder(lease: &Value) -> &str {
 
 #[test]
 fn r31_the_kill_switch_during_a_drain_takes_back_what_was_begun() {
-    let (said, nodes, lease) = &story().left.stopped;
-    assert_eq!(said.code, 11, "{said:?}");
-    assert!(said.out.contains("Q075-kill-switch-engaged: not today"), "{said:?}");
-    assert!(said.out.contains("everything is as it was"), "{said:?}");
-    assert_eq!((cordoned(nodes), holder(lease)), (vec![], ""));
+    let Stopped { said, nodes, lease, cordoned: other, .. } = &story().left.stopped;
+    for said in said {
+        assert_eq!(said.code, 11, "{said:?}");
+        assert!(said.out.contains("Q075-kill-switch-engaged: not today"), "{said:?}");
+        assert!(said.out.contains("everything is as it was"), "{said:?}");
+    }
+    assert_eq!((cordoned(nodes), holder(lease)), (vec![other.as_str()], ""));
+}
+
+#[test]
+fn h03_a_cordon_that_holds_an_upgrade_is_lifted_by_name_for_a_while_and_on_record() {
+    let Stopped { cordoned, held, said: [_, said], record, .. } = &story().left.stopped;
+    assert_ne!(held["verdict"]["answer"], "permitted", "{held}");
+    let reasons = held["verdict"]["reasons"].as_array().unwrap();
+    let of_the_cordon = |reason: &Value| {
+        reason["code"] == "Q054-foreign-cordon" && reason["detail"].as_str().is_some_and(|it| it.contains(cordoned))
+    };
+    assert!(reasons.iter().any(of_the_cordon), "{held}");
+    // It was let go on, by what the second command put down.
+    let lifted = verdict(record).unwrap();
+    assert_eq!(
+        (&lifted["verdict"]["answer"], &lifted["policy"]["lifted"]),
+        (&"permitted".into(), &serde_json::json!(["Q054-foreign-cordon"])),
+        "{lifted}"
+    );
+    let state: Value = serde_json::from_str(record["data"]["state.json"].as_str().unwrap()).unwrap();
+    let put_down = &state["lifted"][0];
+    assert_eq!((&put_down["code"], &put_down["because"]), (&"Q054-foreign-cordon".into(), &"it stays out".into()));
+    let text = "Q054-foreign-cordon is lifted until ";
+    assert!(
+        said.err.lines().filter(|line| line.contains(text)).count() >= 2,
+        "the command and a step say so: {said:?}"
+    );
 }
 
 #[test]

@@ -42,6 +42,7 @@ fn upgraded(spec: Spec, prepare: impl FnOnce(&Stage)) -> (Stage, Upgraded) {
     stage.whole();
     let again = stage.quorate(["upgrade", "--to", TO]);
     assert!(again.code == 0 && again.out.contains("nothing to do"), "{again:?}");
+    stage.keep_what_was_asked();
     println!("{:#?}\nfewest voters: {:?}", clients.classes, monitored.fewest_voters());
     (stage, Upgraded { said, clients, monitored })
 }
@@ -65,7 +66,7 @@ impl Upgraded {
 #[ignore = "an upgrade of five control plane nodes: 20 minutes on two cores"]
 fn five_control_plane_nodes_are_upgraded_one_after_the_other() {
     let _alone = machines();
-    let (_stage, upgraded) = upgraded(Spec { control_planes: 5, ..Spec::default() }, |_| ());
+    let (_stage, upgraded) = upgraded(Spec { control_planes: 5, audit: true, ..Spec::default() }, |_| ());
     upgraded.nobody_noticed();
     let mut order = upgraded.order();
     assert_eq!(order.len(), 5, "{order:?}");
@@ -78,7 +79,7 @@ fn five_control_plane_nodes_are_upgraded_one_after_the_other() {
 #[ignore = "an upgrade of its own: 10 minutes"]
 fn another_etcd_is_brought_in_by_the_upgrade() {
     let _alone = machines();
-    let (stage, upgraded) = upgraded(Spec::default(), |stage| {
+    let (stage, upgraded) = upgraded(Spec { audit: true, ..Spec::default() }, |stage| {
         let folder = tempfile::tempdir().unwrap();
         let archive = folder.path().join("etcd.tar");
         let contents = Image::of_binary(&build::etcd(OTHER_ETCD.0).unwrap().join("etcd")).unwrap();
@@ -107,7 +108,8 @@ fn another_etcd_is_brought_in_by_the_upgrade() {
 fn a_minor_version_is_upgraded() {
     let _alone = machines();
     let before: Version = MINOR_BEFORE.parse().unwrap();
-    let spec = Spec { version: before, upgrades_to: vec![TO.parse().unwrap()], workers: 1, ..Spec::default() };
+    let spec =
+        Spec { version: before, upgrades_to: vec![TO.parse().unwrap()], workers: 1, audit: true, ..Spec::default() };
     let (_stage, upgraded) = upgraded(spec, |_| ());
     upgraded.nobody_noticed();
     Lab::down().unwrap();

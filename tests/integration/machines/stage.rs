@@ -210,7 +210,7 @@ impl Stage {
     /// What our service accounts asked, as the apiservers' audit logs have it.
     pub(super) fn asked(&self) -> Vec<Value> {
         let mut asked = Vec::new();
-        for number in 1..=3 {
+        for number in 1..=self.lab.spec().control_planes {
             // A log that grows too long is put aside under another name. The last line may be half written.
             let script = "cat /var/log/kubernetes/audit*.log";
             let log = self.lab.machine(number).unwrap().run(["sh", "-c", script]).unwrap();

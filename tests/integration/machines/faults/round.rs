@@ -88,7 +88,13 @@ pub(super) fn play(
     let _alone = machines();
     let printed: Vec<String> = plan.iter().map(ToString::to_string).collect();
     println!("seed {seed:?}, round {number}, from {from}, gone on by {}: {}", by.name(), printed.join(" "));
-    let stage = stage(Spec { version: from, upgrades_to: vec![TO.parse().unwrap()], workers: 1, ..Spec::default() });
+    let stage = stage(Spec {
+        version: from,
+        upgrades_to: vec![TO.parse().unwrap()],
+        workers: 1,
+        audit: true,
+        ..Spec::default()
+    });
     stage.whole();
     let monitor = Monitor::start(&stage.lab, LEASES).unwrap();
     let going = Going::default();
@@ -108,6 +114,10 @@ pub(super) fn play(
         None => wrong.push(format!("not done after {} runs", runs.len())),
     }
     let account = monitor.stop().unwrap();
+    // What went wrong may have taken a machine away, and with it what was asked there.
+    if wrong.is_empty() {
+        stage.keep_what_was_asked();
+    }
     let hits: Vec<Hit> = struck.iter().flat_map(|one| one.hits.clone()).collect();
     let targets = locked(&going.order).1.clone();
     for breach in rule::breaches(&account, &hits, &targets) {
@@ -318,8 +328,9 @@ fn wait(lasts: Lasts, began: Instant, runs: usize, going: &Going) {
     }
 }
 
-/// Waits until the work on the n-th node is at the boundary, or past it; or on a later node, when it went by unseen. None when the
-/// upgrade is over before. For a kill the work on the host stands still at its boundary until it was struck.
+/// Waits until the work on the n-th node is at the boundary, or past it; or on a later node, when it went by unseen; but never where the
+/// fault would mean nothing. None when the upgrade is over before. For a kill the work on the host stands still at its boundary until it
+/// was struck.
 fn come(stage: &Stage, going: &Going, planned: Planned) -> Option<(Scene, Boundary, Option<AtBoundary>)> {
     loop {
         let order = locked(&going.order).0.clone();
@@ -338,7 +349,8 @@ fn come(stage: &Stage, going: &Going, planned: Planned) -> Option<(Scene, Bounda
                 let stopped = planned.held_on_host().filter(|_| here && held.step == SubStep::NodeStep);
                 let stopped = stopped.and_then(|step| AtBoundary::wait(&stage.machine(&held.target), step));
                 let at = now_at(stage, &held);
-                if !here || at.position() >= planned.at.position() {
+                let fits = planned.fault.fits(at, !control_plane(stage).contains(&held.target));
+                if fits && (!here || at.position() >= planned.at.position()) {
                     return Some((scene(stage, &held), at, stopped));
                 }
             }
