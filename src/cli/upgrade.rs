@@ -67,7 +67,7 @@ mod tests {
             ("quorate upgrade --to v1.36.3 --lift Q054", "--because"),
             ("quorate upgrade --to v1.36.3 --because x", "--lift"),
             ("quorate upgrade --to v1.36.3 --lift Q030 --because x", "nothing lifts Q030"),
-            ("quorate upgrade --to v1.36.3 --lift Q054 --because x --for 2d", "more than a day"),
+            ("quorate upgrade --to v1.36.3 --lift Q054 --because x --for 48h", "more than a day"),
             ("quorate upgrade --to v1.36.3 --lift Q054 --because x --for 0s", "for no time"),
             ("quorate upgrade --to v1.36.3 --lift Q054 --because x --for soon", "15m"),
         ] {

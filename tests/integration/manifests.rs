@@ -34,7 +34,6 @@ fn kubectl() -> PathBuf {
 }
 
 /// The objects of a folder, as kustomize writes them.
-/// The objects that a folder comes to.
 pub(crate) fn build(folder: &str) -> Vec<Value> {
     let output = Command::new(kubectl())
         .args(["kustomize", folder])
@@ -43,11 +42,6 @@ pub(crate) fn build(folder: &str) -> Vec<Value> {
         .expect("kubectl is there: `lab build` makes it");
     assert!(output.status.success(), "{folder}: {}", String::from_utf8_lossy(&output.stderr));
     serde_saphyr::from_multiple(&String::from_utf8(output.stdout).unwrap()).unwrap()
-}
-
-/// The objects of one kind in kustomize/base.
-pub(crate) fn of_base(kind: &str) -> Vec<Value> {
-    build("kustomize/base").into_iter().filter(|object| object["kind"] == kind).collect()
 }
 
 /// An overlay of kustomize/base with one component, in a folder that goes with it; not among those that are shipped, which other tests list.

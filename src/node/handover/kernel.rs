@@ -290,17 +290,17 @@ fn held_by_an_owner(node: &Node, runtime: &tokio::runtime::Runtime) {
 
 /// The kernel would send the next connection from the port of one that the apiserver has reset where that one went.
 fn from_the_port_of_one_that_was_reset(node: &Node) {
-    const PORT: u16 = 30_000;
+    const PORTS: [u16; 2] = [30_000, 30_001];
     // As on any node, connections are tracked before there is a hand-over; that one was reset is not forgotten by itself here.
     sh("nft 'add table ip tracked; add chain ip tracked seen { type filter hook input priority 0; }; add rule ip tracked seen ct state new'
         echo 100000 >/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_close");
-    let tracked = |wanted: &str| {
+    let tracked = |port: u16, wanted: &str| {
         let all = read_to_string("/proc/thread-self/net/nf_conntrack")?;
-        let this = all.lines().find(|line| line.contains(&format!("sport={PORT} "))).unwrap_or("nothing");
+        let this = all.lines().find(|line| line.contains(&format!("sport={port} "))).unwrap_or("nothing");
         let as_wanted = this.contains(wanted);
         Ok(if as_wanted { ControlFlow::Break(()) } else { ControlFlow::Continue(anyhow::anyhow!("{this}")) })
     };
-    let mut client = node.connect(PORT).unwrap();
+    let mut client = node.connect(PORTS[0]).unwrap();
     // What it sends is not read, so it is not sent away; and an apiserver that is killed so resets the connection: no end goes before.
     let own = node.api.apiserver(1).unwrap();
     own.pause().unwrap();
@@ -308,26 +308,26 @@ fn from_the_port_of_one_that_was_reset(node: &Node) {
     let holder = node.holder("owner and timeout");
     holder.pause().unwrap();
     own.kill().unwrap();
-    until("the connection is reset", PATIENCE, || tracked("CLOSE ")).unwrap();
+    until("the connection is reset", PATIENCE, || tracked(PORTS[0], "CLOSE ")).unwrap();
     drop(client);
     holder.resume().unwrap();
-    until("the connection is forgotten", PATIENCE, || tracked("nothing")).unwrap();
+    until("the connection is forgotten", PATIENCE, || tracked(PORTS[0], "nothing")).unwrap();
     node.wait("the rule is refreshed", &Answer::Peer);
-    drop(node.connect(PORT).expect("the peer takes a new connection from its port"));
+    drop(node.connect(PORTS[0]).expect("the peer takes a new connection from its port"));
     own.start().unwrap();
     assert!(holder.stop(PATIENCE).unwrap().success());
     node.wait("its own apiserver is back", &Answer::Own);
 
     // Reset before there was a hand-over.
-    let mut client = node.connect(PORT).unwrap();
+    let mut client = node.connect(PORTS[1]).unwrap();
     own.pause().unwrap();
     client.write_all(b"?").unwrap();
     own.kill().unwrap();
-    until("the connection is reset", PATIENCE, || tracked("CLOSE ")).unwrap();
+    until("the connection is reset", PATIENCE, || tracked(PORTS[1], "CLOSE ")).unwrap();
     drop(client);
     let holder = node.holder("owner and timeout");
-    until("what was reset before is forgotten", PATIENCE, || tracked("nothing")).unwrap();
-    drop(node.connect(PORT).expect("the peer takes a new connection from its port"));
+    until("what was reset before is forgotten", PATIENCE, || tracked(PORTS[1], "nothing")).unwrap();
+    drop(node.connect(PORTS[1]).expect("the peer takes a new connection from its port"));
     own.start().unwrap();
     assert!(holder.stop(PATIENCE).unwrap().success());
     sh("nft delete table ip tracked; echo 10 >/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_close");
