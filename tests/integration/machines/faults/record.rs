@@ -121,8 +121,8 @@ fn page(lines: &str) -> String {
     text
 }
 
-/// Where a kill was never brought to strike: too short to be met.
-const NOT_MET: [(&str, &str); 0] = [];
+/// Where a kill was never brought to strike, five times of five: it is over before its line is read. At its neighbours one has struck.
+const NOT_MET: [(&str, &str); 1] = [("kill-node-pod", "host:prune-scratch")];
 
 #[test]
 fn each_kind_of_fault_has_struck_and_a_kill_at_each_boundary_that_it_fits() {
@@ -141,9 +141,11 @@ fn each_kind_of_fault_has_struck_and_a_kill_at_each_boundary_that_it_fits() {
         if matches!(fault, Fault::StepKilled | Fault::NodePodKilled) {
             let fits = Boundary::all().into_iter().filter(|at| fault.fits(*at, false));
             let cells = fits.map(|at| (fault.to_string(), at.to_string()));
-            let met = |(fault, at): &(String, String)| NOT_MET.contains(&(fault, at));
+            let not_met = |(fault, at): &(String, String)| NOT_MET.contains(&(fault, at));
             missing.extend(
-                cells.filter(|cell| !done.contains(cell) && !met(cell)).map(|(fault, at)| format!("{fault} at {at}")),
+                cells
+                    .filter(|cell| !done.contains(cell) && !not_met(cell))
+                    .map(|(fault, at)| format!("{fault} at {at}")),
             );
         }
     }
