@@ -27,6 +27,7 @@ mod kubeadm;
 pub(crate) mod manifests;
 mod mark;
 mod mirror;
+mod netlink;
 mod nft;
 mod packages;
 mod plan;

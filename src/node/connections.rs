@@ -1,11 +1,11 @@
 //! Connections from other machines to the node's own apiserver, and how those that are idle are ended while new ones go elsewhere.
 
-use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use super::netlink::Netlink;
+use netlink_packet_core::NLM_F_DUMP;
 use netlink_packet_sock_diag::SockDiagMessage;
 use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, IPPROTO_TCP, TCP_ESTABLISHED, TCP_LISTEN};
 use netlink_packet_sock_diag::inet::nlas::Nla;
 use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, InetResponse, SocketId, StateFlags};
-use netlink_sys::Socket;
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
@@ -122,14 +122,11 @@ pub(super) fn cannot_list(error: &std::io::Error) -> String {
 }
 
 /// Asks the kernel for connections.
-pub(super) struct Asking(Socket);
+pub(super) struct Asking(Netlink<SockDiagMessage>);
 
 impl Asking {
     pub(super) fn new() -> std::io::Result<Self> {
-        let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
-        socket.bind_auto()?;
-        socket.connect(&netlink_sys::SocketAddr::new(0, 0))?;
-        Ok(Self(socket))
+        Netlink::open(NETLINK_SOCK_DIAG).map(Self)
     }
 
     /// The other ends of the connections from outside, whatever has become of them.
@@ -185,7 +182,7 @@ impl Asking {
         let mut take = |it: &InetResponse| if it.header.socket_id.source_port == port { take(it) } else { Ok(()) };
         for mut of_family in [SocketId::new_v4(), SocketId::new_v6()] {
             of_family.source_port = port;
-            self.ask(of_family, states.clone(), extensions.clone(), NLM_F_REQUEST | NLM_F_DUMP)?;
+            self.ask(of_family, states.clone(), extensions.clone(), NLM_F_DUMP)?;
             while self.answer(&mut take)? {}
         }
         Ok(())
@@ -206,7 +203,7 @@ impl Asking {
         mut read: impl FnMut(&InetResponse) -> std::io::Result<T>,
     ) -> std::io::Result<Option<T>> {
         let mut found = None;
-        self.ask(id, StateFlags::all(), extensions, NLM_F_REQUEST)?;
+        self.ask(id, StateFlags::all(), extensions, 0)?;
         let answer = self.answer(&mut |response| {
             found = Some(read(response)?);
             Ok(())
@@ -225,8 +222,6 @@ impl Asking {
         extensions: ExtensionFlags,
         flags: u16,
     ) -> std::io::Result<()> {
-        let mut header = NetlinkHeader::default();
-        header.flags = flags;
         let request = InetRequest {
             family: if socket_id.source_address.is_ipv4() { AF_INET } else { AF_INET6 },
             protocol: IPPROTO_TCP,
@@ -234,31 +229,14 @@ impl Asking {
             states,
             socket_id,
         };
-        let mut question = NetlinkMessage::new(header, SockDiagMessage::InetRequest(request).into());
-        question.finalize();
-        let mut bytes = vec![0; question.buffer_len()];
-        question.serialize(&mut bytes);
-        self.0.send(&bytes, 0).map(drop)
+        self.0.say(SockDiagMessage::InetRequest(request), flags)
     }
 
     /// One part of the kernel's answer; false at its end.
     fn answer(&self, take: &mut dyn FnMut(&InetResponse) -> std::io::Result<()>) -> std::io::Result<bool> {
-        let (bytes, _) = self.0.recv_from_full()?;
-        let mut rest = bytes.as_slice();
-        while !rest.is_empty() {
-            let message = NetlinkMessage::<SockDiagMessage>::deserialize(rest).map_err(std::io::Error::other)?;
-            match message.payload {
-                NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => take(&response)?,
-                // A kernel that cannot list connections says so here.
-                NetlinkPayload::Done(end) if end.code == 0 => return Ok(false),
-                NetlinkPayload::Done(end) => return Err(std::io::Error::from_raw_os_error(end.code.saturating_abs())),
-                NetlinkPayload::Error(error) => return Err(error.to_io()),
-                _ => {}
-            }
-            let length = (message.header.length as usize).next_multiple_of(4);
-            rest = rest.get(length.max(4)..).unwrap_or_default();
-        }
-        Ok(true)
+        self.0.answer(&mut |said| {
+            if let SockDiagMessage::InetResponse(response) = said { take(&response) } else { Ok(()) }
+        })
     }
 }
 

@@ -4,10 +4,10 @@
 //! go elsewhere such a connection would be refused. So what is over is forgotten.
 
 use super::connections::{Asking, cannot_list};
-use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use super::netlink::Netlink;
+use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP};
 use netlink_packet_netfilter::conntrack::{ConntrackAttribute, ConntrackMessage, IPTuple, ProtoTuple, Protocol, Tuple};
 use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily};
-use netlink_sys::Socket;
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use std::collections::BTreeSet;
 use std::io;
@@ -16,7 +16,7 @@ use std::net::SocketAddr;
 /// Connections from outside to this node's apiserver, to be forgotten once they are over.
 pub(super) struct Over {
     own: SocketAddr,
-    tracking: Socket,
+    tracking: Netlink<NetfilterMessage>,
     /// Their other ends.
     there: BTreeSet<SocketAddr>,
 }
@@ -25,12 +25,8 @@ impl Over {
     /// Those that are there now, and those of which only the memory is left: one walk over all that the kernel tracks, which may be a hundred
     /// thousand entries.
     pub(super) fn new(own: SocketAddr) -> Result<Self, String> {
-        let tracking = Socket::new(NETLINK_NETFILTER).and_then(|mut socket| {
-            socket.bind_auto()?;
-            socket.connect(&netlink_sys::SocketAddr::new(0, 0))?;
-            Ok(socket)
-        });
-        let mut over = Self { own, tracking: tracking.map_err(|error| wrong(&error))?, there: BTreeSet::new() };
+        let tracking = Netlink::open(NETLINK_NETFILTER).map_err(|error| wrong(&error))?;
+        let mut over = Self { own, tracking, there: BTreeSet::new() };
         over.there = over.tracked().map_err(|error| wrong(&error))?;
         Ok(over)
     }
@@ -55,25 +51,14 @@ impl Over {
     fn tracked(&self) -> io::Result<BTreeSet<SocketAddr>> {
         let mut found = BTreeSet::new();
         self.say(ConntrackMessage::Get(Vec::new()), NLM_F_DUMP)?;
-        loop {
-            let (bytes, _) = self.tracking.recv_from_full()?;
-            let mut rest = bytes.as_slice();
-            while !rest.is_empty() {
-                let message = NetlinkMessage::<NetfilterMessage>::deserialize(rest).map_err(io::Error::other)?;
-                match message.payload {
-                    NetlinkPayload::InnerMessage(NetfilterMessage {
-                        inner: NetfilterMessageInner::Conntrack(ConntrackMessage::New(attributes)),
-                        ..
-                    }) => found.extend(client(self.own, &attributes)),
-                    NetlinkPayload::Done(end) if end.code == 0 => return Ok(found),
-                    NetlinkPayload::Done(end) => return Err(io::Error::from_raw_os_error(end.code.saturating_abs())),
-                    NetlinkPayload::Error(error) => return Err(error.to_io()),
-                    _ => {}
-                }
-                let length = (message.header.length as usize).next_multiple_of(4);
-                rest = rest.get(length.max(4)..).unwrap_or_default();
+        let mut take = |said: NetfilterMessage| {
+            if let NetfilterMessageInner::Conntrack(ConntrackMessage::New(attributes)) = said.inner {
+                found.extend(client(self.own, &attributes));
             }
-        }
+            Ok(())
+        };
+        while self.tracking.answer(&mut take)? {}
+        Ok(found)
     }
 
     /// Named by the addresses of what the apiserver sends on it, as its socket has them.
@@ -86,27 +71,20 @@ impl Over {
         ];
         let answers = ConntrackAttribute::CtaTupleReply(vec![Tuple::Ip(addresses), Tuple::Proto(ports)]);
         self.say(ConntrackMessage::Delete(vec![answers]), NLM_F_ACK)?;
-        let (bytes, _) = self.tracking.recv_from_full()?;
-        let said = NetlinkMessage::<NetfilterMessage>::deserialize(&bytes).map_err(io::Error::other)?;
-        match said.payload {
-            NetlinkPayload::Error(error) if error.code.is_none() => Ok(()),
+        match self
+            .tracking
+            .answer(&mut |said| Err(io::Error::other(format!("an answer that is not understood: {said:?}"))))
+        {
+            Ok(_) => Ok(()),
             // Forgotten already, or it never knew.
-            NetlinkPayload::Error(error) if error.to_io().kind() == io::ErrorKind::NotFound => Ok(()),
-            NetlinkPayload::Error(error) => Err(error.to_io()),
-            other => Err(io::Error::other(format!("an answer that is not understood: {other:?}"))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
         }
     }
 
     fn say(&self, what: ConntrackMessage, flags: u16) -> io::Result<()> {
         let family = if self.own.is_ipv4() { NetfilterProtoFamily::IPv4 } else { NetfilterProtoFamily::IPv6 };
-        let mut header = NetlinkHeader::default();
-        header.flags = NLM_F_REQUEST | flags;
-        let mut order =
-            NetlinkMessage::new(header, NetfilterMessage::new(NetfilterHeader::new(family, 0, 0), what).into());
-        order.finalize();
-        let mut bytes = vec![0; order.buffer_len()];
-        order.serialize(&mut bytes);
-        self.tracking.send(&bytes, 0).map(drop)
+        self.tracking.say(NetfilterMessage::new(NetfilterHeader::new(family, 0, 0), what), flags)
     }
 }
 

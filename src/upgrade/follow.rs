@@ -92,7 +92,8 @@ pub async fn run(global: &Global, upgrade: &Upgrade, clock: Clock) -> anyhow::Re
 /// Puts down which checks are lifted, where every step of this upgrade reads it, also of one that runs already.
 async fn lift(access: &Access, upgrade: &Upgrade, clock: Clock) -> anyhow::Result<()> {
     let Some(because) = upgrade.because.as_ref().filter(|_| !upgrade.lift.is_empty()) else { return Ok(()) };
-    let (at, until) = (clock.now(), clock.now() + upgrade.lifted_for);
+    let at = clock.now();
+    let until = at + upgrade.lifted_for;
     let lifted = |code: &Code| Lifted { code: *code, because: because.clone(), at, until };
     let lifted: Vec<Lifted> = upgrade.lift.iter().map(lifted).collect();
     let client = access.live(&[]).await?;

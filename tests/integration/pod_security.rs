@@ -1,7 +1,7 @@
 //! What each pod of ours needs beyond the `restricted` Pod Security level is what SAFETY.md says, and no more: the real admission of
 //! a real apiserver is asked.
 
-use crate::manifests::{build, with_component};
+use crate::manifests::{build, components, with_component};
 use lab::api::{Api, Spec};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -49,7 +49,7 @@ fn each_pod_violates_restricted_only_as_written_down() {
         .unwrap();
     api.apply("{apiVersion: v1, kind: ServiceAccount, metadata: {name: default, namespace: strict}}").unwrap();
     let mut found = violations(&api, build("kustomize/base"));
-    for component in shipped("components") {
+    for component in components() {
         // A component may change what the base has.
         let with =
             violations(&api, with_component(&component)).into_iter().map(|(name, checks)| match found.get(&name) {
@@ -61,12 +61,6 @@ fn each_pod_violates_restricted_only_as_written_down() {
     }
     found.extend(violations(&api, build("kustomize/overlays/drop-in")));
     assert_eq!(found, written_down());
-}
-
-/// The names of what is shipped in a folder of kustomize/.
-fn shipped(folder: &str) -> BTreeSet<String> {
-    let entries = std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("kustomize").join(folder)).unwrap();
-    entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
 }
 
 /// What each template among these objects violates, by its name; none of those that are `restricted` as they are.
