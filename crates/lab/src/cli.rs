@@ -106,6 +106,9 @@ pub struct Up {
     /// Let apiservers write /var/log/kubernetes/audit.log
     #[arg(long)]
     pub audit: bool,
+    /// How much of one of this host's processors a machine has at most, in percent [default: all of them]
+    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u32).range(10..=1000))]
+    pub processor: Option<u32>,
 }
 
 /// One machine.

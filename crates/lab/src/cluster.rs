@@ -43,13 +43,16 @@ pub struct Spec {
     pub upgrades_to: Vec<Version>,
     /// Whether apiservers write `/var/log/kubernetes/audit.log` (level Metadata, every request).
     pub audit: bool,
+    /// How much of one of this host's processors a machine has at most, in percent; none: all of them, which makes one machine's work another
+    /// one's delay, as on hosts of their own it is not.
+    pub processor: Option<u32>,
 }
 
 impl Default for Spec {
-    /// Three control plane nodes, no worker, v1.36.1 with v1.36.3 to upgrade to, no audit log.
+    /// Three control plane nodes, no worker, v1.36.1 with v1.36.3 to upgrade to, no audit log, all processors for all.
     fn default() -> Self {
         let [version, next] = build::DEFAULT_VERSIONS;
-        Self { control_planes: 3, workers: 0, version, upgrades_to: vec![next], audit: false }
+        Self { control_planes: 3, workers: 0, version, upgrades_to: vec![next], audit: false, processor: None }
     }
 }
 
@@ -127,7 +130,8 @@ impl Lab {
         let layer = build::machine_layer(spec.version)?;
         let (root, store) = (build::machine_root()?, build::store(&versions)?);
         let repository = build::repository(&versions)?;
-        let parts = Parts { lower: &[&layer, &root], store: &store, repository: &repository, audit: spec.audit };
+        let Spec { audit, processor, .. } = spec;
+        let parts = Parts { lower: &[&layer, &root], store: &store, repository: &repository, audit, processor };
         need_space(cache.root(), BYTES_A_MACHINE * u64::from(spec.machines()), "bring the machines up")?;
         let uses = [&layer, &root, &store, &repository].into_iter();
         let uses = uses.filter_map(|path| path.ancestors().find(|folder| is_entry(folder))).map(Path::to_owned);
@@ -310,7 +314,8 @@ impl Lab {
         on_all(&self.machines(), |machine| {
             let control_plane = machine.index() <= self.spec.control_planes;
             machine.make(&Parts { audit: parts.audit && control_plane, ..*parts })?;
-            machine.start()
+            machine.start()?;
+            parts.processor.map_or(Ok(()), |percent| machine.has_at_most(percent))
         })
     }
 

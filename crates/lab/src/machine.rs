@@ -47,6 +47,8 @@ pub(crate) struct Parts<'a> {
     pub(crate) repository: &'a Path,
     /// With an audit policy.
     pub(crate) audit: bool,
+    /// [`crate::cluster::Spec::processor`].
+    pub(crate) processor: Option<u32>,
 }
 
 /// A machine of a lab that is up; it may be switched off.
@@ -71,7 +73,7 @@ impl Machine {
         crate::command::write(&self.folder.join("lower"), join_lines(parts.lower))?;
         crate::command::write(&self.folder.join("repository"), parts.repository.display().to_string())?;
         self.mount()?;
-        files::lay_out(&self.root(), self.index, parts.audit)
+        files::lay_out(&self.root(), self.index, parts)
     }
 
     fn mount(&self) -> Result<()> {
@@ -158,6 +160,21 @@ impl Machine {
             }
             std::thread::sleep(POLL);
         }
+    }
+
+    /// Nothing when it is held to so much of a processor.
+    pub(crate) fn has_at_most(&self, percent: u32) -> Result<()> {
+        let file = files::group_folder(self.index).join(files::QUOTA);
+        let said = fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+        if said.trim() != files::quota(percent).to_string() {
+            bail!(
+                "machine {} is not held to {percent}% of a processor: {} is {}",
+                self.name(),
+                file.display(),
+                said.trim()
+            );
+        }
+        Ok(())
     }
 
     fn power_on(&self) -> Result<()> {

@@ -25,8 +25,8 @@ fn run(cli: Cli) -> Result<ExitCode> {
             build::all(if versions.is_empty() { &build::DEFAULT_VERSIONS } else { &versions })?;
             output::say("built");
         }
-        Command::Up(Up { control_planes, workers, version, upgrades_to, audit }) => {
-            Lab::up(Spec { control_planes, workers, version, upgrades_to, audit })?;
+        Command::Up(Up { control_planes, workers, version, upgrades_to, audit, processor }) => {
+            Lab::up(Spec { control_planes, workers, version, upgrades_to, audit, processor })?;
         }
         Command::Down => Lab::down()?,
         Command::On { machine: index, argv } => return pass(&mut machine(index)?.command(argv)?),

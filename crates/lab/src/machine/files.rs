@@ -2,10 +2,11 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
+use super::Parts;
 use crate::build::PAUSE_TAGS;
 use crate::command::write;
 use crate::kubeadm::{AUDIT_POLICY, AUDIT_POLICY_PATH};
@@ -62,8 +63,28 @@ ExecStart=/bin/sh /etc/lab-host.sh
 WantedBy=multi-user.target
 "#;
 
-fn host_script(machine: u8) -> String {
+/// How long a machine may run ahead of its part of the processors, microseconds: short beside what clients notice.
+const PERIOD: u32 = 20_000;
+/// The file in a machine's group that bounds its part of the processors.
+pub(super) const QUOTA: &str = "cpu.cfs_quota_us";
+
+/// A machine's group of processes, as the scheduler has it.
+pub(super) fn group_folder(machine: u8) -> PathBuf {
+    Path::new("/sys/fs/cgroup/cpu").join(namespace(machine))
+}
+
+/// What [`QUOTA`] says for so many percent of one processor.
+pub(super) const fn quota(percent: u32) -> u32 {
+    PERIOD / 100 * percent
+}
+
+fn host_script(machine: u8, processor: Option<u32>) -> String {
     let group = namespace(machine);
+    let most = processor.map_or_else(String::new, |percent| {
+        let folder = group_folder(machine);
+        let (folder, quota) = (folder.display(), quota(percent));
+        format!("echo {PERIOD} >{folder}/cpu.cfs_period_us\necho {quota} >{folder}/{QUOTA}\n")
+    });
     format!(
         r#"controllers="cpu cpuacct cpuset memory devices freezer blkio pids hugetlb"
 for c in $controllers; do mount -o remount,bind,rw /sys/fs/cgroup/$c; done
@@ -75,7 +96,7 @@ done
 # would weigh as much as another machine's whole control plane. (The kubelet cannot tell metrics of its own group then, and says so.)
 mkdir /sys/fs/cgroup/cpu/{group}/system
 for p in /proc/[0-9]*; do echo ${{p#/proc/}} >/sys/fs/cgroup/cpu/{group}/system/cgroup.procs; done 2>/dev/null
-for f in cpus mems; do cat /sys/fs/cgroup/cpuset/cpuset.$f >/sys/fs/cgroup/cpuset/{group}/cpuset.$f; done
+{most}for f in cpus mems; do cat /sys/fs/cgroup/cpuset/cpuset.$f >/sys/fs/cgroup/cpuset/{group}/cpuset.$f; done
 mkdir -p /run/fake
 for f in vm/overcommit_memory=1 kernel/panic=10 kernel/panic_on_oops=1 kernel/keys/root_maxkeys=1000000 kernel/keys/root_maxbytes=25000000; do
   p=${{f%%=*}}; n=$(echo $p | tr / _)
@@ -88,7 +109,7 @@ mount --make-rshared /
 }
 
 /// Writes a machine's files below its root.
-pub(super) fn lay_out(root: &Path, machine: u8, audit: bool) -> Result<()> {
+pub(super) fn lay_out(root: &Path, machine: u8, parts: &Parts<'_>) -> Result<()> {
     let group = namespace(machine);
     let put = |path: &str, text: &str| write(&root.join(path), text);
     put("etc/hostname", &format!("k{machine}\n"))?;
@@ -101,7 +122,7 @@ pub(super) fn lay_out(root: &Path, machine: u8, audit: bool) -> Result<()> {
     symlink("/usr/lib/cni", root.join("opt/cni/bin"))?;
     let arguments = format!("KUBELET_EXTRA_ARGS=--cgroup-root=/{group} --node-ip={}\n", address(machine));
     put("etc/default/kubelet", &arguments)?;
-    put("etc/lab-host.sh", &host_script(machine))?;
+    put("etc/lab-host.sh", &host_script(machine, parts.processor))?;
     put("etc/systemd/system/lab-host.service", HOST_UNIT)?;
     // systemd trims the empty group at boot.
     let drop_in = format!("[Service]\nExecStartPre=-/bin/mkdir -p /sys/fs/cgroup/systemd/{group}\n");
@@ -109,7 +130,7 @@ pub(super) fn lay_out(root: &Path, machine: u8, audit: bool) -> Result<()> {
     let wants = root.join("etc/systemd/system/multi-user.target.wants");
     fs::create_dir_all(&wants)?;
     symlink("/etc/systemd/system/lab-host.service", wants.join("lab-host.service"))?;
-    if audit {
+    if parts.audit {
         put(AUDIT_POLICY_PATH.trim_start_matches('/'), AUDIT_POLICY)?;
     }
     Ok(())
@@ -127,9 +148,13 @@ mod tests {
 
     #[test]
     fn a_machine_has_its_own_cgroup_and_every_name_of_the_others() {
-        assert!(host_script(3).contains("mkdir -p /sys/fs/cgroup/$c/qk3\n"));
-        assert!(host_script(3).contains("find /sys/fs/cgroup/$c/qk3 -mindepth 1 -depth -type d -exec rmdir {} +\n"));
-        assert!(host_script(3).contains("p=${f%%=*}; n=$(echo $p | tr / _)"));
+        assert!(host_script(3, None).contains("mkdir -p /sys/fs/cgroup/$c/qk3\n"));
+        assert!(
+            host_script(3, None).contains("find /sys/fs/cgroup/$c/qk3 -mindepth 1 -depth -type d -exec rmdir {} +\n")
+        );
+        assert!(host_script(3, None).contains("p=${f%%=*}; n=$(echo $p | tr / _)"));
         assert!(hosts().contains("10.10.0.19 k9\n"));
+        assert!(!host_script(3, None).contains(QUOTA));
+        assert!(host_script(3, Some(75)).contains("echo 15000 >/sys/fs/cgroup/cpu/qk3/cpu.cfs_quota_us\n"));
     }
 }
